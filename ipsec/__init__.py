@@ -1,0 +1,1 @@
+"""IPsec by strongSwan: suites, connections, VICI, XFRM. Filled by its own milestone; see docs/architecture.md."""

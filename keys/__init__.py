@@ -1,0 +1,1 @@
+"""Key pairs, certificates, announcements, grants, generations and the key store."""

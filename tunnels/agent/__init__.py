@@ -1,0 +1,1 @@
+"""The per-node process: last known good, reconcile loop, restore and cleanup."""

@@ -1,0 +1,1 @@
+"""Probes: full-size, unfragmentable packets that prove a link in both directions."""

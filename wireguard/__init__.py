@@ -1,0 +1,1 @@
+"""WireGuard devices: model, diff, kernel and userspace drivers, wg-quick text."""
