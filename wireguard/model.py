@@ -11,13 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, NewType
+from typing import NamedTuple
 
-PublicKey = NewType("PublicKey", str)
-"""A Curve25519 public key as canonical base64 (44 characters); made only by `linkseal.keys.secrets.parse_public_key`."""
-
-Prefix = NewType("Prefix", str)
-"""An IP network as canonical text, host bits clear."""
+from linkseal.keys.values import Prefix, PublicKey
 
 
 class Endpoint(NamedTuple):
@@ -56,7 +52,11 @@ class PeerState(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """A device as it should be. `public_key` None: a device without key and peers (the door)."""
+    """A device as it should be.
+
+    `public_key` None: a device without key and peers (the door); `diff` leaves a key it finds there alone, as a key
+    without peers carries nothing. `listen_port` 0: whatever the kernel picked.
+    """
 
     name: str
     public_key: PublicKey | None = None
@@ -97,6 +97,8 @@ class SetPeer:
     allowed_ips: frozenset[Prefix] | None = None
     endpoint: Endpoint | None = None
     keepalive: int | None = None
+    keep: bool = False
+    """`allowed_ips` are added to those the peer has, and taken from any other peer of the device that has one."""
 
 
 @dataclass(frozen=True, slots=True)
