@@ -47,5 +47,5 @@ class DirectoryError(LinksealError):
     """The directory (cluster API or folder) cannot be read or written now; nothing that works is torn down."""
 
 
-class Refused(LinksealError):
+class Refused(LinksealError):  # noqa: N818 - a refusal is no failure
     """Doing this would be unsafe; `--yes` says it is meant."""

@@ -1,0 +1,327 @@
+"""The CA and the certificates that name nodes: ECDSA P-384 with SHA-384, issued directly by a root (no chain between).
+
+A node certificate says one thing: this public key speaks for node NAME with UID. It is found in the URI
+`linkseal:node/NAME/UID`; the common name repeats the node name for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
+from linkseal.keys import codes
+from linkseal.keys.documents import sign_text, signature_fits
+from linkseal.keys.errors import ConfigError, PeerError
+from linkseal.keys.values import check_identity
+
+MAX_CERTIFICATE: Final = 4096
+"""Characters of PEM: a node certificate with the longest name and UID is about 1,500."""
+_CACHED_CERTIFICATES: Final = 8192
+_COMMON_NAME: Final = 64
+"""Characters a common name may have (RFC 5280, ub-common-name); node names may be longer."""
+_BROKEN = (
+    ValueError,
+    TypeError,
+    Warning,
+    InvalidSignature,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.UnsupportedGeneralNameType,
+    x509.InvalidVersion,
+)
+"""What cryptography raises over certificates that are broken on purpose."""
+
+
+def node_uri(node: str, uid: str) -> str:
+    """Return the name a node certificate carries; unambiguous, because neither part holds a slash."""
+    return f"linkseal:node/{node}/{uid}"
+
+
+def generate_identity() -> ec.EllipticCurvePrivateKey:
+    """Return a new P-384 key from the system's random source: a node's identity or a CA."""
+    return ec.generate_private_key(ec.SECP384R1())
+
+
+def make_csr(identity_key: ec.EllipticCurvePrivateKey, node: str, uid: str) -> str:
+    """Return a certificate request (PEM) of this node; its own signature proves possession of the identity key."""
+    check_identity(node, uid)
+    builder = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(_subject(node))
+        .add_extension(_san(node, uid), critical=False)
+    )
+    return builder.sign(identity_key, SHA384()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _subject(node: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node[:_COMMON_NAME])])
+
+
+def _san(node: str, uid: str) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(node_uri(node, uid))])
+
+
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+class CertificateAuthority:
+    """A root and its key: signs node certificates and grants."""
+
+    __slots__ = ("_certificate", "_key")
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate) -> None:
+        self._key = key
+        self._certificate = certificate
+
+    @classmethod
+    def create(cls, name: str, not_before: datetime, lifetime: timedelta) -> Self:
+        """Make a new root with a new key."""
+        key = generate_identity()
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:_COMMON_NAME])])
+        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        builder = (
+            x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(not_before)
+            .not_valid_after(not_before + lifetime)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(ca=True), critical=True)
+            .add_extension(identifier, critical=False)
+        )
+        return cls(key, builder.sign(key, SHA384()))
+
+    @classmethod
+    def from_pem(cls, key_pem: bytes, certificate_pem: str) -> Self:
+        """Read a root written by `key_pem` and `certificate_pem`. Raises ConfigError."""
+        try:
+            key = serialization.load_pem_private_key(key_pem, password=None)
+            certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+            fits = key.public_key() == certificate.public_key()
+        except _BROKEN:
+            raise ConfigError("the CA's key or certificate cannot be read: both are PEM, the key unencrypted") from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not _is_root(certificate):
+            raise ConfigError("the CA must be a root certificate with an ECDSA P-384 key")
+        if not fits:
+            raise ConfigError("the CA's key does not belong to its certificate")
+        return cls(key, certificate)
+
+    def key_pem(self) -> bytes:
+        """Return the private key as PEM; for the store alone."""
+        return identity_pem(self._key)
+
+    def certificate_pem(self) -> str:
+        """Return the root certificate as PEM: an entry of the CA bundle."""
+        return self._certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def sign_grant(self, text: str) -> str:
+        """Return base64 of the signature over the exact bytes of a grant."""
+        return sign_text(self._key, text)
+
+    def sign_csr(self, csr_pem: str, node: str, uid: str, not_before: datetime, lifetime: timedelta) -> str:
+        """Return a certificate (PEM) for node (name, UID), whom the caller has verified; the request must name it.
+
+        Raises PeerError if the request is malformed, for somebody else, or not signed by its own key.
+        """
+        check_identity(node, uid)
+        key = _requested_key(csr_pem, node, uid)
+        builder = (
+            x509.CertificateBuilder(self._certificate.subject, _subject(node), key, x509.random_serial_number())
+            .not_valid_before(not_before)
+            .not_valid_after(not_before + lifetime)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(ca=False), critical=True)
+            .add_extension(_san(node, uid), critical=False)
+        )
+        return builder.sign(self._key, SHA384()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _requested_key(csr_pem: str, node: str, uid: str) -> ec.EllipticCurvePublicKey:
+    if len(csr_pem) > MAX_CERTIFICATE:
+        raise PeerError(f"the certificate request of {node} is too large", code=codes.TOO_LARGE, node=node)
+    try:
+        csr = x509.load_pem_x509_csr(csr_pem.encode())
+        key = csr.public_key()
+        signed = csr.is_signature_valid
+        names = _names(csr.subject, csr.extensions)
+    except _BROKEN:
+        raise PeerError(f"the certificate request of {node} is malformed", code=codes.MALFORMED, node=node) from None
+    if not signed or not _is_p384(key):
+        raise PeerError(
+            f"the certificate request of {node} is not signed by its own P-384 key",
+            code=codes.POSSESSION_NOT_PROVEN,
+            node=node,
+        )
+    if names != (node[:_COMMON_NAME], node_uri(node, uid)):
+        raise PeerError(f"the certificate request of {node} names somebody else", code=codes.WRONG_IDENTITY, node=node)
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    return key
+
+
+def identity_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a P-384 private key as PEM (PKCS #8, unencrypted); for the store alone."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCertificate:
+    """What a verified node certificate says. `not_before` and `not_after` are UTC."""
+
+    node: str
+    uid: str
+    public_key: ec.EllipticCurvePublicKey
+    not_before: datetime
+    not_after: datetime
+
+    def valid_at(self, now: datetime) -> bool:
+        """Tell whether `now` lies within the certificate's dates."""
+        return self.not_before <= now <= self.not_after
+
+
+class Trust:
+    """The CA bundle a node trusts: one root, two while the CA is rotated.
+
+    A root's own dates are not checked (RFC 5280 §6.1.1: a trust anchor is a name and a key); taking it out of the
+    bundle is what ends it. Verified certificates are remembered by their exact text.
+    """
+
+    __slots__ = ("_cache", "pem", "roots")
+
+    def __init__(self, roots: tuple[x509.Certificate, ...], pem: str = "") -> None:
+        self.roots = roots
+        self.pem = pem
+        self._cache: dict[tuple[str, str, str], NodeCertificate] = {}
+
+    @classmethod
+    def from_pem(cls, bundle: str) -> Self:
+        """Read a CA bundle: one or more PEM certificates. Raises ConfigError."""
+        try:
+            roots = tuple(x509.load_pem_x509_certificates(bundle.encode()))
+        except _BROKEN:
+            raise ConfigError("the CA bundle cannot be read: it is one or more certificates in PEM") from None
+        if not roots or not all(map(_is_root, roots)):
+            raise ConfigError("the CA bundle must hold root certificates with ECDSA P-384 keys and nothing else")
+        return cls(roots, bundle)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Trust) and set(self.roots) == set(other.roots)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.roots))
+
+    def signed_grant(self, text: str, signature: str) -> bool:
+        """Tell whether a CA of the bundle signed the exact bytes of this grant."""
+        keys = (root.public_key() for root in self.roots)
+        return any(isinstance(key, ec.EllipticCurvePublicKey) and signature_fits(key, text, signature) for key in keys)
+
+    def verify_certificate(
+        self, certificate_pem: str, node: str, uid: str, now: datetime, *, check_time: bool = True
+    ) -> NodeCertificate:
+        """Return what the certificate says if a CA of the bundle issued it for exactly this node and UID.
+
+        Raises PeerError: TOO_LARGE, MALFORMED, UNTRUSTED_CERTIFICATE, WRONG_IDENTITY or CERTIFICATE_EXPIRED.
+        """
+        known = self._cache.get((certificate_pem, node, uid))
+        if known is None:
+            known = self._verify(certificate_pem, node, uid)
+            if len(self._cache) >= _CACHED_CERTIFICATES:
+                self._cache.clear()
+            self._cache[certificate_pem, node, uid] = known
+        if check_time and not known.valid_at(now):
+            raise PeerError(
+                f"the certificate of {node} is valid from {known.not_before:%Y-%m-%d %H:%M} to "
+                f"{known.not_after:%Y-%m-%d %H:%M} UTC, and it is {now:%Y-%m-%d %H:%M}: renew it or set the clock",
+                code=codes.CERTIFICATE_EXPIRED,
+                node=node,
+            )
+        return known
+
+    def _verify(self, certificate_pem: str, node: str, uid: str) -> NodeCertificate:
+        if len(certificate_pem) > MAX_CERTIFICATE:
+            raise PeerError(f"the certificate of {node} is too large", code=codes.TOO_LARGE, node=node)
+        try:
+            certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+            issued = any(_issued_by(certificate, root) for root in self.roots)
+            key = certificate.public_key()
+            names = _names(certificate.subject, certificate.extensions)
+            profile = _is_node_profile(certificate)
+        except _BROKEN:
+            raise PeerError(f"the certificate of {node} is malformed", code=codes.MALFORMED, node=node) from None
+        if not issued or not profile or not isinstance(key, ec.EllipticCurvePublicKey):
+            raise PeerError(
+                f"the certificate of {node} was not issued, as a node's, by a CA trusted here",
+                code=codes.UNTRUSTED_CERTIFICATE,
+                node=node,
+            )
+        if names != (node[:_COMMON_NAME], node_uri(node, uid)):
+            raise PeerError(
+                f"the certificate of {node} is for another node or UID ({str(names[1])[:330]!r}, not UID {uid})",
+                code=codes.WRONG_IDENTITY,
+                node=node,
+            )
+        return NodeCertificate(node, uid, key, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+
+
+def _issued_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
+    if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
+        return False
+    try:
+        certificate.verify_directly_issued_by(root)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
+
+
+def _is_p384(key: object) -> bool:
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)
+
+
+def _is_root(certificate: x509.Certificate) -> bool:
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+        return constraints.ca and _is_p384(certificate.public_key())
+    except _BROKEN:
+        return False
+
+
+def _is_node_profile(certificate: x509.Certificate) -> bool:
+    """Tell whether this is a node's certificate: P-384, no CA, signatures only, nothing critical we do not know."""
+    extensions = certificate.extensions
+    constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+    usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    known = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.SUBJECT_ALTERNATIVE_NAME}
+    return (
+        _is_p384(certificate.public_key())
+        and not constraints.ca
+        and usage.digital_signature
+        and not usage.key_cert_sign
+        and all(extension.oid in known for extension in extensions if extension.critical)
+    )
+
+
+def _names(subject: x509.Name, extensions: x509.Extensions) -> tuple[str, str]:
+    """Return (common name, URI); there must be exactly one of each and no other alternative name."""
+    common = subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    names = list(extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    if len(common) != 1 or len(names) != 1 or not isinstance(names[0], x509.UniformResourceIdentifier):
+        raise ValueError("not one name and one URI")
+    return str(common[0].value), names[0].value
