@@ -1,0 +1,270 @@
+"""An agent's own settings: a YAML file of kind AgentConfig → frozen `AgentSettings`.
+
+    apiVersion: linkseal.io/v1alpha1
+    kind: AgentConfig
+    directory: {path: /srv/linkseal}
+
+What holds for the whole cluster is in `linkseal.tunnels.policy` (no I/O there; its names can be had from here too).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import yaml
+from linkseal.keys.errors import ConfigError
+from linkseal.keys.values import check_identity
+from linkseal.tunnels.policy import Policy, ProbePolicy, RoutingPolicy, WireguardPolicy, parse_policy
+from linkseal.tunnels.validation import Edge, parse_address, validate
+from pydantic import Field, field_validator
+
+__all__ = [
+    "API_VERSION",
+    "AgentConfig",
+    "AgentSettings",
+    "EndpointSetting",
+    "FileDirectorySettings",
+    "Policy",
+    "ProbePolicy",
+    "RoutingPolicy",
+    "WireguardPolicy",
+    "load_agent_settings",
+    "parse_agent_settings",
+    "parse_endpoint",
+    "parse_policy",
+    "read_yaml",
+]
+
+API_VERSION: Final = "linkseal.io/v1alpha1"
+
+MAX_FILE: Final = 1 << 20
+"""Bytes of a settings or inventory file (1 MiB: an inventory of 5,000 nodes is half of it)."""
+
+_IFNAMSIZ: Final = 16
+
+Driver = Literal["auto", "kernel", "userspace"]
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class EndpointSetting(NamedTuple):
+    """An address to be reached at, canonical text; port None: the cluster's (the slot's offset is added to either)."""
+
+    address: str
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileDirectorySettings:
+    """A folder of files as directory."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """What one agent is told about its own host."""
+
+    node: str
+    directory: FileDirectorySettings
+    uid: str | None = None
+    """None: the agent keeps one in its state directory."""
+    state_directory: Path = Path("/var/lib/linkseal")
+    run_directory: Path = Path("/run/linkseal")
+    driver: Driver = "auto"
+    endpoints: tuple[EndpointSetting, ...] | None = None
+    """What is announced; None: the addresses granted; empty: this node cannot be reached (NAT) and initiates."""
+    peer_endpoints: Mapping[str, EndpointSetting] = field(default_factory=dict)
+    """Peer → where it is reached from here, whatever it announces."""
+    interface: str | None = None
+    """The underlay's interface; None: the one the route to a peer takes."""
+    poll: int = 10
+    """Seconds between two dumps of what has no events."""
+    status_interval: int = 10
+    """Least seconds between two writes of the status."""
+    log_format: LogFormat = "text"
+    log_level: LogLevel = "info"
+
+
+def load_agent_settings(path: Path | str) -> AgentSettings:
+    """Read an agent's settings. Raises ConfigError, with every problem of the file on a line of its own."""
+    return parse_agent_settings(read_yaml(Path(path)), str(path), hostname=socket.gethostname())
+
+
+def parse_agent_settings(data: object, source: str, *, hostname: str) -> AgentSettings:
+    """Return the settings in `data` (parsed YAML). `hostname` names the node where the file does not."""
+    config = validate(AgentConfig, data, source)
+    node = config.node or hostname.lower()
+    try:
+        check_identity(node, config.uid or "u")
+    except ConfigError as error:
+        raise ConfigError(f"{source}: node: {error}; the host name does not serve, so set `node`") from error
+    return AgentSettings(
+        node=node,
+        directory=FileDirectorySettings(Path(config.directory.path)),
+        uid=config.uid,
+        state_directory=Path(config.state_directory),
+        run_directory=Path(config.run_directory),
+        driver=config.wireguard.driver,
+        endpoints=None if config.endpoints is None else tuple(parse_endpoint(text) for text in config.endpoints),
+        peer_endpoints={name: parse_endpoint(text) for name, text in config.peer_endpoints.items()},
+        interface=config.interface,
+        poll=config.poll,
+        status_interval=config.status_interval,
+        log_format=config.log_format,
+        log_level=config.log_level,
+    )
+
+
+def parse_endpoint(text: str) -> EndpointSetting:
+    """Read `192.0.2.1`, `192.0.2.1:51820`, `2001:db8::1` or `[2001:db8::1]:51820`. Raises ValueError."""
+    if text.startswith("["):
+        address, closing, rest = text[1:].partition("]")
+        if not closing or ":" not in address:
+            raise ValueError("must be [IPv6 address]:port")
+        port = rest.removeprefix(":")
+    elif text.count(":") == 1:
+        address, _, port = text.partition(":")
+        rest = f":{port}"
+    else:
+        return EndpointSetting(parse_address(text))
+    if not rest.startswith(":") or not (port.isascii() and port.isdecimal()) or not 0 < int(port[:6]) < 1 << 16:
+        raise ValueError("must be an address, or address:port with a port from 1 to 65535")
+    return EndpointSetting(parse_address(address), int(port))
+
+
+# --- the edge ------------------------------------------------------------------------------------------------------
+
+
+class DirectoryConfig(Edge):
+    """`directory`: where nodes find each other."""
+
+    path: str
+
+    @field_validator("path")
+    @classmethod
+    def _absolute(cls, path: str) -> str:
+        return _absolute(path)
+
+
+class WireguardConfig(Edge):
+    """`wireguard`: this host's driver."""
+
+    driver: Driver = "auto"
+
+
+class AgentConfig(Edge):
+    """The file."""
+
+    api_version: Literal["linkseal.io/v1alpha1"]
+    kind: Literal["AgentConfig"]
+    directory: DirectoryConfig
+    node: str | None = None
+    uid: str | None = None
+    state_directory: str = "/var/lib/linkseal"
+    run_directory: str = "/run/linkseal"
+    wireguard: WireguardConfig = Field(default_factory=WireguardConfig)
+    endpoints: list[str] | None = Field(default=None, max_length=16)
+    peer_endpoints: dict[str, str] = Field(default_factory=dict)
+    interface: str | None = None
+    poll: int = Field(default=10, ge=1, le=3600)
+    status_interval: int = Field(default=10, ge=1, le=300)
+    log_format: LogFormat = "text"
+    log_level: LogLevel = "info"
+
+    @field_validator("node")
+    @classmethod
+    def _node(cls, name: str | None) -> str | None:
+        if name is not None:
+            check_identity(name, "u")
+        return name
+
+    @field_validator("uid")
+    @classmethod
+    def _uid(cls, uid: str | None) -> str | None:
+        if uid is not None:
+            check_identity("n", uid)
+        return uid
+
+    @field_validator("state_directory", "run_directory")
+    @classmethod
+    def _directories(cls, path: str) -> str:
+        return _absolute(path)
+
+    @field_validator("endpoints")
+    @classmethod
+    def _endpoints(cls, texts: list[str] | None) -> list[str] | None:
+        for text in texts or ():
+            _endpoint(text, text)
+        return texts
+
+    @field_validator("peer_endpoints")
+    @classmethod
+    def _peer_endpoints(cls, texts: dict[str, str]) -> dict[str, str]:
+        for name, text in texts.items():
+            check_identity(name, "u")
+            _endpoint(f"{name}: {text}", text)
+        return texts
+
+    @field_validator("interface")
+    @classmethod
+    def _interface(cls, name: str | None) -> str | None:
+        if name is not None and (not 0 < len(name) < _IFNAMSIZ or "/" in name or any(c.isspace() for c in name)):
+            raise ValueError("must be the name of an interface, as `ip link` shows it")
+        return name
+
+
+def _endpoint(shown: str, text: str) -> None:
+    try:
+        parse_endpoint(text)
+    except ValueError as error:
+        raise ValueError(f"`{shown}` {error}") from None
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/") or "\0" in path:
+        raise ValueError("must be an absolute path")
+    return path
+
+
+# --- YAML ----------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without tags, and without two values for one key."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a list or mapping is no key", key.start_mark)
+        if key.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"key `{key.value}` is there twice", key.start_mark)
+        seen.add(key.value)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: Path) -> object:
+    """Read one YAML document of at most 1 MiB. Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
+    if len(raw) > MAX_FILE:
+        raise ConfigError(f"{path}: larger than {MAX_FILE} bytes; this is no settings file")
+    try:
+        return yaml.load(raw, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ConfigError(f"{path}: line {line}: {error.problem}; put text with special signs in quotes") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: not YAML ({type(error).__name__})") from error
