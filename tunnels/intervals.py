@@ -1,0 +1,88 @@
+"""Prefixes as intervals: an nftables interval map refuses elements that overlap, and knows no longest match.
+
+This file does no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from ipaddress import ip_address, ip_network, summarize_address_range
+from typing import NamedTuple
+
+from linkseal.keys.values import Prefix
+from linkseal.tunnels.model import family_of
+
+
+class _Interval(NamedTuple):
+    """Sorts outer before inner; `last` is negative for that."""
+
+    family: int
+    first: int
+    minus_last: int
+    prefix: Prefix
+
+
+def flatten(slots: Mapping[Prefix, str]) -> dict[Prefix, str]:
+    """Return the same mapping with disjoint prefixes: where prefixes nest, the longest wins, as in a routing table.
+
+    >>> flatten({Prefix("10.0.0.0/30"): "lsl00", Prefix("10.0.0.1/32"): "lsl01"})
+    {'10.0.0.0/32': 'lsl00', '10.0.0.2/31': 'lsl00', '10.0.0.1/32': 'lsl01'}
+    """
+    order = _sorted(slots)
+    result: dict[Prefix, str] = {}
+    for number, outer in enumerate(order):
+        start, last = outer.first, -outer.minus_last
+        whole = True
+        for inner in order[number + 1 :]:
+            if inner.family != outer.family or inner.first > last:
+                break
+            if inner.first >= start:  # else it lies in one already cut out
+                whole = False
+                result.update(dict.fromkeys(_cover(outer.family, start, inner.first - 1), slots[outer.prefix]))
+                start = -inner.minus_last + 1
+        if whole:
+            result[outer.prefix] = slots[outer.prefix]
+        else:
+            result.update(dict.fromkeys(_cover(outer.family, start, last), slots[outer.prefix]))
+    return result
+
+
+def overlapping(prefixes: Collection[Prefix], others: Collection[Prefix]) -> set[Prefix]:
+    """Return those of `prefixes` that share an address with one of `others`.
+
+    >>> sorted(overlapping([Prefix("10.0.0.0/25"), Prefix("10.1.0.0/24")], [Prefix("10.0.0.0/24")]))
+    ['10.0.0.0/25']
+    """
+    if not prefixes or not others:
+        return set()
+    wanted = set(prefixes)
+    found: set[Prefix] = set()
+    open_: list[_Interval] = []
+    for one in _sorted(wanted | set(others)):
+        while open_ and (open_[-1].family != one.family or -open_[-1].minus_last < one.first):
+            open_.pop()
+        for around in open_:
+            if (one.prefix in wanted) != (around.prefix in wanted):
+                found.add(one.prefix if one.prefix in wanted else around.prefix)
+        open_.append(one)
+    return found
+
+
+def _sorted(prefixes: Iterable[Prefix]) -> list[_Interval]:
+    return sorted(map(_interval, prefixes))
+
+
+def _interval(prefix: Prefix) -> _Interval:
+    if "-" in prefix:  # a range that someone else put into our map
+        first, _, last = prefix.partition("-")
+        return _Interval(family_of(prefix), int(ip_address(first)), -int(ip_address(last)), prefix)
+    network = ip_network(prefix)
+    return _Interval(family_of(prefix), int(network[0]), -int(network[-1]), prefix)
+
+
+def _cover(family: int, first: int, last: int) -> list[Prefix]:
+    """Return the fewest prefixes that are exactly first … last; none if that is empty."""
+    if first > last:
+        return []
+    kind = ip_address("0.0.0.0" if family == 4 else "::").__class__  # noqa: PLR2004, S104 - the family's address class
+    return [Prefix(str(network)) for network in summarize_address_range(kind(first), kind(last))]
