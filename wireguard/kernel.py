@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from errno import EADDRINUSE, ENODEV, EOPNOTSUPP, EPERM
-from itertools import groupby
 from typing import Final
 
 from linkseal.keys.errors import HostError
+from linkseal.wireguard.apply import SendRefused, apply_steps
 from linkseal.wireguard.codec import FAMILY_NAME, decode_device, dump_message, encode
-from linkseal.wireguard.driver import Secrets, port_in_use, step_refused
+from linkseal.wireguard.driver import Secrets, port_in_use
 from linkseal.wireguard.links import create_link, delete_link, set_link_up
-from linkseal.wireguard.model import DeviceState, RemovePeer, WireguardStep
+from linkseal.wireguard.model import DeviceState, WireguardStep
 from linkseal.wireguard.netlink import NETLINK_GENERIC, NETLINK_ROUTE, NetlinkError, NetlinkSocket, family_id
-
-_WHOLE_DEVICE = frozenset({ENODEV, EOPNOTSUPP, EPERM})
-"""Reasons that hold for every peer of a device: the others need not be tried."""
 
 
 class KernelDriver:
@@ -64,42 +61,15 @@ class KernelDriver:
         return found
 
     def apply(self, steps: Sequence[WireguardStep], secrets: Secrets) -> None:
-        """Carry out steps in order, thousands per system call.
+        """Carry out steps in order, thousands per system call; see `apply.apply_steps`. HostError."""
+        apply_steps(steps, lambda some: self._send(some, secrets))
 
-        A step that fails keeps no other from being tried, but its device's removals are then left out: what should
-        replace them may be missing. HostError for the first that failed.
-        """
-        failures: list[tuple[WireguardStep, NetlinkError]] = []
-        for removing, group in groupby(steps, lambda step: isinstance(step, RemovePeer)):
-            failed = {step.device for step, _ in failures} if removing else set()
-            failures.extend(self._apply_run([step for step in group if step.device not in failed], secrets))
-        if failures:
-            step, error = failures[0]
-            more = f" ({len(failures) - 1} more steps failed)" if len(failures) > 1 else ""
-            reason = str(error).partition(": ")[2] + more
-            raise step_refused(step, error.errno or 0, reason) from None
-
-    def _apply_run(self, steps: list[WireguardStep], secrets: Secrets) -> Iterator[tuple[WireguardStep, NetlinkError]]:
+    def _send(self, steps: Sequence[WireguardStep], secrets: Secrets) -> None:
         encoded = encode(self._number(), steps, secrets)
         try:
             self._generic.request_batch([one.payload for one in encoded])
         except NetlinkError as error:
-            # A message holds many peers and the kernel stops it at the first bad one: find that one, do the others.
-            yield from self._apply_singly(steps[encoded[error.index].first :], secrets)
-
-    def _apply_singly(
-        self, steps: list[WireguardStep], secrets: Secrets
-    ) -> Iterator[tuple[WireguardStep, NetlinkError]]:
-        hopeless: set[str] = set()
-        for step in steps:
-            if step.device in hopeless:
-                continue
-            try:
-                self._generic.request_batch([one.payload for one in encode(self._number(), [step], secrets)])
-            except NetlinkError as error:
-                if error.errno in _WHOLE_DEVICE:
-                    hopeless.add(step.device)
-                yield step, error
+            raise SendRefused(encoded[error.index].first, error.errno or 0, error.reason) from None
 
     def _number(self) -> int:
         if not self._family:

@@ -50,14 +50,23 @@ def set_link_mtu(route: NetlinkSocket, name: str, mtu: int) -> None:
 
 
 def link_exists(route: NetlinkSocket, name: str) -> bool:
-    """Whether there is a link of that name."""
+    """Whether there is a link of that name. HostError."""
+    return _flags(route, name) is not None
+
+
+def link_is_up(route: NetlinkSocket, name: str) -> bool:
+    """Whether there is a link of that name and it is set up. HostError."""
+    return bool((_flags(route, name) or 0) & _UP)
+
+
+def _flags(route: NetlinkSocket, name: str) -> int | None:
     try:
-        route.query(message(_GET, _IFINFO.pack(0, 0, 0, 0, 0) + attribute_text(_NAME, name)))
+        answers = route.query(message(_GET, _IFINFO.pack(0, 0, 0, 0, 0) + attribute_text(_NAME, name)))
     except NetlinkError as error:
         if error.errno == ENODEV:
-            return False
+            return None
         raise
-    return True
+    return int(_IFINFO.unpack_from(answers[0].data, answers[0].start)[3]) if answers else None
 
 
 def _write(route: NetlinkSocket, one: bytes, what: str) -> None:
