@@ -1,0 +1,46 @@
+# `make demo` and `make test` are all a newcomer needs: both first set up what is missing (Debian 12, root).
+
+SHELL := /bin/bash
+BIN := .venv/bin
+GROUND := tests/ground
+ARGS ?=
+COMPILE := $(GROUND)/setup lock pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+.PHONY: help demo test test-unit test-kernel lint format bench lock
+
+help:  ## say what there is
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
+
+demo:  ## three nodes with two pods each: plaintext first, then encrypted, shown on the wire (ARGS="--backend …")
+	@$(GROUND)/setup demo
+	@$(BIN)/linkseal lab demo $(ARGS)
+
+test:  ## everything: lint, unit and property tests, kernel tests (ARGS="-k word" goes to pytest)
+	@$(GROUND)/setup test
+	@PYTHONPATH=tests $(BIN)/python -m ground.run all $(ARGS)
+
+test-unit:  ## tests that need no kernel of ours
+	@$(GROUND)/setup demo
+	@PYTHONPATH=tests $(BIN)/python -m ground.run unit $(ARGS)
+
+test-kernel:  ## tests in network namespaces, in the lab kernel where the running one has no WireGuard
+	@$(GROUND)/setup test
+	@PYTHONPATH=tests $(BIN)/python -m ground.run kernel $(ARGS)
+
+lint:  ## ruff, mypy, import-linter
+	@$(GROUND)/setup demo
+	@PYTHONPATH=tests $(BIN)/python -m ground.run lint
+
+format:  ## ruff's formatter and its safe fixes
+	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
+
+bench:  ## ratios against what is made by hand
+	@$(GROUND)/setup test
+	@PYTHONPATH=tests $(BIN)/python -m ground.run bench $(ARGS)
+
+lock:  ## pin all dependencies anew in requirements*.lock (needs the network)
+	@$(COMPILE) pyproject.toml --extra kubernetes --output-file requirements.lock
+	@$(COMPILE) pyproject.toml --extra kubernetes --group dev --constraint requirements.lock \
+		--output-file requirements-dev.lock
+	@echo uv | $(COMPILE) - --output-file requirements-uv.lock

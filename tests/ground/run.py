@@ -1,0 +1,246 @@
+"""Run the tests: `run.py all|unit|kernel|lint|bench [pytest arguments]`; the Makefile calls it.
+
+    lint ────────────────────┐
+    unit and property tests ─┼─► kernel tests, shared out over several lab kernels side by side ─► table, exit status
+    lab kernel (built once) ─┘
+
+Kernel tests run directly where the running kernel has WireGuard and ESP. They do not run beside anything else: they
+measure lost packets and delays, and a busy machine would be blamed on the product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from ground import kernel
+from ground.suites import ROOT, Result, Runner, say
+
+LINT = (
+    ("ruff", "check", "--quiet", "."),
+    ("ruff", "format", "--check", "--quiet", "."),
+    ("mypy",),
+    ("lint-imports", "--no-logo"),
+)
+
+CPUS = os.cpu_count() or 1
+
+SHARDS = min(2, CPUS)
+"""Lab kernels side by side: each has one CPU."""
+
+UNKNOWN_TEST_SECONDS = 3.0
+"""What a kernel test takes that has not run yet, for sharing them out."""
+
+DURATIONS = kernel.cache_folder() / "durations.json"
+
+HOST_TESTS = "not kernel and not bench"
+
+
+class Selection:
+    """What the user asked pytest for: paths, and everything else."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.paths = [a for a in arguments if not a.startswith("-") and (ROOT / a.split("::")[0]).exists()]
+        self.options = [a for a in arguments if a not in self.paths]
+
+    def __bool__(self) -> bool:
+        return bool(self.paths or self.options)
+
+    def files(self, marker: str) -> list[str]:
+        """Paths (from the root) of the test files that use this marker, within what was asked for."""
+        marked = [
+            str(file.relative_to(ROOT))
+            for file in sorted((ROOT / "tests").rglob("test_*.py"))
+            if f"mark.{marker}" in file.read_text()
+        ]
+        if not self.paths:
+            return marked
+        asked = [path.rstrip("/").removeprefix("./") for path in self.paths]
+        inside = [file for file in marked if any(file.startswith(f"{path}/") for path in asked)]
+        return inside + [path for path in asked if path.split("::")[0] in marked]
+
+
+def share_out(files: Sequence[str], shards: int) -> list[list[str]]:
+    """Split test files into groups that take about equally long: the longest first, each to the emptiest group."""
+    try:
+        known: dict[str, float] = json.loads(DURATIONS.read_text())
+    except (OSError, ValueError):
+        known = {}
+
+    def seconds(file: str) -> float:
+        tests = len(
+            re.findall(r"^(?:async )?def test_", (ROOT / file.split("::", maxsplit=1)[0]).read_text(), re.MULTILINE)
+        )
+        return known.get(file, tests * UNKNOWN_TEST_SECONDS)
+
+    groups: list[list[str]] = [[] for _ in range(shards)]
+    loads = [0.0] * shards
+    for file in sorted(files, key=seconds, reverse=True):
+        emptiest = loads.index(min(loads))
+        groups[emptiest].append(file)
+        loads[emptiest] += seconds(file)
+    return [group for group in groups if group]
+
+
+def remember_durations(results: Sequence[Result]) -> None:
+    """For sharing out the next time, also in another clone."""
+    known: dict[str, float] = {}
+    if DURATIONS.exists():
+        known = json.loads(DURATIONS.read_text())
+    for result in results:
+        known |= {file: round(seconds, 1) for file, seconds in result.durations.items()}
+    DURATIONS.parent.mkdir(parents=True, exist_ok=True)
+    fresh = DURATIONS.with_suffix(f".{os.getpid()}")
+    fresh.write_text(json.dumps(known, indent=0, sort_keys=True))
+    fresh.rename(DURATIONS)
+
+
+class Session:
+    """One run of the test ground."""
+
+    def __init__(self, runner: Runner, selection: Selection) -> None:
+        self._runner = runner
+        self._selection = selection
+        self._missing = kernel.missing_features()
+
+    def lint(self) -> list[Result]:
+        return [self._runner.checks(LINT)]
+
+    def unit(self) -> list[Result]:
+        arguments = ["-m", HOST_TESTS, "-q", "-n", str(min(4, CPUS)), *self._selection.options, *self._selection.paths]
+        return [self._runner.pytest_here("unit", arguments)]
+
+    def kernel(self) -> list[Result]:
+        files = self._selection.files("kernel")
+        return self._in_kernel("kernel", files, "kernel and not bench", ["-v"], SHARDS) if files else []
+
+    def bench(self) -> list[Result]:
+        """Ratios in one run each; never side by side with anything."""
+        files = self._selection.files("bench")
+        here = self._runner.pytest_here("bench", ["-m", "bench and not kernel", "-q", "-s", *files])
+        return [here, *self._in_kernel("bench lab", files, "bench and kernel", ["-q", "-s"], 1)]
+
+    def prepare_kernel(self) -> list[Result]:
+        """Have the lab kernel where it is needed; a failure counts as one."""
+        began = time.monotonic()
+        if not self._missing:
+            say("kernel tests run right here: this kernel has WireGuard, ESP and netem")
+            return []
+        lacks = ", ".join(self._missing)
+        try:
+            if kernel.lab_kernel().exists():
+                say(f"kernel tests run in the cached lab kernel: this kernel lacks {lacks}")
+            else:
+                say(f"kernel tests need a lab kernel: this one lacks {lacks}. It is built once, in about 4 minutes")
+            kernel.build()
+        except kernel.BuildError as error:
+            result = Result("lab kernel", seconds=time.monotonic() - began)
+            result.broke(str(error))
+            return [result]
+        return []
+
+    def everything(self) -> list[Result]:
+        """Lint, host tests and the kernel's build at once; then the kernel tests."""
+        first: list[Callable[[], list[Result]]] = [self.unit, self.prepare_kernel]
+        if not self._selection:
+            first.append(self.lint)
+        results = in_parallel(first)
+        if any(result.name == "lab kernel" for result in results):
+            return results
+        return results + self.kernel()
+
+    def only_kernel(self) -> list[Result]:
+        return self.prepare_kernel() or self.kernel()
+
+    def only_bench(self) -> list[Result]:
+        return self.prepare_kernel() or self.bench()
+
+    def _in_kernel(self, name: str, files: Sequence[str], mark: str, options: list[str], shards: int) -> list[Result]:
+        env = {"LINKSEAL_KERNEL_REQUIRED": "1"}
+        arguments = ["-m", mark, *options, *self._selection.options]
+        if not self._missing:
+            return [self._runner.pytest_here(name, [*arguments, *files], env)]
+        groups = share_out(files, shards)
+        say(f"{name} tests: {len(files)} files in {len(groups)} lab kernel(s) side by side")
+
+        def shard(number: int, group: list[str]) -> Callable[[], list[Result]]:
+            title = f"{name} {number}" if len(groups) > 1 else name
+            lab = kernel.lab_kernel()
+            return lambda: [self._runner.pytest_in_lab(title, lab, [*arguments, *group], env)]
+
+        return in_parallel([shard(number, group) for number, group in enumerate(groups, 1)])
+
+
+def in_parallel(jobs: Sequence[Callable[[], list[Result]]]) -> list[Result]:
+    """Run all at once; results in the order of the jobs."""
+    with ThreadPoolExecutor(len(jobs) or 1) as pool:
+        futures: list[Future[list[Result]]] = [pool.submit(job) for job in jobs]
+        return [result for future in futures for result in future.result()]
+
+
+def summary(results: Sequence[Result], *, selective: bool) -> tuple[str, int]:
+    """The closing table, whose last line is the count, and the exit status."""
+    for result in results:
+        if not selective and not (result.passed or result.failed):
+            result.broke("ran no test")
+    passed, failed, skipped = (sum(getattr(r, kind) for r in results) for kind in ("passed", "failed", "skipped"))
+    lines = ["", f"{'suite':<12}{'passed':>8}{'failed':>8}{'skipped':>8}{'seconds':>9}"]
+    lines += [f"{r.name:<12}{r.passed:>8}{r.failed:>8}{r.skipped:>8}{r.seconds:>9.1f}" for r in results]
+    lines += ["", *(f"failed: {name}" for r in results for name in r.failures)]
+    lines += [f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else "")]
+    return "\n".join(lines), 1 if failed or not passed else 0
+
+
+def interruptible(work: Callable[[], list[Result]], runner: Runner) -> list[Result]:
+    """Run in a thread, so that Ctrl-C and SIGTERM reach us at once and end what was started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            say("interrupted: ending what runs")
+            runner.stop()
+            return future.result()
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["all", "unit", "kernel", "lint", "bench"])
+    what, rest = parser.parse_known_args(arguments)
+    selection = Selection(rest)
+    folder = Path(tempfile.mkdtemp(prefix="linkseal-tests-"))
+    runner = Runner(folder)
+    session = Session(runner, selection)
+    work = {
+        "all": session.everything,
+        "unit": session.unit,
+        "kernel": session.only_kernel,
+        "lint": session.lint,
+        "bench": session.only_bench,
+    }[what.what]
+    began = time.monotonic()
+    results = interruptible(work, runner)
+    text, status = summary(results, selective=bool(selection))
+    remember_durations(results)
+    if status == 0:
+        shutil.rmtree(folder)
+    else:
+        say(f"reports and consoles are kept in {folder}")
+    say(f"took {kernel.clock(time.monotonic() - began)}")
+    print(text, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
