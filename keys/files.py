@@ -28,7 +28,7 @@ _MAX_FILE: Final = 1 << 20
 def atomic_write(path: Path, data: bytes, mode: int = PUBLIC) -> bool:
     """Put `data` into `path` with permissions `mode`; return whether anything was written.
 
-    A file that holds just that already is left alone: idle means no writes. Raises HostError; the old file is whole then.
+    A file that holds just that is left alone: idle means no writes. Raises HostError; the old file is whole then.
     """
     if _holds(path, data, mode):
         return False

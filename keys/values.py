@@ -30,9 +30,14 @@ _NODE = re.compile(NODE_PATTERN[1:-1])
 _UID = re.compile(UID_PATTERN[1:-1])
 
 
+def is_node_name(text: str) -> bool:
+    """Tell whether `text` can be a node's name."""
+    return len(text) <= 253 and _NODE.fullmatch(text) is not None  # noqa: PLR2004 - RFC 1123
+
+
 def check_identity(node: str, uid: str) -> None:
     """Raise ConfigError unless `node` and `uid` can name a node in documents, certificates and files."""
-    if len(node) > 253 or not _NODE.fullmatch(node):  # noqa: PLR2004 - RFC 1123
+    if not is_node_name(node):
         raise ConfigError(f"{node[:80]!r} is no node name: use lower-case letters, digits, '-' and '.' (RFC 1123)")
     if not _UID.fullmatch(uid):
         raise ConfigError(f"{uid[:80]!r} is no node UID: use at most 64 letters, digits, '-', '.' and '_'")
