@@ -116,9 +116,13 @@ class UserspaceDriver:
             raise HostError(f"cannot start {self._binary} for {name}: {error}") from None
         deadline = time.monotonic() + _START_SECONDS
         while done.returncode == 0 and time.monotonic() < deadline:
-            if _socket_path(name).exists() and link_exists(self._route, name):
+            # The process it leaves behind sets the MTU once more before it answers.
+            try:
+                _exchange(name, uapi.GET_REQUEST)
+            except SendRefused:
+                time.sleep(0.005)
+            else:
                 return
-            time.sleep(0.005)
         raise HostError(
             f"{self._binary} made no device {name} (exit status {done.returncode}): see what it says with "
             f"`LOG_LEVEL=verbose {self._binary} -f {name}`"
