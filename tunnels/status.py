@@ -27,7 +27,7 @@ from pydantic.alias_generators import to_camel
 API_VERSION: Final = "linkseal.io/v1alpha1"
 KIND: Final = "NodeEncryption"
 
-MAX_REPORT: Final = 512 * 1024
+MAX_REPORT: Final = 768 * 1024
 """Bytes of one report as JSON: the largest we can write, with every text as long as it may be, is smaller."""
 MAX_UNSEALED: Final = 50
 MAX_PAIRS: Final = 200

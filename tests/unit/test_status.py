@@ -59,9 +59,7 @@ def status(**more: Any) -> NodeStatus:
         links=LinkCounts(total=2, sealed=1, stale=1),
         unsealed=(UnsealedPeer("n3", LinkState.STALE, "LS2001"),),
         pairs=(
-            pair(
-                "n2", last_handshake=T, last_proof=T, rx_bytes=5, tx_bytes=6, endpoint="192.0.2.2:51822", carries=True
-            ),
+            pair("n2", last_handshake=T, last_proof=T, rx_bytes=5, tx_bytes=6, endpoint="192.0.2.2:1", carries=True),
             pair("n3", LinkState.STALE, code="LS2001"),
         ),
         findings=(FindingStatus("LS2001", "n3", "no answer", T),),
