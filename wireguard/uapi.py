@@ -91,7 +91,7 @@ def _peer_lines(step: SetPeer) -> Iterator[str]:
     if step.allowed_ips is not None:
         if not step.keep:
             yield "replace_allowed_ips=true"
-        for prefix in step.allowed_ips:
+        for prefix in sorted(step.allowed_ips):
             yield f"allowed_ip={prefix}"
 
 
