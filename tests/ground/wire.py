@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 from ground.frames import Frame, classify
 from ground.namespaces import ForkedProcess, Namespace
@@ -38,16 +38,8 @@ _PCAP_FILE = struct.pack("=IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 1 << 18, 1)  # nano
 _PCAP_RECORD = struct.Struct("=IIII")
 
 
-class Kinds(NamedTuple):
-    """What may cross the wire while everything between nodes is encrypted."""
-
-    tunnels: frozenset[str] = frozenset({"wireguard", "esp", "ike"})
-    neighbours: frozenset[str] = frozenset({"arp", "nd", "mld"})
-    errors: frozenset[str] = frozenset({"pmtu"})
-    """ICMP errors of routers about tunnel packets."""
-
-
-ALLOWED = frozenset().union(*Kinds())
+ALLOWED = frozenset({"wireguard", "esp", "ike", "arp", "nd", "mld", "pmtu"})
+"""What may cross while everything between nodes is encrypted: tunnels, neighbours, routers' errors about tunnels."""
 
 
 class Capture:

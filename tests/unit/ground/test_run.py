@@ -1,0 +1,85 @@
+"""`make test` itself: what it counts, and that it cannot be green by running nothing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from ground import kernel, run
+from ground.suites import Result, Runner
+
+
+def test_the_last_line_is_the_count() -> None:
+    text, status = run.summary([Result("unit", passed=3, skipped=1), Result("kernel", passed=2)], selective=False)
+    assert text.splitlines()[-1] == "5 passed, 0 failed, 1 skipped"
+    assert status == 0
+
+
+def test_no_skipped_tests_are_not_mentioned() -> None:
+    assert run.summary([Result("unit", passed=1)], selective=False)[0].splitlines()[-1] == "1 passed, 0 failed"
+
+
+def test_a_failure_is_named_and_fails_the_run() -> None:
+    text, status = run.summary([Result("unit", passed=9, failed=1, failures=["a.py::b"])], selective=False)
+    assert "failed: a.py::b" in text
+    assert status == 1
+
+
+def test_a_suite_without_tests_fails_the_run() -> None:
+    text, status = run.summary([Result("unit", passed=9), Result("kernel")], selective=False)
+    assert "kernel: ran no test" in text
+    assert status == 1
+
+
+def test_a_selection_may_leave_a_suite_empty_but_not_all() -> None:
+    assert run.summary([Result("unit", passed=1), Result("kernel")], selective=True)[1] == 0
+    assert run.summary([Result("unit"), Result("kernel")], selective=True)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "counts"),
+    [
+        ("def test_a(): pass", (1, 0, 0)),
+        ("def test_a(): assert 0\ndef test_b(): pass", (1, 1, 0)),
+        ("import pytest\n@pytest.mark.skip\ndef test_a(): pass", (0, 0, 1)),
+        ("import not_there", (0, 1, 0)),
+        ("import os\ndef test_a(): os._exit(3)", (0, 1, 0)),
+        ("import pytest\n@pytest.fixture\ndef f():\n  yield\n  assert 0\ndef test_a(f): pass", (0, 1, 0)),
+    ],
+)
+def test_what_pytest_did_is_counted(tmp_path: Path, body: str, counts: tuple[int, int, int]) -> None:
+    test = tmp_path / "test_it.py"
+    test.write_text(body)
+    result = Runner(tmp_path).pytest_here("unit", ["-c", "/dev/null", f"--rootdir={tmp_path}", str(test)])
+    failed = min(result.failed, 1)  # an error after a passed test counts once or twice, by pytest's version
+    assert (result.passed, failed, result.skipped) == counts
+
+
+def test_checks_count_by_exit_status(tmp_path: Path) -> None:
+    python = Path(sys.executable).name
+    result = Runner(tmp_path).checks([(python, "-c", "pass"), (python, "-c", "exit(1)")])
+    assert (result.passed, result.failed) == (1, 1)
+
+
+def test_files_are_shared_out_by_how_long_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = tmp_path / "durations.json"
+    known.write_text('{"a": 60, "b": 30, "c": 20, "d": 10}')
+    monkeypatch.setattr(run, "DURATIONS", known)
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    for name in "abcd":
+        (tmp_path / name).touch()
+    assert run.share_out(["d", "c", "b", "a"], 2) == [["a"], ["b", "c", "d"]]
+
+
+def test_paths_select_test_files() -> None:
+    one = run.Selection(["tests/kernel/test_ground.py::test_x", "-k", "word"])
+    assert one.files("kernel") == ["tests/kernel/test_ground.py::test_x"]
+    assert one.options == ["-k", "word"]
+    assert "tests/kernel/test_ground.py" in run.Selection(["tests/kernel"]).files("kernel")
+    assert run.Selection(["tests/unit/ground"]).files("kernel") == []
+
+
+def test_an_option_that_the_kernel_dropped_is_named() -> None:
+    got = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_D=y\n"
+    assert kernel.dropped_options("CONFIG_A=y\nCONFIG_B=n\nCONFIG_C=y\nCONFIG_D=n", got) == ["CONFIG_C=y", "CONFIG_D=n"]
