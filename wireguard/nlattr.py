@@ -33,7 +33,9 @@ def attribute(kind: int, payload: bytes) -> bytes:
     length = len(payload) + 4
     if length > MAX_ATTRIBUTE:
         raise ValueError(f"netlink attribute {kind} of {len(payload)} bytes: at most {MAX_ATTRIBUTE - 4} fit")
-    return ATTRIBUTE.pack(length, kind) + payload + _PADDING[length & 3]
+    if length & 3:
+        return ATTRIBUTE.pack(length, kind) + payload + _PADDING[length & 3]
+    return ATTRIBUTE.pack(length, kind) + payload
 
 
 def nested(kind: int, payload: bytes) -> bytes:

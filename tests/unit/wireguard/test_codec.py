@@ -175,4 +175,4 @@ def test_an_endpoint_survives_both_ways(address: object, port: int, scope: int) 
 def test_a_prefix_survives_both_ways_in_canonical_text(parts: tuple[object, int]) -> None:
     prefix = Prefix(str(ip_network(f"{parts[0]}/{parts[1]}", strict=False)))
     raw = codec._encode_prefix(prefix)
-    assert codec._decode_prefix(raw, 4, len(raw)) == prefix
+    assert codec._decode_prefix(raw[4:]) == prefix
