@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from linkseal.tunnels.model import LinkKey
 from linkseal.tunnels.probe.climb import Answer, Ask
-from linkseal.tunnels.probe.ladder import Ladder, Proof, Source, Target, Way
+from linkseal.tunnels.probe.ladder import Ladder
+from linkseal.tunnels.probe.outcomes import Proof, Source, Target, Way
 from linkseal.tunnels.probe.packet import Rung
 
 KEY = LinkKey("b", 1, 2)

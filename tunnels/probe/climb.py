@@ -23,15 +23,9 @@ from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from linkseal.tunnels.codes import MTU_HOLE, NOT_FORWARDED, NOTHING_CROSSES, PREFIX_NOT_CARRIED
 from linkseal.tunnels.model import Family
-from linkseal.tunnels.probe.outcomes import (
-    FULL_SIZE_LOST,
-    NOT_FORWARDED,
-    NOTHING_CROSSES,
-    PREFIX_LOST,
-    SMALLEST_FULL,
-    Way,
-)
+from linkseal.tunnels.probe.outcomes import SMALLEST_FULL, Way
 from linkseal.tunnels.probe.packet import PROBE_SLOT, SMALL_SIZE, Rung
 
 SOURCES_PER_ROUND: Final = 16
@@ -165,7 +159,7 @@ def _why_nothing(round_: Round) -> Generator[Volley, Answers, Failed | None]:
     if name in answers:
         lost = [_own_lost(round_, 0)] if there not in answers and round_.way.sources else []
         lost += [_peer_lost(round_, answers[name].named)] if back not in answers else []
-        return Failed(PREFIX_LOST, f"{ip}: " + " and ".join(lost)) if lost else None
+        return Failed(PREFIX_NOT_CARRIED, f"{ip}: " + " and ".join(lost)) if lost else None
     if half in answers:
         where = f"those forwarded here reach {peer} itself, so look at the FORWARD policy at {peer} first"
         return Failed(NOT_FORWARDED, f"{ip}: packets between hosts cross, forwarded ones do not; {where}")
@@ -194,7 +188,7 @@ def _why_not_full(round_: Round) -> Generator[Volley, Answers, Failed]:
             break
         size = (crossed + lost) // 2
     detail = f"packets of {full} bytes do not cross {narrow}, the largest seen to cross has {crossed}"
-    return Failed(FULL_SIZE_LOST, f"IPv{round_.family}: {detail}", crossed)
+    return Failed(MTU_HOLE, f"IPv{round_.family}: {detail}", crossed)
 
 
 def _prove_sources(round_: Round, full: Ask, answer: Answer) -> Climb:
@@ -232,7 +226,7 @@ def _why_not_sources(round_: Round, missing: list[Ask]) -> Generator[Volley, Ans
         named = answers.get(names[ask.slot])
         lost.append(_peer_lost(round_, named and named.named) if ask.slot else _own_lost(round_, ask.source))
     more = f" and {len(lost) - _NAMED_AT_MOST} more" if len(lost) > _NAMED_AT_MOST else ""
-    return Failed(PREFIX_LOST, f"IPv{round_.family}: " + " and ".join(lost[:_NAMED_AT_MOST]) + more)
+    return Failed(PREFIX_NOT_CARRIED, f"IPv{round_.family}: " + " and ".join(lost[:_NAMED_AT_MOST]) + more)
 
 
 def _own_lost(round_: Round, source: int) -> str:

@@ -16,41 +16,10 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from linkseal.tunnels.codes import NO_HANDSHAKE
 from linkseal.tunnels.model import LinkKey
 from linkseal.tunnels.probe.climb import Answer, Ask, Climb, Failed, Passed, Round, Verdict, Volley, climb
-from linkseal.tunnels.probe.outcomes import (
-    FULL_SIZE_LOST,
-    NO_HANDSHAKE,
-    NOT_FORWARDED,
-    NOTHING_CROSSES,
-    PREFIX_LOST,
-    Diagnosis,
-    Lost,
-    Outcome,
-    Proof,
-    Source,
-    Target,
-    Way,
-)
-
-__all__ = [
-    "FULL_SIZE_LOST",
-    "NOTHING_CROSSES",
-    "NOT_FORWARDED",
-    "NO_HANDSHAKE",
-    "PREFIX_LOST",
-    "Answer",
-    "Ask",
-    "Beat",
-    "Diagnosis",
-    "Ladder",
-    "Lost",
-    "Outcome",
-    "Proof",
-    "Source",
-    "Target",
-    "Way",
-]
+from linkseal.tunnels.probe.outcomes import Diagnosis, Lost, Outcome, Proof, Target
 
 DEFAULT_INTERVAL: Final = 60.0
 """Seconds between rounds: at 5,000 links some 83 rounds a second, and a broken path is known within two minutes."""

@@ -1,4 +1,4 @@
-"""What is to be proven of a link, and what came out: plain values and the codes of what can be wrong. No I/O."""
+"""What is to be proven of a link, and what came out: plain values. No I/O. The codes are in tunnels/codes.py."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ from typing import Final, NamedTuple
 
 from linkseal.tunnels.model import Family, LinkKey
 from linkseal.tunnels.probe.packet import MAX_SIZE, MAX_SOURCES
-
-NO_HANDSHAKE: Final = "LS2001"  # no handshake yet: endpoint or UDP port unreachable, or keys differ
-NOTHING_CROSSES: Final = "LS2002"  # a handshake, but not even host to host does a packet cross
-NOT_FORWARDED: Final = "LS2003"  # packets between hosts cross, forwarded ones do not
-FULL_SIZE_LOST: Final = "LS2004"  # small packets cross, full-size ones do not: an MTU hole
-PREFIX_LOST: Final = "LS2005"  # packets from one protected prefix do not cross though others do
 
 SMALLEST_FULL: Final[Mapping[Family, int]] = {4: 576, 6: 1280}
 """What every path carries (RFC 791 and RFC 8200): no tunnel can have a smaller MTU, and the bisection starts there."""
@@ -78,7 +72,7 @@ class Diagnosis(NamedTuple):
     code: str
     detail: str
     size: int | None = None
-    """With FULL_SIZE_LOST: the largest packet seen to cross, bytes."""
+    """With MTU_HOLE (LS2004): the largest packet seen to cross, bytes."""
 
 
 class Lost(NamedTuple):

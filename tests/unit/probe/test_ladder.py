@@ -5,23 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
+from linkseal.tunnels.codes import MTU_HOLE, NO_HANDSHAKE, NOT_FORWARDED, NOTHING_CROSSES, PREFIX_NOT_CARRIED
 from linkseal.tunnels.model import Family, LinkKey
 from linkseal.tunnels.probe.climb import Answer, Ask
-from linkseal.tunnels.probe.ladder import (
-    FULL_SIZE_LOST,
-    NO_HANDSHAKE,
-    NOT_FORWARDED,
-    NOTHING_CROSSES,
-    PREFIX_LOST,
-    Diagnosis,
-    Ladder,
-    Lost,
-    Outcome,
-    Proof,
-    Source,
-    Target,
-    Way,
-)
+from linkseal.tunnels.probe.ladder import Ladder
+from linkseal.tunnels.probe.outcomes import Diagnosis, Lost, Outcome, Proof, Source, Target, Way
 from linkseal.tunnels.probe.packet import PROBE_SLOT, Rung
 
 KEY = LinkKey("node-b", 4, 7)
@@ -164,13 +152,17 @@ FAULTS: dict[str, tuple[Callable[[Ask], bool], str, str]] = {
         NOT_FORWARDED,
         "FORWARD policy at node-b",
     ),
-    "hole both ways": (small_only, FULL_SIZE_LOST, "to node-b, the largest seen to cross has 1300"),
-    "hole back": (lambda ask: ask.reply_size <= 1300, FULL_SIZE_LOST, "from node-b to here, the largest .* 1300"),
-    "hole below any": (lambda ask: ask.size <= 500, FULL_SIZE_LOST, "the largest seen to cross has 400"),
-    "our first prefix": (from_first, PREFIX_LOST, r"10\.244\.1\.0/24 .* not let in at node-b"),
-    "their first prefix": (to_first, PREFIX_LOST, r"10\.244\.2\.0 of node-b are not let in here"),
-    "our second prefix": (lambda ask: ask.source != 1, PREFIX_LOST, r"192\.0\.2\.1/32 .* not let in at node-b"),
-    "their second": (lambda ask: ask.slot != 1 or ask.rung is Rung.NAME, PREFIX_LOST, r"10\.244\.2\.1 of node-b"),
+    "hole both ways": (small_only, MTU_HOLE, "to node-b, the largest seen to cross has 1300"),
+    "hole back": (lambda ask: ask.reply_size <= 1300, MTU_HOLE, "from node-b to here, the largest .* 1300"),
+    "hole below any": (lambda ask: ask.size <= 500, MTU_HOLE, "the largest seen to cross has 400"),
+    "our first prefix": (from_first, PREFIX_NOT_CARRIED, r"10\.244\.1\.0/24 .* not let in at node-b"),
+    "their first prefix": (to_first, PREFIX_NOT_CARRIED, r"10\.244\.2\.0 of node-b are not let in here"),
+    "our second prefix": (lambda ask: ask.source != 1, PREFIX_NOT_CARRIED, r"192\.0\.2\.1/32 .* not let in at node-b"),
+    "their second": (
+        lambda ask: ask.slot != 1 or ask.rung is Rung.NAME,
+        PREFIX_NOT_CARRIED,
+        r"10\.244\.2\.1 of node-b",
+    ),
 }
 
 
