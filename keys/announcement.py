@@ -105,7 +105,7 @@ class _Endpoint(Document):
 
 
 class _Announcement(Document):
-    format: int
+    format: Annotated[int, Field(ge=1)]
     node: Annotated[str, Field(max_length=253, pattern=NODE_PATTERN)]
     uid: Annotated[str, Field(pattern=UID_PATTERN)]
     serial: Annotated[int, Field(ge=1, le=MAX_NUMBER)]

@@ -72,7 +72,7 @@ def address_prefix(address: str) -> Prefix:
 
 
 class _Grant(Document):
-    format: int
+    format: Annotated[int, Field(ge=1)]
     node: Annotated[str, Field(max_length=253, pattern=NODE_PATTERN)]
     uid: Annotated[str, Field(pattern=UID_PATTERN)]
     index: Annotated[int, Field(ge=1, le=MAX_INDEX)]

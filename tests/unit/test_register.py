@@ -11,29 +11,10 @@ from linkseal.keys import announcement as announcements
 from linkseal.keys import codes
 from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.ca import Trust
-from linkseal.keys.grant import SignedGrant
-from linkseal.tunnels.register import NodeDocuments, Refresh, Register, Snapshot
-from unit.keys.cluster import NOW, YEAR, Node, authority, nodes, trust
+from linkseal.tunnels.register import NodeDocuments, Refresh, Register
+from unit.keys.cluster import GOOD, NOW, THREE, TWO, YEAR, Node, altered, authority, fresh, see, told
 
 HOUR = timedelta(hours=1)
-ONE, TWO, THREE = nodes(3)
-GOOD = {node.name: node.documents() for node in (ONE, TWO, THREE)}
-
-
-def see(register: Register, docs: dict[str, NodeDocuments], gone: set[str] | None = None, **other: object) -> Refresh:
-    fields = {"cluster_uid": "c1", "trust": trust(), "now": NOW, **other}
-    snapshot = Snapshot(str(fields["cluster_uid"]), docs, frozenset(gone or ()))
-    return register.refresh(snapshot, fields["trust"], fields["now"])  # type: ignore[arg-type]
-
-
-def fresh(docs: dict[str, NodeDocuments] | None = None) -> Register:
-    refresh = see(Register("n1"), docs or GOOD)
-    assert refresh.findings == ()
-    return refresh.register
-
-
-def told(refresh: Refresh) -> list[tuple[str, str, str | None]]:
-    return [(f.code, f.node, f.other) for f in refresh.findings]
 
 
 def refused(change: NodeDocuments, code: str, **other: object) -> Refresh:
@@ -92,11 +73,6 @@ def test_a_renewed_certificate_is_taken_though_the_text_is_the_same() -> None:
 
 
 # --- refusals: each its own finding, the last good document stays, others are untouched -------------------------------
-
-
-def altered(docs: NodeDocuments, **fields: str) -> NodeDocuments:
-    assert docs.announcement is not None
-    return replace(docs, announcement=replace(docs.announcement, **fields))
 
 
 def resigned(node: Node, text: str) -> NodeDocuments:
@@ -328,79 +304,3 @@ def test_a_settled_conflict_gives_back_what_was_lost() -> None:
     assert settled.register.peers["n2"].grant.prefixes == ("10.244.3.0/24",)
     assert {f.code for f in settled.findings} <= {codes.OWN_DOCUMENTS}
     assert settled.changed == {"n2", "n3"}
-
-
-# --- deletions --------------------------------------------------------------------------------------------------------
-
-
-def without(count: int, *, of: int) -> Refresh:
-    docs = {node.name: NodeDocuments(None, node.grant()) for node in nodes(of)}
-    gone = {f"n{i}" for i in range(2, 2 + count)}
-    return see(fresh(docs), {n: d for n, d in docs.items() if n not in gone}, gone)
-
-
-def test_silence_removes_nothing() -> None:
-    after = see(fresh(), {"n1": GOOD["n1"]})
-    assert (told(after), set(after.register.peers)) == ([], {"n1", "n2", "n3"})
-
-
-@pytest.mark.parametrize(("count", "of", "held"), [(1, 2, False), (2, 3, False), (3, 30, True), (3, 31, False)])
-def test_many_deletions_at_once_are_held(count: int, of: int, held: bool) -> None:  # noqa: FBT001
-    after = without(count, of=of)
-    assert told(after) == ([(codes.DELETIONS_HELD, "n1", None)] if held else [])
-    assert len(after.register.peers) == (of if held else of - count)
-    assert after.changed == (frozenset() if held else {f"n{i}" for i in range(2, 2 + count)})
-
-
-def test_ones_own_absence_holds_every_deletion() -> None:
-    after = see(fresh(), {"n3": GOOD["n3"]}, {"n2"})
-    assert told(after) == [(codes.OWN_DOCUMENTS, "n1", None), (codes.DELETIONS_HELD, "n1", None)]
-    assert set(after.register.peers) == {"n1", "n2", "n3"}
-
-
-@pytest.mark.parametrize("cluster_uid", ["c2", ""])
-def test_another_cluster_holds_every_deletion(cluster_uid: str) -> None:
-    after = see(fresh(), {"n1": GOOD["n1"], "n3": GOOD["n3"]}, {"n2"}, cluster_uid=cluster_uid)
-    assert told(after) == [(codes.CLUSTER_CHANGED, "n1", None)]
-    assert set(after.register.peers) == {"n1", "n2", "n3"}
-    assert after.register.cluster_uid == "c1"
-
-
-def test_a_removed_node_comes_back_but_its_old_documents_do_not() -> None:
-    register = fresh({**GOOD, "n2": TWO.documents(serial=5)})
-    rest = {"n1": GOOD["n1"], "n3": GOOD["n3"]}
-    removed = see(register, rest, {"n2"}).register
-    assert set(removed.peers) == {"n1", "n3"}
-    replayed = see(removed, GOOD)
-    assert told(replayed) == [(codes.SERIAL_REPLAYED, "n2", None)]
-    assert replayed.register.peers["n2"].announcement is None
-    back = see(removed, {**rest, "n2": register.peers["n2"].documents})
-    assert told(back) == []
-    assert back.register.peers == register.peers
-
-
-def test_own_documents_altered_in_the_directory_are_told() -> None:
-    after = see(fresh(), {**GOOD, "n1": altered(GOOD["n1"], signature="AAAA")})
-    assert told(after) == [(codes.SIGNATURE_INVALID, "n1", None), (codes.OWN_DOCUMENTS, "n1", None)]
-    absent = see(fresh(), {**GOOD, "n1": NodeDocuments(None, GOOD["n1"].grant)})
-    assert told(absent) == [(codes.OWN_DOCUMENTS, "n1", None)]
-
-
-# --- last known good --------------------------------------------------------------------------------------------------
-
-
-def test_a_register_is_rebuilt_from_disk_years_later() -> None:
-    register = fresh()
-    kept = {name: peer.documents for name, peer in register.peers.items()}
-    rebuilt = Register.from_known_good("n1", "c1", kept, trust())
-    assert rebuilt.findings == ()
-    assert rebuilt.register.peers == register.peers
-    again = see(rebuilt.register, kept)
-    assert (again.changed, again.findings) == (frozenset(), ())
-
-
-def test_a_damaged_file_on_disk_costs_that_node_alone() -> None:
-    damaged = {**GOOD, "n2": NodeDocuments(None, SignedGrant("{", "AAAA"))}
-    rebuilt = Register.from_known_good("n1", "c1", damaged, trust())
-    assert told(rebuilt) == [(codes.GRANT_SIGNATURE_INVALID, "n2", None)]
-    assert set(rebuilt.register.peers) == {"n1", "n3"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -15,20 +15,28 @@ from linkseal.keys.ca import CertificateAuthority, Trust, generate_identity, mak
 from linkseal.keys.grant import Grant, SignedGrant
 from linkseal.keys.secrets import PrivateKey
 from linkseal.keys.values import Prefix
-from linkseal.tunnels.register import NodeDocuments
+from linkseal.tunnels.register import NodeDocuments, Refresh, Register, Snapshot
 
 NOW = datetime(2026, 11, 2, 10, tzinfo=UTC)
 YEAR = timedelta(days=365)
 
 
-@functools.cache
 def authority(name: str = "lab") -> CertificateAuthority:
+    return _authority(name)
+
+
+def trust(name: str = "lab") -> Trust:
+    return _trust(name)
+
+
+@functools.cache
+def _authority(name: str) -> CertificateAuthority:
     return CertificateAuthority.create(name, NOW - YEAR, 10 * YEAR)
 
 
 @functools.cache
-def trust(name: str = "lab") -> Trust:
-    return Trust.from_pem(authority(name).certificate_pem())
+def _trust(name: str) -> Trust:
+    return Trust.from_pem(_authority(name).certificate_pem())
 
 
 def key_of(seed: str) -> PrivateKey:
@@ -99,3 +107,28 @@ class Node:
 
 def nodes(count: int) -> list[Node]:
     return [Node(f"n{i}", f"uid-{i}", i) for i in range(1, count + 1)]
+
+
+ONE, TWO, THREE = nodes(3)
+GOOD = {node.name: node.documents() for node in (ONE, TWO, THREE)}
+
+
+def see(register: Register, docs: dict[str, NodeDocuments], gone: set[str] | None = None, **other: object) -> Refresh:
+    fields = {"cluster_uid": "c1", "trust": trust(), "now": NOW, **other}
+    snapshot = Snapshot(str(fields["cluster_uid"]), docs, frozenset(gone or ()))
+    return register.refresh(snapshot, fields["trust"], fields["now"])  # type: ignore[arg-type]
+
+
+def fresh(docs: dict[str, NodeDocuments] | None = None) -> Register:
+    refresh = see(Register("n1"), docs or GOOD)
+    assert refresh.findings == ()
+    return refresh.register
+
+
+def told(refresh: Refresh) -> list[tuple[str, str, str | None]]:
+    return [(f.code, f.node, f.other) for f in refresh.findings]
+
+
+def altered(docs: NodeDocuments, **fields: str) -> NodeDocuments:
+    assert docs.announcement is not None
+    return replace(docs, announcement=replace(docs.announcement, **fields))

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SEED = bytes(range(1, 33))
 KEY = PrivateKey(SEED)
 
-MAY_REVEAL = re.compile(r"keys/(secrets|store)\.py|wireguard/(driver|netlink|uapi)\w*(/\w+)?\.py")
+MAY_REVEAL = re.compile(r"keys/(secrets|store)\.py|wireguard/(codec|driver|netlink|uapi)\w*(/\w+)?\.py")
 """The codecs: the only modules that may name `.reveal(` or `.seed_for_store(`."""
 
 
