@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from linkseal.keys import codes
@@ -36,10 +36,8 @@ from linkseal.keys.documents import (
 )
 from linkseal.keys.errors import PeerError
 from linkseal.keys.secrets import PossessionProof, parse_public_key, verify_possession
-from linkseal.keys.values import MAX_NUMBER, NODE_PATTERN, UID_PATTERN, PublicKey
+from linkseal.keys.values import MAX_NUMBER, NODE_PATTERN, UID_PATTERN, Protocol, PublicKey
 from pydantic import Field
-
-Protocol = Literal["wireguard", "ipsec"]
 
 MAX_ENDPOINTS: Final = 8
 MAX_CAPABILITIES: Final = 32

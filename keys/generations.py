@@ -22,10 +22,8 @@ from typing import Annotated, Final, Literal
 
 from linkseal.keys.documents import format_time, parse_time
 from linkseal.keys.errors import ConfigError
-from linkseal.keys.values import MAX_NUMBER
+from linkseal.keys.values import MAX_NUMBER, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-Protocol = Literal["wireguard", "ipsec"]
 
 
 class GenerationError(ConfigError):

@@ -7,7 +7,7 @@ networks are equal strings, so they compare and hash in C.
 from __future__ import annotations
 
 import re
-from typing import NewType
+from typing import Literal, NewType
 
 from linkseal.keys.errors import ConfigError
 
@@ -16,6 +16,9 @@ PublicKey = NewType("PublicKey", str)
 
 Prefix = NewType("Prefix", str)
 """An IP network as canonical text, host bits clear; made only by `linkseal.keys.documents.canonical_prefix`."""
+
+Protocol = Literal["wireguard", "ipsec"]
+"""What a generation's key is for."""
 
 MAX_NUMBER = 2**53 - 1
 """Largest serial and generation number: what every JSON reader holds exactly (RFC 8259 §6)."""
