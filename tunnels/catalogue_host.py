@@ -147,6 +147,13 @@ HOST: Final = (
         "Set ManageForeignRoutes=no and ManageForeignRoutingPolicyRules=no in networkd.conf; in NetworkManager add "
         "`unmanaged-devices=interface-name:lsl*`.",
     ),
+    Finding(
+        "LS3020",
+        "error",
+        "no underlay interface",
+        "None of the addresses granted to this node is on it, or the interface named in the settings is not there.",
+        "Correct the addresses in the grant (inventory), or set `interface` in the agent's settings.",
+    ),
 )
 
 AGENT: Final = (
@@ -235,5 +242,13 @@ AGENT: Final = (
         "node is opted out",
         "The grant says that this node is not protected: traffic to it is not encrypted.",
         "Nothing, if it is meant.",
+    ),
+    Finding(
+        "LS4012",
+        "warning",
+        "the directory's folder can be written by others",
+        "Somebody else than root may replace what is in the directory. Everything in it is signed, but it could be "
+        "withheld or replayed.",
+        "Do what the message says.",
     ),
 )

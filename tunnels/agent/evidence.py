@@ -1,0 +1,42 @@
+"""Probe outcomes into the link book and the findings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from linkseal.tunnels import codes
+from linkseal.tunnels.findings import ActiveFindings
+from linkseal.tunnels.links import LinkBook
+from linkseal.tunnels.probe.outcomes import Diagnosis, Lost, Outcome, Proof
+
+PROBE_CODES = frozenset(
+    {codes.NO_HANDSHAKE, codes.NOTHING_CROSSES, codes.NOT_FORWARDED, codes.MTU_HOLE, codes.PREFIX_NOT_CARRIED}
+)
+
+
+def take_outcomes(
+    book: LinkBook, findings: ActiveFindings, outcomes: Sequence[Outcome], path_mtus: Mapping[str, int], now: float
+) -> None:
+    """Enter what the probes found; then say of each peer's best link why it is not proven, if it is not."""
+    for outcome in outcomes:
+        if isinstance(outcome, Proof):
+            uses = None if outcome.uses is None else (outcome.uses[1], outcome.uses[0])
+            book.proved(outcome.key, now, max(outcome.sizes.values(), default=0), uses)
+        elif isinstance(outcome, Lost):
+            book.diagnosed(outcome.key, outcome.diagnosis.code, outcome.diagnosis.detail, lost=True)
+        elif isinstance(outcome, Diagnosis):
+            book.diagnosed(outcome.key, outcome.code, outcome.detail)
+    if outcomes:
+        findings.replace(PROBE_CODES, dict(_reasons(book)), now)
+    for peer, mtu in path_mtus.items():
+        book.path_mtu[peer] = mtu
+
+
+def _reasons(book: LinkBook) -> list[tuple[tuple[str, str], str]]:
+    """(code, peer) → detail, for the newest link of each peer that has a diagnosis and no working link."""
+    found: dict[str, tuple[tuple[str, str], str]] = {}
+    for key in sorted(book.records):
+        record = book.records[key]
+        if record.code is not None:
+            found[key.peer] = ((record.code, key.peer), f"link {key.own}→{key.remote} to {key.peer}: {record.detail}")
+    return list(found.values())

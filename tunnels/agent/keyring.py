@@ -1,0 +1,237 @@
+"""This node's keys and what it says of itself: identity, certificate, generations, announcement.
+
+What is stored is stored before it is used: a key before its generation, a generation before its announcement, a serial
+before it is published.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from linkseal.keys import announcement as documents
+from linkseal.keys import ca, generations
+from linkseal.keys.announcement import AnnouncedEndpoint, Announcement, GenerationKey, SignedAnnouncement
+from linkseal.keys.ca import NodeCertificate
+from linkseal.keys.errors import DirectoryError, HostError, PeerError
+from linkseal.keys.generations import Generations, State
+from linkseal.keys.secrets import PrivateKey, fingerprint
+from linkseal.keys.store import KeyStore
+from linkseal.keys.values import PublicKey
+from linkseal.tunnels.agent.state import KnownGood
+from linkseal.tunnels.model import KeyOfGeneration
+
+CLOCK_TOLERANCE: Final = 60.0
+"""Seconds a clock may step back unnoticed: less than WireGuard's own tolerance for one peer's handshakes never matters,
+since the next rekey comes 120 s after the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What an announcement says besides identity, serial and date."""
+
+    endpoints: tuple[AnnouncedEndpoint, ...] = ()
+    capabilities: tuple[str, ...] = ()
+
+
+class Keyring:
+    """Opened once at start; every change is on disk before the method returns. Raises HostError."""
+
+    def __init__(self, state_dir: Path, node: str) -> None:
+        self.node = node
+        self.uid = ""
+        self.generations: Generations | None = None
+        self.last: SignedAnnouncement | None = None
+        self.last_parsed: Announcement | None = None
+        self._store = KeyStore(state_dir)
+        self._known = KnownGood(state_dir)
+        self._keys: dict[int, PrivateKey] = {}
+        self._identity: ec.EllipticCurvePrivateKey | None = None
+
+    # --- opening ------------------------------------------------------------------------------------------------
+
+    def open(self, uid: str | None, cluster_uid: str) -> None:
+        """Open the store; a first start makes the UID (where none is given) and the identity key."""
+        owner = self._store.owner()
+        self.uid = uid or (owner.uid if owner is not None else str(uuid.uuid4()))
+        self._store.open(self.node, self.uid, cluster_uid)
+        self._known.open()
+        self._load()
+        if self._identity is None:
+            self._identity = ca.generate_identity()
+            self._store.save_identity(self._identity)
+
+    def open_existing(self) -> bool:
+        """Open what is on disk, for `agent restore`; False: this node has never been set up."""
+        owner = self._store.owner()
+        if owner is None:
+            return False
+        self.uid = owner.uid
+        self._store.open(owner.node, owner.uid, owner.cluster_uid)
+        self._load()
+        return self.generations is not None
+
+    def _load(self) -> None:
+        self._identity = self._store.load_identity()
+        self.generations = self._store.load_generations()
+        self.last = self._known.own()
+        if self.last is not None:
+            try:
+                self.last_parsed = documents.parse(self.last.text, node=self.node)
+            except PeerError:
+                self.last, self.last_parsed = None, None
+        if self.generations is not None:
+            for number in self.generations.numbers:
+                key = self._store.load_key(number)
+                if key is None:
+                    self.generations, self._keys = None, {}  # a lost key: taken up above what is published
+                    return
+                self._keys[number] = key
+
+    # --- generations --------------------------------------------------------------------------------------------
+
+    def ensure(self, published: Announcement | None, now: datetime) -> bool:
+        """Make a first generation where there is none, above all this node ever published; whether one was made."""
+        if self.generations is not None:
+            return False
+        known = [entry for entry in (published, self.last_parsed) if entry is not None]
+        numbers = [generation.number for entry in known for generation in entry.generations]
+        numbers.extend(self._store.key_numbers())
+        self._adopt(generations.recover(numbers, now))
+        return True
+
+    def raise_generation(self, now: datetime) -> int:
+        """Make the key of a new generation and return its number. ConfigError while two are live."""
+        self._adopt(generations.raise_(self._live(), now))
+        return self._live().newest.number
+
+    def announced(self) -> None:
+        """The newest generation has been published."""
+        current = self._live()
+        if current.newest.state is State.GENERATED:
+            self._save(generations.announced(current, current.newest.number))
+
+    def retire(self) -> int:
+        """Withdraw the older generation and erase its key; returns its number."""
+        old = self._live().live[0].number
+        self._save(generations.retire_old(self._live()))
+        self._forget(old)
+        return old
+
+    def abort(self) -> int:
+        """Withdraw the newer generation and erase its key; returns its number, never used again."""
+        new = self._live().newest.number
+        self._save(generations.abort_new(self._live()))
+        self._forget(new)
+        return new
+
+    def own_keys(self) -> tuple[KeyOfGeneration, ...]:
+        """Every generation that has slots, the older first."""
+        if self.generations is None:
+            return ()
+        return tuple(KeyOfGeneration(n, self._keys[n].public_key) for n in self.generations.numbers)
+
+    def secret(self, public_key: PublicKey) -> PrivateKey:
+        """The private key that belongs to one of our public keys. Raises HostError."""
+        for key in self._keys.values():
+            if key.public_key == public_key:
+                return key
+        raise HostError(f"there is no private key for {fingerprint(public_key)} in the store: raise a new generation")
+
+    def clock_stepped_back(self, now: datetime) -> bool:
+        """Whether this node once announced something later than now: peers would refuse its handshakes."""
+        return self.last_parsed is not None and (self.last_parsed.issued - now).total_seconds() > CLOCK_TOLERANCE
+
+    # --- certificate and announcement ---------------------------------------------------------------------------
+
+    def csr(self) -> str:
+        """A certificate request of this node."""
+        return ca.make_csr(self._require_identity(), self.node, self.uid)
+
+    def certificate(self) -> str | None:
+        """The node's certificate, None before the first."""
+        return self._store.load_certificate()
+
+    def is_ours(self, certificate: NodeCertificate) -> bool:
+        """Whether a certificate is for this node's identity key."""
+        return certificate.public_key == self._require_identity().public_key()
+
+    def save_certificate(self, pem: str) -> None:
+        """Keep a certificate that was verified."""
+        self._store.save_certificate(pem)
+
+    def ca_bundle(self) -> str | None:
+        """The CA bundle this node trusts."""
+        return self._store.load_ca_bundle()
+
+    def save_ca_bundle(self, pem: str) -> None:
+        """Keep the first CA this node was given, or one that a trusted CA vouched for."""
+        self._store.save_ca_bundle(pem)
+
+    def statement_differs(self, statement: Statement, certificate: str, numbers: Sequence[int]) -> bool:
+        """Whether what was last signed says anything else than this."""
+        last, signed = self.last_parsed, self.last
+        if last is None or signed is None or signed.certificate != certificate:
+            return True
+        said = [(g.number, g.public_key) for g in last.generations]
+        mine = [(number, self._keys[number].public_key) for number in numbers]
+        return (last.uid, last.endpoints, last.capabilities, said) != (
+            self.uid,
+            statement.endpoints,
+            statement.capabilities,
+            mine,
+        )
+
+    def sign(
+        self, statement: Statement, certificate: str, numbers: Sequence[int], above: int, now: datetime
+    ) -> SignedAnnouncement:
+        """Sign and store a new announcement with a serial above `above` and above every one used here."""
+        serial = max(above, self.last_parsed.serial if self.last_parsed is not None else 0) + 1
+        entry = Announcement(
+            node=self.node,
+            uid=self.uid,
+            serial=serial,
+            issued=now.astimezone(UTC),
+            generations=tuple(GenerationKey(n, "wireguard", self._keys[n].public_key) for n in numbers),
+            endpoints=statement.endpoints,
+            capabilities=statement.capabilities,
+        )
+        proofs = {number: self._keys[number].prove(self.node, self.uid, number) for number in numbers}
+        text = documents.encode(entry, proofs)
+        signed = SignedAnnouncement(text, documents.sign(self._require_identity(), text), certificate)
+        self._known.save_own(signed)
+        self.last, self.last_parsed = signed, documents.parse(text, node=self.node)
+        return signed
+
+    # --- insides ------------------------------------------------------------------------------------------------
+
+    def _live(self) -> Generations:
+        if self.generations is None:
+            raise DirectoryError("this node has no generation yet: it has not seen the directory")
+        return self.generations
+
+    def _require_identity(self) -> ec.EllipticCurvePrivateKey:
+        if self._identity is None:
+            raise HostError("the identity key is missing: restart the agent, which makes and certifies a new one")
+        return self._identity
+
+    def _adopt(self, raised: Generations) -> None:
+        number = raised.newest.number
+        key = PrivateKey.generate()
+        self._store.save_key(number, key)
+        self._store.save_generations(raised)
+        self._keys[number] = key
+        self.generations = raised
+
+    def _save(self, changed: Generations) -> None:
+        self._store.save_generations(changed)
+        self.generations = changed
+
+    def _forget(self, number: int) -> None:
+        self._keys.pop(number, None)
+        self._store.erase_key(number)

@@ -1,0 +1,138 @@
+"""What this node knows of the cluster: trusted CA, register, policy; and its last known good on disk.
+
+The directory's view comes in, findings and the changed names come out. What is refused leaves the last
+good in place.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final
+
+from linkseal.keys import codes as documents
+from linkseal.keys.ca import Trust
+from linkseal.keys.errors import ConfigError, HostError
+from linkseal.keys.grant import Grant
+from linkseal.tunnels import codes
+from linkseal.tunnels.agent.keyring import Keyring
+from linkseal.tunnels.agent.state import KnownGood, SavedCluster
+from linkseal.tunnels.directory.base import DirectoryView
+from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
+from linkseal.tunnels.policy import Policy, parse_policy
+from linkseal.tunnels.register import Finding, Register
+
+_LOG: Final = logging.getLogger(__name__)
+
+DOCUMENT_CODES: Final = frozenset(
+    value for name, value in vars(documents).items() if name.isupper() and str(value).startswith("LS1")
+)
+"""All codes the register can raise."""
+
+
+class Knowledge:
+    """Owned by the worker's thread."""
+
+    def __init__(self, node: str, keyring: Keyring, known: KnownGood, findings: ActiveFindings) -> None:
+        self.node = node
+        self.policy: Policy | None = None
+        self.register: Register | None = None
+        self.trust: Trust | None = None
+        self._keyring = keyring
+        self._known = known
+        self._findings = findings
+        self._spec: object = None
+
+    @property
+    def grant(self) -> Grant | None:
+        """This node's own grant, None before the first."""
+        peer = None if self.register is None else self.register.peers.get(self.node)
+        return None if peer is None else peer.grant
+
+    def published_serial(self) -> int:
+        """The serial of this node's own announcement as accepted from the directory; 0: none."""
+        peer = None if self.register is None else self.register.peers.get(self.node)
+        return 0 if peer is None or peer.announcement is None else peer.announcement.serial
+
+    def recall(self) -> None:
+        """Take up what the disk knows: trust, policy, accepted documents."""
+        bundle, cluster = self._keyring.ca_bundle(), self._known.cluster()
+        if bundle is None or cluster is None:
+            return
+        self.trust = Trust.from_pem(bundle)
+        self.policy = parse_policy(cluster.spec, "last known policy")
+        self._spec = dict(cluster.spec)
+        refresh = Register.from_known_good(self.node, cluster.uid, self._known.peers(), self.trust)
+        self.register = refresh.register
+        self._tell(refresh.findings, 0.0)
+
+    def learn(self, view: DirectoryView, now: float) -> frozenset[str]:
+        """Take in what the directory says; returns the names of nodes that changed."""
+        self._learn_trust(view)
+        self._learn_policy(view, now)
+        if self.trust is None:
+            return frozenset()
+        if self.register is None:
+            self.register = Register(self.node, view.snapshot.cluster_uid)
+        refresh = self.register.refresh(view.snapshot, self.trust, datetime.fromtimestamp(now, UTC))
+        self.register = refresh.register
+        self._tell((*refresh.findings, *view.findings), now)
+        self._save(refresh.changed, view, now)
+        return refresh.changed
+
+    def _learn_trust(self, view: DirectoryView) -> None:
+        """The first CA is taken on installation; after that changing the directory's bundle is not enough."""
+        if self.trust is None and view.ca_bundle:
+            self.trust = Trust.from_pem(view.ca_bundle)
+            self._keyring.save_ca_bundle(view.ca_bundle)
+        elif self.trust is not None and view.ca_bundle and view.ca_bundle != self.trust.pem:
+            _LOG.debug("the directory's CA bundle is not the one this node was installed with; kept the latter")
+
+    def _learn_policy(self, view: DirectoryView, now: float) -> None:
+        spec = dict(view.policy)
+        if spec == self._spec and self.policy is not None:
+            return
+        try:
+            policy = parse_policy(spec)
+        except ConfigError as error:
+            self._findings.raise_(codes.INCOMPATIBLE, HOST_SUBJECT, f"policy refused, the last one stays: {error}", now)
+            return
+        self._findings.clear(codes.INCOMPATIBLE, HOST_SUBJECT)
+        if self.policy is not None and self._pinned(policy) != self._pinned(self.policy):
+            message = "ports, marks, tables and probe addresses change only after stage off and a restart of the agent"
+            self._findings.raise_(codes.INCOMPATIBLE, HOST_SUBJECT, message, now)
+            return
+        self.policy, self._spec = policy, spec
+
+    @staticmethod
+    def _pinned(policy: Policy) -> tuple[object, ...]:
+        """What the running host driver, sockets and peers' endpoints stand on."""
+        return (policy.protocol, policy.wireguard.port, policy.routing, policy.probe.range, policy.probe.port)
+
+    def _tell(self, found: Iterable[Finding], now: float) -> None:
+        current: dict[tuple[str, str], str] = {}
+        for finding in found:
+            key = (finding.code, finding.node)
+            current[key] = f"{current[key]}; {finding.message}" if key in current else finding.message
+        self._findings.replace(DOCUMENT_CODES, current, now)
+
+    def _save(self, changed: Iterable[str], view: DirectoryView, now: float) -> None:
+        """Write what changed to disk: last known good."""
+        if self.register is None:
+            return
+        try:
+            if isinstance(self._spec, dict):
+                self._known.save_cluster(
+                    SavedCluster(self.register.cluster_uid or view.snapshot.cluster_uid, self._spec)
+                )
+            for name in changed:
+                peer = self.register.peers.get(name)
+                if peer is None:
+                    self._known.forget_peer(name)
+                else:
+                    self._known.save_peer(name, peer.documents)
+        except HostError as error:
+            self._findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, str(error), now)
+        else:
+            self._findings.clear(codes.STATE_NOT_SAVED, HOST_SUBJECT)

@@ -1,0 +1,256 @@
+"""What the `linkseal agent` commands do: run, restore, cleanup.
+
+`restore` needs the disk alone: no directory, no peer, no proof. It puts back what last carried traffic, so that a node
+comes up encrypted before anything else is offered to it (law 5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from linkseal.keys.errors import ConfigError, DirectoryError, HostError
+from linkseal.tunnels.agent.keyring import Keyring
+from linkseal.tunnels.agent.knowledge import Knowledge
+from linkseal.tunnels.agent.loop import Agent
+from linkseal.tunnels.agent.state import KnownGood
+from linkseal.tunnels.agent.worker import Job, Worker, unix_now
+from linkseal.tunnels.directory.base import Directory, DirectoryView
+from linkseal.tunnels.directory.files import FileDirectory
+from linkseal.tunnels.findings import ActiveFindings
+from linkseal.tunnels.host.cleanup import cleanup as clean_host
+from linkseal.tunnels.host.host import Host
+from linkseal.tunnels.policy import Policy
+from linkseal.tunnels.settings import AgentSettings
+from linkseal.wireguard.choose import choose_driver
+from linkseal.wireguard.driver import Driver
+
+_LOG: Final = logging.getLogger("linkseal.agent")
+
+DIRECTORY_RETRY: Final = 2.0
+"""Seconds between looks at a directory that is not there yet."""
+
+CAP_NET_ADMIN: Final = 12
+"""Bit of CapEff in /proc/self/status (capabilities(7))."""
+
+
+def run(settings: AgentSettings) -> int:
+    """Run the agent until SIGTERM or SIGINT; tunnels stay. Raises HostError, ConfigError."""
+    start_logging(settings)
+    require_net_admin()
+    with only_one(settings.run_directory):
+        asyncio.run(_run(settings))
+    return 0
+
+
+def restore(settings: AgentSettings) -> int:
+    """Rebuild the data path from disk alone; returns how many steps it took. Raises HostError, ConfigError."""
+    start_logging(settings)
+    require_net_admin()
+    with only_one(settings.run_directory), driver_of(settings) as driver:
+        keyring, known, findings = _state(settings)
+        if not keyring.open_existing():
+            raise HostError(f"there is nothing to restore in {settings.state_directory}: this node was never set up")
+        knowledge = Knowledge(settings.node, keyring, known, findings)
+        knowledge.recall()
+        if knowledge.policy is None:
+            raise HostError(f"{settings.state_directory} knows no cluster policy: start the agent, which reads it")
+        host = Host(driver, knowledge.policy.routing.table)
+        worker = Worker(settings, host, keyring, knowledge, known, findings)
+        steps = 0
+        for _ in range(3):  # the second pass puts in what the first made possible, the third finds nothing to do
+            result = worker.run(Job(unix_now()))
+            steps += len(result.steps)
+            if not result.steps:
+                break
+        host.close()
+        if result.failures:
+            raise HostError(f"not everything could be restored: {result.failures[0].error}")
+        _LOG.info("restored from %s: %d steps, %d peers", settings.state_directory, steps, len(worker.book.current))
+        return steps
+
+
+def cleanup(settings: AgentSettings, *, withdraw: bool) -> list[str]:
+    """Remove everything of ours from this host and nothing else; returns it as lines. The keys stay on disk.
+
+    `withdraw`: take this node's announcement out of the directory too, so that peers stop sending to it.
+    """
+    require_net_admin()
+    with only_one(settings.run_directory), driver_of(settings) as driver:
+        keyring, known, findings = _state(settings)
+        policy = Policy()
+        with contextlib.suppress(HostError, ConfigError):
+            if keyring.open_existing():
+                knowledge = Knowledge(settings.node, keyring, known, findings)
+                knowledge.recall()
+                policy = knowledge.policy or policy
+        removed = []
+        if withdraw:
+            with contextlib.suppress(DirectoryError):
+                asyncio.run(open_directory(settings).withdraw(settings.node))
+                removed.append(f"announcement of {settings.node}")
+        host = Host(driver, policy.routing.table)
+        removed += clean_host(host, known.changed_rp_filter())
+        known.save_changed_rp_filter({})
+        host.close()
+        return removed
+
+
+def open_directory(settings: AgentSettings) -> Directory:
+    """The directory the settings name."""
+    return FileDirectory(settings.directory.path)
+
+
+@contextlib.contextmanager
+def driver_of(settings: AgentSettings) -> Iterator[Driver]:
+    """The WireGuard driver of this host. HostError where there is none."""
+    driver = choose_driver(settings.driver)
+    try:
+        yield driver
+    finally:
+        driver.close()
+
+
+def require_net_admin() -> None:
+    """Raise HostError unless this process may change the network."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    effective = next((line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), "0")
+    if not int(effective, 16) >> CAP_NET_ADMIN & 1:
+        raise HostError("the agent changes this host's network and may not: run it as root, or with CAP_NET_ADMIN")
+
+
+@contextlib.contextmanager
+def only_one(run_directory: Path) -> Iterator[None]:
+    """Hold the lock of this host's agent. HostError if another has it."""
+    try:
+        run_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(run_directory / "agent.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HostError(f"cannot use {run_directory}: {error.strerror}", errno=error.errno) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise HostError(
+            f"another agent runs on this host ({run_directory}/agent.lock is held): stop it first"
+        ) from None
+    finally:
+        os.close(file)
+
+
+def start_logging(settings: AgentSettings) -> None:
+    """Log to stderr as the settings say."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        _JsonLines()
+        if settings.log_format == "json"
+        else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    )
+    root = logging.getLogger("linkseal")
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    root.propagate = False
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {"time": self.formatTime(record), "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def _state(settings: AgentSettings) -> tuple[Keyring, KnownGood, ActiveFindings]:
+    return Keyring(settings.state_directory, settings.node), KnownGood(settings.state_directory), ActiveFindings()
+
+
+async def _run(settings: AgentSettings) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    directory = open_directory(settings)
+    with ThreadPoolExecutor(1, "worker") as executor:
+        agent = await _until(stop, _prepare(settings, directory, executor))
+        if agent is None:
+            return
+        work = asyncio.ensure_future(agent.run())
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        agent.stop()
+        await work
+        await loop.run_in_executor(executor, agent.worker.host.close)
+        _LOG.info("stopped; tunnels stay as they are")
+
+
+async def _until(stop: asyncio.Event, preparation: object) -> Agent | None:
+    """The prepared agent, or None if it was stopped before."""
+    work = asyncio.ensure_future(preparation)  # type: ignore[call-overload]
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not work.done():
+        work.cancel()
+        return None
+    agent: Agent = work.result()
+    return agent
+
+
+async def _prepare(settings: AgentSettings, directory: Directory, executor: ThreadPoolExecutor) -> Agent:
+    """Wait until the cluster's policy is known, from the directory or from disk; then build everything."""
+    loop = asyncio.get_running_loop()
+    keyring, known, findings = _state(settings)
+    saved = known.cluster() if settings.state_directory.is_dir() else None
+    view = await _first_view(directory, settings.node, patient=saved is None)
+    uid = saved.uid if saved is not None else "" if view is None else view.snapshot.cluster_uid
+    keyring.open(settings.uid, uid)
+    knowledge = Knowledge(settings.node, keyring, known, findings)
+    knowledge.recall()
+    if view is not None and knowledge.register is None:
+        knowledge.learn(view, unix_now())
+
+    def build() -> Worker:
+        if knowledge.policy is None:
+            raise ConfigError("the cluster has no usable policy: see the findings above, and correct it")
+        driver = choose_driver(settings.driver)
+        host = Host(driver, knowledge.policy.routing.table)
+        return Worker(settings, host, keyring, knowledge, known, findings)
+
+    worker = await loop.run_in_executor(executor, build)
+    features = worker.features
+    _LOG.info(
+        "agent of %s: %s WireGuard, %s, kernel %s",
+        settings.node,
+        features.driver,
+        "door" if features.door else "no door: routes per slot",
+        features.kernel,
+    )
+    return Agent(worker, directory, executor)
+
+
+async def _first_view(directory: Directory, node: str, *, patient: bool) -> DirectoryView | None:
+    """The directory's first view; `patient`: wait for it, since nothing is known without it."""
+    told = False
+    while True:
+        try:
+            return await directory.view(node)
+        except DirectoryError as error:
+            if not patient:
+                _LOG.warning("the directory cannot be read, starting from the last known good: %s", error)
+                return None
+            if not told:
+                _LOG.warning("waiting for the directory: %s", error)
+                told = True
+            await asyncio.sleep(DIRECTORY_RETRY)

@@ -1,0 +1,107 @@
+"""What this node reports of itself: `NodeStatus` from the worker's state. Pure."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+
+from linkseal.keys.secrets import fingerprint
+from linkseal.tunnels.agent.worker import Worker
+from linkseal.tunnels.links import LinkRecord
+from linkseal.tunnels.model import LinkState, Scope, Stage
+from linkseal.tunnels.register import Peer
+from linkseal.tunnels.status import (
+    MAX_PAIRS,
+    MAX_UNSEALED,
+    WORST_FIRST,
+    FindingStatus,
+    GenerationStatus,
+    LinkCounts,
+    NodeStatus,
+    PairStatus,
+    RequestStatus,
+    UnsealedPeer,
+)
+from linkseal.tunnels.world import device_mtu
+
+
+def node_status(worker: Worker, requests: Mapping[str, RequestStatus], published: int, now: float) -> NodeStatus:
+    """The whole report at `now`."""
+    policy, features = worker.knowledge.policy, worker.features
+    states = dict(_peer_states(worker, now))
+    counts = Counter(state for state, _ in states.values())
+    unsealed = [
+        UnsealedPeer(name, state, code)
+        for name, (state, code) in sorted(states.items())
+        if state is not LinkState.SEALED
+    ]
+    shown = worker.findings.shown(now)
+    return NodeStatus(
+        observed_at=now,
+        stage=policy.stage if policy is not None else Stage.OFF,
+        scope=policy.scope if policy is not None else Scope.OVERLAY,
+        protocol="wireguard",
+        driver=features.driver,
+        door=worker.door,
+        version=version("linkseal"),
+        kernel=platform.release(),
+        mtu=0 if worker.world is None else device_mtu(worker.world),
+        serial=0 if worker.keyring.last_parsed is None else worker.keyring.last_parsed.serial,
+        announced_serial=published,
+        generations=tuple(_generations(worker)),
+        links=LinkCounts(total=len(states), **{state.value: counts[state] for state in LinkState}),
+        unsealed=tuple(sorted(unsealed, key=lambda entry: WORST_FIRST.index(entry.state))[:MAX_UNSEALED]),
+        pairs=tuple(_pair(worker, record, now) for _, record in sorted(worker.book.records.items()))[:MAX_PAIRS],
+        findings=tuple(FindingStatus(f.code, f.subject, f.message, f.since) for f in shown)[:MAX_PAIRS],
+        requests=dict(requests),
+    )
+
+
+def _generations(worker: Worker) -> Iterator[GenerationStatus]:
+    state = worker.keyring.generations
+    keys = {entry.number: entry.public_key for entry in worker.keyring.own_keys()}
+    for generation in () if state is None else state.live:
+        number = generation.number
+        yield GenerationStatus(number, generation.state.value, fingerprint(keys[number]), generation.raised.timestamp())
+
+
+def _peer_states(worker: Worker, now: float) -> Iterator[tuple[str, tuple[LinkState, str | None]]]:
+    """Every other node that owns something: the state of the link that carries, or should carry, its traffic.
+
+    A node whose documents are refused or that has no agent has no link; what it owns is not encrypted.
+    """
+    register = worker.knowledge.register
+    for name, peer in () if register is None else register.peers.items():
+        if name == worker.knowledge.node or peer.grant.opted_out:
+            continue
+        yield name, _peer_state(worker, name, peer, now)
+
+
+def _peer_state(worker: Worker, name: str, peer: Peer, now: float) -> tuple[LinkState, str | None]:
+    records = list(worker.book.of_peer(name))
+    if not records:
+        return (LinkState.ABSENT if peer.announcement is not None else LinkState.REFUSED), None
+    carrying = [record for record in records if record.pair == worker.book.current.get(name)]
+    best = carrying or sorted(records, key=lambda record: record.key)[-1:]
+    return worker.book.state(best[0], now), best[0].code
+
+
+def _pair(worker: Worker, record: LinkRecord, now: float) -> PairStatus:
+    return PairStatus(
+        peer=record.key.peer,
+        own=record.key.own,
+        remote=record.key.remote,
+        slot=record.slot,
+        state=worker.book.state(record, now),
+        since=record.since,
+        last_handshake=record.handshake_at,
+        last_proof=record.proven_at,
+        rx_bytes=record.rx_bytes,
+        tx_bytes=record.tx_bytes,
+        endpoint=None if record.endpoint is None else str(record.endpoint),
+        path_mtu=record.proof_size or None,
+        carries=worker.book.current.get(record.key.peer) == record.pair,
+        code=record.code,
+    )

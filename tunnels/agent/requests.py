@@ -1,0 +1,69 @@
+"""Requests to this node: taken once, answered in the status.
+
+An id that the status already answers is not carried out again, also not after a restart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
+from linkseal.tunnels.agent.worker import Worker
+from linkseal.tunnels.directory.base import Directory
+from linkseal.tunnels.status import MAX_REQUESTS, Request, RequestStatus, parse_report
+
+
+class RequestDesk:
+    """Remembers requests and what became of them."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._states: dict[str, RequestStatus] = {}
+        self._rotations: dict[str, int] = {}
+
+    async def remember(self, directory: Directory) -> None:
+        """Take up what the last status of this node answered."""
+        node = self._worker.settings.node
+        with contextlib.suppress(DirectoryError, PeerError):
+            text = (await directory.statuses()).get(node)
+            report = None if text is None else parse_report(text, node)
+            if report is not None and report.status is not None:
+                self._states = dict(report.status.requests)
+
+    def take(self, requests: Iterable[Request], now: float) -> None:
+        """Carry out what is new. Called in the worker's thread."""
+        for request in requests:
+            if request.id not in self._states and self._worker.world is not None:
+                self._states[request.id] = self._carry_out(request, now)
+        while len(self._states) > MAX_REQUESTS:
+            del self._states[next(iter(self._states))]
+
+    def states(self, now: float) -> dict[str, RequestStatus]:
+        """What became of each; a rotation is done when its old generation has been retired."""
+        del now
+        generations = self._worker.keyring.generations
+        live = () if generations is None else generations.numbers
+        for request, number in list(self._rotations.items()):
+            if number not in live:
+                self._finish(request, "failed", f"generation {number} was aborted")
+            elif len(live) == 1:
+                self._finish(request, "done", f"generation {number} alone is live")
+        return self._states
+
+    def _finish(self, request: str, state: str, message: str) -> None:
+        del self._rotations[request]
+        if request in self._states:
+            self._states[request] = RequestStatus("rotate", state, message)  # type: ignore[arg-type]
+
+    def _carry_out(self, request: Request, now: float) -> RequestStatus:
+        try:
+            if request.type == "rotate":
+                number = self._worker.speaker.request_rotation(now)
+                self._rotations[request.id] = number
+                return RequestStatus("rotate", "running", f"generation {number} raised")
+            if request.type == "abort":
+                return RequestStatus("abort", "done", f"generation {self._worker.speaker.request_abort()} withdrawn")
+        except ConfigError as error:
+            return RequestStatus(request.type, "refused", str(error))
+        return RequestStatus(request.type, "refused", "this version cannot do that yet")

@@ -1,0 +1,133 @@
+"""What this node announces, and when its generations change.
+
+raise ── key on disk ── slots in the kernel ── announced ── every living peer has moved and said so ── retire
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Final
+
+from linkseal.keys.announcement import AnnouncedEndpoint, SignedAnnouncement
+from linkseal.keys.ca import Trust
+from linkseal.keys.errors import ConfigError
+from linkseal.keys.generations import State
+from linkseal.tunnels import codes
+from linkseal.tunnels.addressing import slot_name
+from linkseal.tunnels.agent.keyring import Keyring, Statement
+from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
+from linkseal.tunnels.links import LinkBook
+from linkseal.tunnels.model import Observed
+from linkseal.tunnels.rotation import holders
+
+_LOG: Final = logging.getLogger("linkseal.agent")
+
+HELD_AFTER: Final = 30.0
+"""Seconds after which what holds a rotation is told."""
+
+
+class Speaker:
+    """Decides on generations and signs announcements. Owned by the worker's thread."""
+
+    def __init__(self, keyring: Keyring, findings: ActiveFindings) -> None:
+        self._keyring = keyring
+        self._findings = findings
+        self._wanted: str | None = None
+        self._published: str | None = None
+        self.held: dict[str, str] = {}
+
+    # --- rotation -----------------------------------------------------------------------------------------------
+
+    def request_rotation(self, now: float) -> int:
+        """Raise a generation; returns its number. ConfigError while two are live."""
+        number = self._keyring.raise_generation(datetime.fromtimestamp(now, UTC))
+        _LOG.info("generation %d raised", number)
+        return number
+
+    def request_abort(self) -> int:
+        """Withdraw the newer of two generations; returns its number. ConfigError if there is one only."""
+        number = self._keyring.abort()
+        _LOG.info("generation %d aborted; its number is not used again", number)
+        return number
+
+    def rotate(self, book: LinkBook, now: float) -> None:
+        """Raise a generation if the clock stepped back; retire the old one when nothing holds it."""
+        generations = self._keyring.generations
+        if generations is None:
+            return
+        if self._keyring.clock_stepped_back(datetime.fromtimestamp(now, UTC)) and len(generations.live) == 1:
+            self._clock_stepped_back(now)
+            return
+        if [g.state for g in generations.live] != [State.RETIRING, State.LIVE]:
+            self.held = {}
+            self._findings.replace({codes.ROTATION_HELD}, {}, now)
+            return
+        old, new = generations.live
+        self.held = holders(book, old.number, new.number, now)
+        if not self.held:
+            _LOG.info("generation %d retired: every living peer uses %d", self._keyring.retire(), new.number)
+        elif now - new.raised.timestamp() > HELD_AFTER:
+            current = {
+                (codes.ROTATION_HELD, peer): f"generation {old.number} stays: {why}" for peer, why in self.held.items()
+            }
+            self._findings.replace({codes.ROTATION_HELD}, current, now)
+
+    def _clock_stepped_back(self, now: float) -> None:
+        try:
+            number = self.request_rotation(now)
+        except ConfigError:
+            return
+        message = f"the clock stepped back; peers would refuse handshakes by the old key: generation {number} raised"
+        self._findings.raise_(codes.CLOCK_BACK, HOST_SUBJECT, message, now, lasts=3600.0)
+
+    # --- announcement -------------------------------------------------------------------------------------------
+
+    def announcement(
+        self,
+        endpoints: tuple[AnnouncedEndpoint, ...],
+        door: bool,  # noqa: FBT001 - a fact of this host
+        observed: Observed,
+        seen_serial: int,
+        trust: Trust | None,
+        now: float,
+    ) -> SignedAnnouncement | None:
+        """What is to be published now; None: nothing, or it cannot be yet (no certificate)."""
+        certificate = self._keyring.certificate()
+        ready = self._ready(observed)
+        if certificate is None or trust is None or not ready:
+            if certificate is None:
+                message = "no certificate yet: the signer has not answered this node's request"
+                self._findings.raise_(codes.NO_CERTIFICATE, HOST_SUBJECT, message, now)
+            return None
+        self._findings.clear(codes.NO_CERTIFICATE, HOST_SUBJECT)
+        statement = Statement(endpoints, ("door",) if door else ())
+        last = self._keyring.last
+        above = self._keyring.last_parsed.serial if self._keyring.last_parsed is not None else 0
+        if self._keyring.statement_differs(statement, certificate, ready) or seen_serial > above:
+            last = self._keyring.sign(statement, certificate, ready, seen_serial, datetime.fromtimestamp(now, UTC))
+        if last is None or last.text == self._published:
+            return None
+        return last
+
+    def published(self, text: str) -> None:
+        """The directory holds this announcement now."""
+        self._published = text
+        if self._keyring.last is not None and self._keyring.last.text == text:
+            self._keyring.announced()
+
+    def unpublished(self) -> None:
+        """The directory holds something else, or nothing: publish again."""
+        self._published = None
+
+    def _ready(self, observed: Observed) -> list[int]:
+        """Generations whose slots stand: peers may begin with them."""
+        return [
+            entry.number
+            for entry in self._keyring.own_keys()
+            if all(
+                (device := observed.devices.get(slot_name(entry.number, remote))) is not None
+                and device.public_key == entry.public_key
+                for remote in (0, 1)
+            )
+        ]

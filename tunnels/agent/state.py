@@ -1,0 +1,196 @@
+"""What a node knows was good, on its disk: enough to rebuild the data path without directory or peers (law 5).
+
+    STATE/cluster.json        UID and policy of the cluster, as last accepted
+    STATE/announcement.json   this node's own announcement, as last signed
+    STATE/peers/NAME.json     a node's documents exactly as they were accepted, this node's own grant among them
+    STATE/links.json          the pair of generations that carries each peer's traffic, and the endpoints last set
+    STATE/host.json           settings of foreign interfaces that we changed, with what they were
+
+A file is written only when its content changes. One that is damaged is reported and treated as absent: the directory
+will fill it again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+from linkseal.keys.announcement import SignedAnnouncement
+from linkseal.keys.errors import HostError
+from linkseal.keys.files import atomic_write, erase_file, private_folder, read_file
+from linkseal.keys.grant import SignedGrant
+from linkseal.tunnels.register import NodeDocuments
+from linkseal.wireguard.model import Endpoint
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _Announcement(_Strict):
+    announcement: str
+    signature: str
+    certificate: str
+
+
+class _Grant(_Strict):
+    grant: str
+    signature: str
+
+
+class _Peer(_Strict):
+    announcement: _Announcement | None = None
+    grant: _Grant | None = None
+
+
+class _Link(_Strict):
+    current: Annotated[list[int], Field(min_length=2, max_length=2)]
+    endpoint: tuple[str, int] | None = None
+
+
+class _Links(_Strict):
+    links: dict[str, _Link] = Field(default_factory=dict)
+
+
+class _Cluster(_Strict):
+    uid: str
+    spec: dict[str, Any]
+
+
+class _Host(_Strict):
+    rp_filter: dict[str, int] = Field(default_factory=dict)
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedLink:
+    """Which pair carries a peer's traffic, and the base endpoint last announced for it."""
+
+    current: tuple[int, int]
+    endpoint: Endpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SavedCluster:
+    """The cluster's UID and the spec of its policy, unparsed."""
+
+    uid: str
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+
+class KnownGood:
+    """The files above. Methods raise HostError when the disk refuses; the old content is whole then."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._dir = state_dir
+        self._peers = state_dir / "peers"
+
+    def open(self) -> None:
+        """Make the folder of peers, or check that it is private."""
+        private_folder(self._peers)
+
+    def peers(self) -> dict[str, NodeDocuments]:
+        """Every node's documents, as accepted."""
+        found: dict[str, NodeDocuments] = {}
+        for path in sorted(self._peers.glob("*.json")) if self._peers.is_dir() else ():
+            model = self._read(path, _Peer)
+            if model is not None:
+                found[path.stem] = _documents(model)
+        return found
+
+    def save_peer(self, name: str, documents: NodeDocuments) -> bool:
+        """Write a node's documents; whether anything changed."""
+        return self._write(self._peers / f"{name}.json", _peer_fields(documents))
+
+    def forget_peer(self, name: str) -> None:
+        """Remove a node whose deletion was confirmed."""
+        erase_file(self._peers / f"{name}.json")
+
+    def links(self) -> dict[str, SavedLink]:
+        """Which link carried each peer's traffic last."""
+        model = self._read(self._dir / "links.json", _Links)
+        if model is None:
+            return {}
+        return {
+            name: SavedLink(
+                (link.current[0], link.current[1]), None if link.endpoint is None else Endpoint(*link.endpoint)
+            )
+            for name, link in model.links.items()
+        }
+
+    def save_links(self, links: Mapping[str, SavedLink]) -> bool:
+        """Write them; whether anything changed."""
+        fields = {
+            name: {"current": list(link.current), "endpoint": None if link.endpoint is None else list(link.endpoint)}
+            for name, link in sorted(links.items())
+        }
+        return self._write(self._dir / "links.json", {"links": fields})
+
+    def own(self) -> SignedAnnouncement | None:
+        """This node's own announcement, as last signed."""
+        model = self._read(self._dir / "announcement.json", _Announcement)
+        return None if model is None else SignedAnnouncement(model.announcement, model.signature, model.certificate)
+
+    def save_own(self, signed: SignedAnnouncement) -> bool:
+        """Write it before it is published: its serial must not be used twice."""
+        return self._write(self._dir / "announcement.json", _announcement_fields(signed))
+
+    def cluster(self) -> SavedCluster | None:
+        """The cluster's UID and policy, as last accepted."""
+        model = self._read(self._dir / "cluster.json", _Cluster)
+        return None if model is None else SavedCluster(model.uid, model.spec)
+
+    def save_cluster(self, cluster: SavedCluster) -> bool:
+        """Write them; whether anything changed."""
+        return self._write(self._dir / "cluster.json", {"uid": cluster.uid, "spec": dict(cluster.spec)})
+
+    def changed_rp_filter(self) -> dict[str, int]:
+        """Foreign interface → the reverse path filter it had before we changed it."""
+        model = self._read(self._dir / "host.json", _Host)
+        return {} if model is None else dict(model.rp_filter)
+
+    def save_changed_rp_filter(self, values: Mapping[str, int]) -> bool:
+        """Write them; whether anything changed."""
+        return self._write(self._dir / "host.json", {"rp_filter": dict(sorted(values.items()))})
+
+    def _read(self, path: Path, model: type[_Model]) -> _Model | None:
+        try:
+            data = read_file(path)
+            return None if data is None else model.model_validate_json(data)
+        except (HostError, ValidationError, ValueError) as error:
+            _LOG.warning("%s cannot be used and is passed over: %s", path, type(error).__name__)
+            return None
+
+    def _write(self, path: Path, fields: Mapping[str, Any]) -> bool:
+        return atomic_write(path, json.dumps(fields, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def _documents(model: _Peer) -> NodeDocuments:
+    announcement, grant = model.announcement, model.grant
+    return NodeDocuments(
+        None
+        if announcement is None
+        else SignedAnnouncement(announcement.announcement, announcement.signature, announcement.certificate),
+        None if grant is None else SignedGrant(grant.grant, grant.signature),
+    )
+
+
+def _announcement_fields(signed: SignedAnnouncement) -> dict[str, str]:
+    return {"announcement": signed.text, "signature": signed.signature, "certificate": signed.certificate}
+
+
+def _peer_fields(documents: NodeDocuments) -> dict[str, Any]:
+    announcement, grant = documents.announcement, documents.grant
+    return {
+        "announcement": None if announcement is None else _announcement_fields(announcement),
+        "grant": None if grant is None else {"grant": grant.text, "signature": grant.signature},
+    }

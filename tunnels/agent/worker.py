@@ -1,0 +1,330 @@
+"""One pass of the agent: evidence in, kernel changed, conclusions out. Owned by one thread; blocking.
+
+    view, outcomes, what is dirty ─► learn ─► observe ─► book ─► plan ─► diff ─► apply ─► targets, announcement
+
+A pass that finds nothing to do writes nothing, to the kernel or to the disk (law 8).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from linkseal.keys.announcement import SignedAnnouncement
+from linkseal.keys.errors import HostError, LinksealError
+from linkseal.keys.grant import Grant
+from linkseal.tunnels import codes
+from linkseal.tunnels.agent.adoption import adopt
+from linkseal.tunnels.agent.evidence import take_outcomes
+from linkseal.tunnels.agent.facts import endpoints_to_announce, layout_of, me_of, overrides_of, peers_of, underlay_of
+from linkseal.tunnels.agent.keyring import Keyring
+from linkseal.tunnels.agent.knowledge import Knowledge
+from linkseal.tunnels.agent.speaker import Speaker
+from linkseal.tunnels.agent.state import KnownGood, SavedLink
+from linkseal.tunnels.agent.targets import targets
+from linkseal.tunnels.diff import diff
+from linkseal.tunnels.directory.base import DirectoryView
+from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
+from linkseal.tunnels.host.host import ALL, Aspect, Failure, Host
+from linkseal.tunnels.links import LinkBook
+from linkseal.tunnels.model import Desired, LinkKey, Observed, SetRpFilter, Stage, Step
+from linkseal.tunnels.plan import plan
+from linkseal.tunnels.probe.outcomes import Outcome, Target
+from linkseal.tunnels.render import render_steps
+from linkseal.tunnels.settings import AgentSettings
+from linkseal.tunnels.world import Underlay, World, endpoint_of
+from linkseal.wireguard.model import PeerSpec, ReprovokePeer, SetPeer
+
+_LOG: Final = logging.getLogger("linkseal.agent")
+
+YOUNG: Final = 2.0
+RECENT: Final = 30.0
+"""Seconds since a link was made during which its handshake is looked for often, and fairly often."""
+
+FIRST_RETRY: Final = 1.0
+LAST_RETRY: Final = 60.0
+"""Seconds between attempts at steps the kernel refuses: doubled from the first to the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a pass starts from. `now` in Unix seconds."""
+
+    now: float
+    aspects: frozenset[Aspect] = ALL
+    view: DirectoryView | None = None
+    """None: the directory has not changed."""
+    outcomes: Sequence[Outcome] = ()
+    path_mtus: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a pass came to."""
+
+    steps: tuple[Step, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    targets: Mapping[LinkKey, Target] = field(default_factory=dict)
+    poke: tuple[LinkKey, ...] = ()
+    """Links to prove again now: a rotation waits for their replies."""
+    publish: SignedAnnouncement | None = None
+    again: frozenset[Aspect] = frozenset()
+    """What the pass touched and nobody reports: to be looked at once more."""
+    wake_in: float = 60.0
+    """Seconds until the next pass at the latest."""
+
+
+class Worker:
+    """State of the agent between passes."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        host: Host,
+        keyring: Keyring,
+        knowledge: Knowledge,
+        known: KnownGood,
+        findings: ActiveFindings,
+    ) -> None:
+        self.settings = settings
+        self.host = host
+        self.keyring = keyring
+        self.knowledge = knowledge
+        self.findings = findings
+        self.book = LinkBook()
+        self.speaker = Speaker(keyring, findings)
+        self.observed = Observed()
+        self.desired = Desired()
+        self.world: World | None = None
+        self.features = host.features()
+        self.door = self.features.door
+        self._known = known
+        self._adopted = False
+        self._settled = False
+        self._retry = 0.0
+        self._saved_links: dict[str, SavedLink] = {}
+
+    @property
+    def retry_in(self) -> float:
+        """Seconds until refused steps are tried again; 0.0: none were."""
+        return self._retry
+
+    # --- the pass -----------------------------------------------------------------------------------------------
+
+    def run(self, job: Job) -> Result:
+        """Do one pass. Raises HostError only if this host cannot be looked at."""
+        changed = self.knowledge.learn(job.view, job.now) if job.view is not None else frozenset[str]()
+        self.observed = self.host.observe(job.aspects, self.observed)
+        self._ensure_generation(job)
+        world = self._world(job.now)
+        if world is None:
+            return Result(wake_in=5.0)
+        gone = self.book.observe(self.observed.devices, job.now)
+        take_outcomes(self.book, self.findings, job.outcomes, job.path_mtus, job.now)
+        moves = self.book.choose(job.now)
+        for peer, old, new in moves:
+            _LOG.info("traffic to %s moves from %s to link %d→%d", peer, "nothing" if old is None else old, *new)
+        world = replace(world, links=self.book.peer_links(job.now))
+        expected = bool(changed or moves or job.view is not None or not self._settled or world != self.world)
+        self.world = world
+        steps = self._steps(world)
+        steps += self._provocations(job.now)
+        failures = self._apply(steps, job.now)
+        self._tell_drift(steps, expected, gone, job.now)
+        self._save_links(job.now)
+        publish = self._speak(world, job.now)
+        return Result(
+            steps,
+            failures,
+            targets(world, self.book) if world.layout.stage is not Stage.OFF else {},
+            self._pokes(),
+            publish,
+            ALL if steps else frozenset(),
+            self._wake(job.now, failures),
+        )
+
+    def plan_now(self) -> tuple[Desired, Observed, tuple[Step, ...]]:
+        """What would be done now, without doing it."""
+        observed = self.host.observe(ALL, None)
+        desired = self.desired if self.world is None else plan(self.world)
+        return desired, observed, diff(desired, observed)
+
+    # --- from knowledge to world --------------------------------------------------------------------------------
+
+    def _ensure_generation(self, job: Job) -> None:
+        register = self.knowledge.register
+        if register is None or self.knowledge.grant is None:
+            return
+        own = register.peers.get(self.knowledge.node)
+        when = datetime.fromtimestamp(job.now, UTC)
+        if self.keyring.ensure(None if own is None else own.announcement, when):
+            _LOG.info("made the key of generation %d", self.keyring.own_keys()[-1].number)
+
+    def _world(self, now: float) -> World | None:
+        policy, register, grant = self.knowledge.policy, self.knowledge.register, self.knowledge.grant
+        if policy is None or register is None:
+            return None
+        if grant is None or not self.keyring.own_keys():
+            self.findings.raise_(codes.OWN_GRANT_MISSING, HOST_SUBJECT, f"no grant for {self.knowledge.node}", now)
+            return None
+        self.findings.clear(codes.OWN_GRANT_MISSING, HOST_SUBJECT)
+        underlay = self._underlay(grant, now)
+        if underlay is None:
+            return self.world
+        reachable = self.settings.endpoints is None or bool(self.settings.endpoints)
+        me = me_of(grant, self.keyring.own_keys(), reachable=reachable)
+        world = World(
+            me,
+            layout_of(policy),
+            underlay,
+            self.book.retain(peers_of(register.peers, me.name)),
+            {},
+            self.door,
+            overrides_of(self.settings.peer_endpoints, policy.wireguard.port),
+        )
+        self.book.sync(me, world.peers, {n: endpoint_of(world, peer) for n, peer in world.peers.items()}, now)
+        if not self._adopted:
+            adopt(self.book, world, self.observed, self._known.links(), now)
+            self._adopted = True
+        return world
+
+    def _underlay(self, grant: Grant, now: float) -> Underlay | None:
+        found = underlay_of(self.observed, self.settings.interface, grant.addresses)
+        if found is not None:
+            self.findings.clear(codes.NO_UNDERLAY, HOST_SUBJECT)
+            return found
+        if self.settings.interface is not None:
+            message = f"interface {self.settings.interface} is not there"
+        else:
+            message = f"none of the granted addresses {', '.join(grant.addresses)} is on this host"
+        self.findings.raise_(codes.NO_UNDERLAY, HOST_SUBJECT, message, now)
+        return None
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    def _steps(self, world: World) -> tuple[Step, ...]:
+        self.desired = plan(world)
+        return diff(self.desired, self.observed)
+
+    def _provocations(self, now: float) -> tuple[Step, ...]:
+        """Peers to remove and add anew; looked at once more before, so that none is taken that has just answered."""
+        due = self.book.provocations(now)
+        if not due:
+            return ()
+        self.observed = self.host.observe(frozenset({Aspect.WIREGUARD}), self.observed)
+        self.book.observe(self.observed.devices, now)
+        steps: list[Step] = []
+        for key in due:
+            record = self.book.records[key]
+            device = self.desired.devices.get(record.slot)
+            spec = None if device is None else device.peers.get(record.remote_key)
+            if spec is not None and record.installed and not record.fresh(now):
+                steps.append(ReprovokePeer(record.slot, self._initiating(spec, key)))
+        return tuple(steps)
+
+    def _initiating(self, spec: PeerSpec, key: LinkKey) -> PeerSpec:
+        keepalive = spec.keepalive or (self.world.layout.keepalive if self.world else 0) or 1
+        return spec._replace(endpoint=spec.endpoint or self.book.announced_endpoint(key), keepalive=keepalive)
+
+    def _apply(self, steps: Sequence[Step], now: float) -> tuple[Failure, ...]:
+        if not steps:
+            self._retry = 0.0
+            self.findings.replace({codes.STEP_REFUSED, codes.PORT_IN_USE}, {}, now)
+            self._settled = True
+            return ()
+        self._record_changed_settings(steps, now)
+        failures = self.host.apply(steps, self.keyring.secret)
+        failed = {id(failure.step) for failure in failures}
+        for step in steps:
+            if isinstance(step, SetPeer) and step.endpoint is not None and id(step) not in failed:
+                self.book.endpoint_written(step.device, step.public_key)
+        self._tell_failures(failures, now)
+        return failures
+
+    def _record_changed_settings(self, steps: Sequence[Step], now: float) -> None:
+        changes = {step.interface: step.was for step in steps if isinstance(step, SetRpFilter)}
+        if not changes:
+            return
+        try:
+            self._known.save_changed_rp_filter({**changes, **self._known.changed_rp_filter()})
+        except HostError as error:
+            self.findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, str(error), now)
+        for name, was in changes.items():
+            message = f"{name} was {was}: it drops ARP and WireGuard's packets once node addresses go into the tunnel"
+            self.findings.raise_(codes.RP_FILTER_LOOSENED, name, message, now)
+
+    def _tell_failures(self, failures: Sequence[Failure], now: float) -> None:
+        current: dict[tuple[str, str], str] = {}
+        for failure in failures:
+            code = codes.PORT_IN_USE if failure.error.errno == _EADDRINUSE else codes.STEP_REFUSED
+            current.setdefault((code, type(failure.step).__name__), str(failure.error))
+        self.findings.replace({codes.STEP_REFUSED, codes.PORT_IN_USE}, current, now)
+
+    def _tell_drift(self, steps: Sequence[Step], expected: bool, gone: Sequence[LinkKey], now: float) -> None:  # noqa: FBT001
+        """What had to be done though nothing was asked for was somebody else's doing: say what was put back."""
+        if not steps or (expected and not gone) or all(isinstance(step, ReprovokePeer) for step in steps):
+            return
+        lines = render_steps(steps)
+        shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")  # noqa: PLR2004
+        _LOG.warning("%s drift healed: %s", codes.DRIFT_HEALED, shown)
+        self.findings.raise_(codes.DRIFT_HEALED, HOST_SUBJECT, shown, now, lasts=300.0)
+
+    # --- what follows -------------------------------------------------------------------------------------------
+
+    def _save_links(self, now: float) -> None:
+        links = {name: SavedLink(pair, self.book.announced.get(name)) for name, pair in self.book.current.items()}
+        if links == self._saved_links:
+            return
+        try:
+            self._known.save_links(links)
+            self._saved_links = links
+        except HostError as error:
+            self.findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, str(error), now)
+
+    def _speak(self, world: World, now: float) -> SignedAnnouncement | None:
+        grant = self.knowledge.grant
+        if grant is None:
+            return None
+        endpoints = endpoints_to_announce(self.settings, grant, self.observed, world.layout.port)
+        try:
+            self.speaker.rotate(self.book, now)
+            return self.speaker.announcement(
+                endpoints, self.door, self.observed, self.knowledge.published_serial(), self.knowledge.trust, now
+            )
+        except LinksealError as error:
+            self.findings.raise_(codes.NOT_PUBLISHED, HOST_SUBJECT, str(error), now)
+            return None
+
+    def _pokes(self) -> tuple[LinkKey, ...]:
+        """While generations change, replies are wanted every second: they say when the old one may go."""
+        changing = {key.peer for key in self.book.records if self.book.several(key.peer)}
+        return tuple(LinkKey(name, *pair) for name, pair in sorted(self.book.current.items()) if name in changing)
+
+    def _wake(self, now: float, failures: Sequence[Failure]) -> float:
+        if failures:
+            self._retry = min(LAST_RETRY, max(FIRST_RETRY, 2 * self._retry))
+            return self._retry
+        wake = float(self.settings.poll)
+        for record in self.book.records.values():
+            if record.handshake_at is None and now - record.since < RECENT:
+                wake = min(wake, 0.1 if now - record.since < YOUNG else 1.0)
+            elif self.book.several(record.key.peer):
+                wake = min(wake, 1.0)
+        return wake
+
+
+_EADDRINUSE: Final = 98
+
+
+def unix_now() -> float:
+    """The clock of jobs."""
+    return time.time()
+
+
+def utc(seconds: float) -> datetime:
+    """Unix seconds as a datetime."""
+    return datetime.fromtimestamp(seconds, UTC)
