@@ -64,6 +64,8 @@ class Namespace:
 
     def __init__(self, name: str) -> None:
         self.ns = name
+        self._forked: list[ForkedProcess] = []
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.ns}>"
@@ -91,9 +93,11 @@ class Namespace:
         return done.stdout
 
     def popen(self, command: str, **options: Any) -> subprocess.Popen[bytes]:
-        """Start a shell line inside; it is killed with the namespace at the latest."""
+        """Start a command inside; it is killed with the namespace at the latest."""
         with self.entered():
-            return subprocess.Popen(f"exec {command}", shell=True, stdin=subprocess.DEVNULL, **options)
+            process = subprocess.Popen(f"exec {command}", shell=True, stdin=subprocess.DEVNULL, **options)
+        self._started.append(process)
+        return process
 
     def sysctl(self, values: dict[str, int | str]) -> None:
         """Set values below /proc/sys/net."""
@@ -117,7 +121,16 @@ class Namespace:
                 private_mounts(folders)
             return target(*args)
 
-        return ForkedProcess(inside)
+        self._forked.append(ForkedProcess(inside))
+        return self._forked[-1]
+
+    def end_processes(self) -> None:
+        """Kill what `popen` and `fork` started here and remove its files."""
+        for process in self._started:
+            process.kill()
+            process.wait()
+        for forked in self._forked:
+            forked.forget()
 
 
 class ForkedProcess:

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, overload
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, overload
 
 from ground import namespaces
-from ground.namespaces import Namespace
+from ground.namespaces import ForkedProcess, Namespace
 from ground.wire import Capture
 
 Cni = Literal["none", "host-gw", "vxlan"]
@@ -60,6 +60,12 @@ class Node(Namespace):
             for k in (1, 2)
         ]
 
+    def fork(
+        self, target: Callable[..., Any], *args: Any, private: Iterable[str] = ("/run/linkseal", "/run/wireguard")
+    ) -> ForkedProcess:
+        """As in any namespace, but by default with sockets' folders of its own, as on a machine of its own."""
+        return super().fork(target, *args, private=private)
+
     @property
     def pod_cidrs(self) -> list[str]:
         """Pod CIDRs of the families in use."""
@@ -94,6 +100,7 @@ class Cluster(Sequence[Node]):
         """
         narrow = narrow or {}
         prefix = f"t{os.getpid()}x{next(_serial)}"
+        self._captures: list[Capture] = []
         self.families = tuple(families)
         self.mtu, self.delay_ms, self.rp_filter, self.cni = mtu, delay_ms, rp_filter, cni
         self.pod_mtu = pod_mtu or (mtu if cni != "vxlan" else mtu - (70 if "6" in families else 50))
@@ -122,7 +129,8 @@ class Cluster(Sequence[Node]):
 
     def capture(self) -> Capture:
         """See everything that crosses the bridge while in the `with` block."""
-        return Capture(self.wire)
+        self._captures.append(Capture(self.wire))
+        return self._captures[-1]
 
     def namespaces(self) -> Iterator[Namespace]:
         """All of them, nodes first."""
@@ -134,7 +142,11 @@ class Cluster(Sequence[Node]):
         yield self.wire
 
     def remove(self) -> None:
-        """Kill what runs in it and delete it."""
+        """Kill what runs in it and delete it, captures included."""
+        for space in self.namespaces():
+            space.end_processes()
+        for capture in self._captures:
+            capture.file.unlink(missing_ok=True)
         namespaces.remove([space.ns for space in self.namespaces()])
 
     def _build(self, narrow: Mapping[int, int]) -> None:

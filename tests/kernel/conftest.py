@@ -1,4 +1,19 @@
-"""Fixtures of the kernel tests; what they build is in tests/ground (namespaces, net, wire, probes, service)."""
+"""Fixtures of the kernel tests; what they build is in tests/ground (namespaces, net, wire, probes, service).
+
+A kernel test is an ordinary test with a marker:
+
+    pytestmark = pytest.mark.kernel
+
+    def test_pods_talk_encrypted(nodes):
+        cluster = nodes(3, families=("4", "6"))
+        a, b, _ = cluster
+        ...                                                    # node.run("ip …"), node.fork(callable, …)
+        with cluster.capture() as wire, loss_probe(a.pods[0], b.pods[0], b.pods[0].address4) as loss:
+            ...                                                # what must not lose a packet
+        assert not loss.lost, loss
+        assert wire.plaintext() == []
+        assert wire.count("wireguard") >= loss.sent
+"""
 
 from __future__ import annotations
 

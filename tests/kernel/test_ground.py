@@ -176,7 +176,7 @@ def test_forked_process_lives_in_the_node_with_private_folders(nodes: Nodes) -> 
         print("hello from inside")
         return names, [entry.name for entry in Path(folder).iterdir()], os.getpid()
 
-    process = a.fork(inside, "/run/linkseal", private=["/run/linkseal"])
+    process = a.fork(inside, "/run/linkseal")
     names, listing, pid = process.result()
     assert {"eth0", "cni0"} <= set(names)
     assert listing == []
