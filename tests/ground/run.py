@@ -50,7 +50,8 @@ class Selection:
     """What the user asked pytest for: paths, and everything else."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        self.paths = [a for a in arguments if not a.startswith("-") and (ROOT / a.split("::")[0]).exists()]
+        # only below tests/: `-k keys` is a word, though there is a folder of that name
+        self.paths = [a for a in arguments if a.removeprefix("./").startswith("tests") and _names_a_file(a)]
         self.options = [a for a in arguments if a not in self.paths]
 
     def __bool__(self) -> bool:
@@ -68,6 +69,10 @@ class Selection:
         asked = [path.rstrip("/").removeprefix("./") for path in self.paths]
         inside = [file for file in marked if any(file.startswith(f"{path}/") for path in asked)]
         return inside + [path for path in asked if path.split("::")[0] in marked]
+
+
+def _names_a_file(argument: str) -> bool:
+    return (ROOT / argument.split("::", maxsplit=1)[0]).exists()
 
 
 def share_out(files: Sequence[str], shards: int) -> list[list[str]]:

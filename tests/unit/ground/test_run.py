@@ -80,6 +80,10 @@ def test_paths_select_test_files() -> None:
     assert run.Selection(["tests/unit/ground"]).files("kernel") == []
 
 
+def test_a_word_is_no_path_though_a_folder_has_its_name() -> None:
+    assert run.Selection(["-k", "keys"]).paths == []
+
+
 def test_an_option_that_the_kernel_dropped_is_named() -> None:
     got = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_D=y\n"
     assert kernel.dropped_options("CONFIG_A=y\nCONFIG_B=n\nCONFIG_C=y\nCONFIG_D=n", got) == ["CONFIG_C=y", "CONFIG_D=n"]
