@@ -28,6 +28,7 @@ IMPURE = {
     "linkseal.keys.store": "the key store",
     "linkseal.tunnels.settings": "reads the configuration file",
     "linkseal.tunnels.probe.engine": "sends and receives probes",
+    "linkseal.tunnels.probe.pmtu": "asks the kernel what fits on a path",
     "linkseal.tunnels.probe.sockets": "the probes' sockets",
 }
 
