@@ -5,12 +5,12 @@ A slot is where a link lives: at node x the link (g of x, h of y) is in `lsl{g%2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
 from linkseal.keys.values import Prefix
-from linkseal.tunnels.model import Family
+from linkseal.tunnels.model import V4, Family
 
 DOOR: Final = "lsl0"
 PROBE: Final = "lslp"
@@ -24,14 +24,18 @@ SLOT_ADDRESS: Final = "169.254.51.82/32"
 MAX_INDEX: Final = (1 << 14) - 1
 """131,072 addresses of 198.18.0.0/15, eight a node."""
 
+_ADDRESSES: Final = 8 * (MAX_INDEX + 1)
+_PROBE4: Final = IPv4Network("198.18.0.0/15")
+_PROBE6: Final = IPv6Network("fd6c:736c:7072:6f62::/64")
+
 
 def slot_name(own: int, remote: int) -> str:
-    """The interface of the link between our generation and the peer's."""
+    """Return the interface of the link between our generation and the peer's."""
     return f"lsl{own % 2}{remote % 2}"
 
 
 def slot_port(base: int, own: int, remote: int) -> int:
-    """The UDP port a node listens on for that slot; `base` is that node's base port."""
+    """Return the UDP port a node listens on for that slot; `base` is that node's base port."""
     return base + 2 * (own % 2) + remote % 2
 
 
@@ -43,31 +47,46 @@ class ProbeRange:
     device, the odd one next to it is the node's own (delivered locally).
     """
 
-    v4: IPv4Network = IPv4Network("198.18.0.0/15")
-    v6: IPv6Network = IPv6Network("fd6c:736c:7072:6f62::/64")
+    v4: IPv4Network = _PROBE4
+    v6: IPv6Network = _PROBE6
+    _base4: int = field(init=False, repr=False, compare=False)
+    _stem6: str = field(init=False, repr=False, compare=False)
+    """The IPv6 network up to its `::`, empty if its text does not end so: see `_address`."""
+
+    def __post_init__(self) -> None:
+        stem = str(self.v6.network_address)
+        object.__setattr__(self, "_base4", int(self.v4.network_address))
+        object.__setattr__(self, "_stem6", stem if stem.endswith("::") and self.v6.prefixlen <= 64 else "")  # noqa: PLR2004
 
     def network(self, family: Family) -> Prefix:
-        """The whole range, as a prefix."""
-        return Prefix(str(self.v4 if family == 4 else self.v6))
+        """Return the whole range, as a prefix."""
+        return Prefix(str(self.v4 if family == V4 else self.v6))
 
     def forwarded(self, family: Family, index: int, own: int, remote: int) -> str:
-        """The address that the node forwards to its probe device; `own` and `remote` seen from that node."""
+        """Return the address that the node forwards to its probe device; `own` and `remote` seen from that node."""
         return self._address(family, 8 * index + 4 * (own % 2) + 2 * (remote % 2))
 
     def local(self, family: Family, index: int, own: int, remote: int) -> str:
-        """The address that the node answers itself."""
+        """Return the address that the node answers itself."""
         return self._address(family, 8 * index + 4 * (own % 2) + 2 * (remote % 2) + 1)
 
     def pair(self, family: Family, index: int, own: int, remote: int) -> Prefix:
-        """Both of a slot as one prefix: /31 or /127."""
-        length = 31 if family == 4 else 127
+        """Return both of a slot as one prefix: /31 or /127."""
+        length = 31 if family == V4 else 127
         return Prefix(f"{self.forwarded(family, index, own, remote)}/{length}")
 
     def node(self, family: Family, index: int) -> Prefix:
-        """All eight of a node as one prefix: /29 or /125."""
-        length = 29 if family == 4 else 125
+        """Return all eight of a node as one prefix: /29 or /125."""
+        length = 29 if family == V4 else 125
         return Prefix(f"{self._address(family, 8 * index)}/{length}")
 
     def _address(self, family: Family, offset: int) -> str:
-        network = self.v4 if family == 4 else self.v6
-        return str(network[offset])
+        """Return the text of one address. Two or more a peer: `ipaddress` alone would take half of plan's time."""
+        if offset >= _ADDRESSES:
+            raise ValueError(f"probe addresses end with index {MAX_INDEX}")
+        if family == V4:
+            number = self._base4 + offset
+            return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+        if self._stem6 and 0 < offset < 1 << 16:
+            return f"{self._stem6}{offset:x}"
+        return str(self.v6[offset])

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from linkseal.keys.values import Prefix, PublicKey
 from linkseal.wireguard.model import DeviceSpec, DeviceState, WireguardStep
 
 Family = Literal[4, 6]
+V4: Final[Family] = 4
+V6: Final[Family] = 6
 
 
 def family_of(prefix: str) -> Family:
@@ -63,7 +65,7 @@ class InterfaceState(NamedTuple):
     """An interface as it is. `rp_filter` is the interface's own value, not the maximum with `all`."""
 
     name: str
-    index: int
+    index: int  # type: ignore[assignment]  # shadows tuple.index, which nobody calls
     kind: Kind | None
     """None: not one of ours (an underlay NIC), or of a kind that cannot serve."""
     mtu: int

@@ -1,0 +1,347 @@
+"""The link book: every directed link of this node, its state, and which one carries a peer's traffic.
+
+The rule of this file: evidence comes in (device dumps, probe outcomes), decisions go out (current pair, endpoints to
+set, peers to provoke). Time is an argument, nothing is read or written, and no link is preferred that is not proven.
+
+    installed ──handshake──► pending ──proof──► proven ──chosen──► sealed
+                                                  ▲                  │ no handshake for 180 s,
+                                                  └──────proof──── stale   or three probe rounds lost
+
+Among proven links the one with the newest generations wins (greatest g + h, then greatest g). The current link is kept
+until a better one is proven, however silent it gets: traffic never falls back from a tunnel to plaintext by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Final
+
+from linkseal.keys.values import PublicKey
+from linkseal.tunnels.addressing import slot_name, slot_port
+from linkseal.tunnels.model import KeyOfGeneration, LinkKey, LinkState
+from linkseal.tunnels.plan import initiates, pair_links
+from linkseal.tunnels.world import Me, Peer, PeerLinks
+from linkseal.wireguard.model import DeviceState, Endpoint, PeerState
+
+HANDSHAKE_FRESH: Final = 180.0
+"""Seconds. REJECT_AFTER_TIME of the WireGuard paper: a session older than this carries nothing."""
+
+DEAD_AFTER: Final = 600.0
+"""Seconds without a handshake on any generation after which a peer holds neither a stage nor a rotation (DESIGN 6)."""
+
+ENDPOINT_PATIENCE: Final = 15.0
+"""Seconds without a first handshake after which a roamed endpoint is given up for the announced one: three of
+WireGuard's 5 s retries."""
+
+HELP_AFTER: Final = 30.0
+"""Seconds after which the end that should only answer tries as well: the other may be unable to reach it."""
+
+FIRST_PROVOKE: Final = 1.0
+LAST_PROVOKE: Final = 60.0
+"""Seconds between attempts to provoke a handshake: doubled from the first to the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRecord:
+    """What is known of one link. Times are the caller's clock in Unix seconds; None is never."""
+
+    key: LinkKey
+    own_key: PublicKey
+    remote_key: PublicKey
+    since: float
+    """When this node learned of the pair."""
+    initiator: bool = False
+    installed: bool = False
+    endpoint: Endpoint | None = None
+    """As the kernel has it."""
+    endpoint_set: Endpoint | None = None
+    """The announced one that was last written to the kernel."""
+    handshake_at: float | None = None
+    proven_at: float | None = None
+    proof_size: int = 0
+    lost: bool = False
+    """Proven once, but the last three rounds of probes came to nothing, or its session ended: a new proof is needed."""
+    code: str | None = None
+    """The diagnosis of the last failed probe."""
+    detail: str = ""
+    peer_uses: tuple[int, int] | None = None
+    """The pair (ours, theirs) by which the peer said it sends to us, and when."""
+    peer_uses_at: float | None = None
+    provoke: bool = False
+    """Initiate, whoever should: this end has just made the peer anew."""
+    provoked: int = 0
+    next_provoke: float = 0.0
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+
+    @property
+    def doubted(self) -> bool:
+        """Whether a probe says that it does not carry traffic; a link taken over at start was not asked yet."""
+        return self.lost or (self.proven_at is None and self.code is not None)
+
+    @property
+    def slot(self) -> str:
+        """The interface it lives in."""
+        return slot_name(self.key.own, self.key.remote)
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """Generations: ours, the peer's."""
+        return self.key.own, self.key.remote
+
+    def fresh(self, now: float) -> bool:
+        """Whether the session can carry data."""
+        return self.handshake_at is not None and now - self.handshake_at <= HANDSHAKE_FRESH
+
+    def usable(self, now: float) -> bool:
+        """Proven, and nothing says otherwise since."""
+        return self.installed and self.proven_at is not None and not self.lost and self.fresh(now)
+
+
+class LinkBook:
+    """All links of one node. Holds state, does no I/O."""
+
+    def __init__(self) -> None:
+        self.records: dict[LinkKey, LinkRecord] = {}
+        self.current: dict[str, tuple[int, int]] = {}
+        self.moved_at: dict[str, float] = {}
+        """When this node last moved its sending to a peer."""
+        self.announced: dict[str, Endpoint | None] = {}
+        self.path_mtu: dict[str, int] = {}
+        self._by_peer: dict[str, list[LinkKey]] = {}
+        self._heard: dict[tuple[str, int], float] = {}
+        """Peer and generation of ours → latest handshake, which outlives the loss of a device."""
+
+    # --- what there is ------------------------------------------------------------------------------------------
+
+    def sync(self, me: Me, peers: Mapping[str, Peer], endpoints: Mapping[str, Endpoint | None], now: float) -> None:
+        """Bring the set of links in line with the live generations; what is known of those that stay is kept."""
+        wanted: dict[LinkKey, LinkRecord] = {}
+        for name, peer in peers.items():
+            endpoint = endpoints.get(name)
+            for own, remote in pair_links(me, peer):
+                key = LinkKey(name, own.number, remote.number)
+                known = self.records.get(key)
+                if known is None or known.own_key != own.public_key or known.remote_key != remote.public_key:
+                    known = LinkRecord(key, own.public_key, remote.public_key, now)
+                initiator = initiates(me, peer, own, remote, endpoint)
+                wanted[key] = known if known.initiator == initiator else replace(known, initiator=initiator)
+        self.records = wanted
+        self.announced = {name: endpoints.get(name) for name in peers}
+        self._by_peer = {}
+        for key in wanted:
+            self._by_peer.setdefault(key.peer, []).append(key)
+        self._forget(peers, {generation.number for generation in me.generations})
+
+    def _forget(self, peers: Mapping[str, Peer], own: set[int]) -> None:
+        """Drop what is known of peers and generations that are no more."""
+        self.current = {name: pair for name, pair in self.current.items() if LinkKey(name, *pair) in self.records}
+        self.moved_at = {name: at for name, at in self.moved_at.items() if name in peers}
+        self.path_mtu = {name: mtu for name, mtu in self.path_mtu.items() if name in peers}
+        self._heard = {key: at for key, at in self._heard.items() if key[0] in peers and key[1] in own}
+
+    def retain(self, peers: Mapping[str, Peer]) -> dict[str, Peer]:
+        """Peers with the generation that carries their traffic now kept beside what they announce (law 1).
+
+        A peer that lost its store announces a new key only: until that link is proven the old one stays, so that
+        nothing falls back to plaintext. Not where both would need the same slot.
+        """
+        kept: dict[str, Peer] = {}
+        for name, peer in peers.items():
+            pair = self.current.get(name)
+            old = None if pair is None else self.records.get(LinkKey(name, *pair))
+            parities = {generation.number % 2 for generation in peer.generations}
+            numbers = {generation.number for generation in peer.generations}
+            if old is None or old.key.remote in numbers or old.key.remote % 2 in parities or not numbers:
+                kept[name] = peer
+            else:
+                lost = KeyOfGeneration(old.key.remote, old.remote_key)
+                kept[name] = replace(peer, generations=tuple(sorted((*peer.generations, lost))))
+        return kept
+
+    def adopt(self, name: str, pair: tuple[int, int]) -> None:
+        """Take over what the kernel (or the disk) says carries a peer's traffic, at start."""
+        if LinkKey(name, *pair) in self.records:
+            self.current[name] = pair
+
+    # --- evidence -----------------------------------------------------------------------------------------------
+
+    def observe(self, devices: Mapping[str, DeviceState], now: float) -> list[LinkKey]:
+        """Take in device dumps; return links whose peer was there before and is gone (drift)."""
+        gone: list[LinkKey] = []
+        for key, record in self.records.items():
+            device = devices.get(record.slot)
+            state = None
+            if device is not None and device.public_key == record.own_key:
+                state = device.peers.get(record.remote_key)
+            if state is None:
+                if record.installed:
+                    gone.append(key)
+                    self.records[key] = replace(
+                        record,
+                        installed=False,
+                        handshake_at=None,
+                        endpoint=None,
+                        endpoint_set=None,
+                        provoke=True,
+                        lost=record.proven_at is not None,
+                    )
+                continue
+            seen = self._seen(record, state)
+            self.records[key] = seen if seen.fresh(now) or seen.proven_at is None else replace(seen, lost=True)
+            if seen.handshake_at is not None:
+                self._heard[key.peer, key.own] = max(seen.handshake_at, self._heard.get((key.peer, key.own), 0.0))
+        return gone
+
+    def _seen(self, record: LinkRecord, state: PeerState) -> LinkRecord:
+        handshake = state.last_handshake or None
+        answered = handshake is not None and handshake != record.handshake_at
+        announced = self.announced_endpoint(record.key)
+        adopted = not record.installed and record.endpoint_set is None and not record.provoke
+        return replace(
+            record,
+            installed=True,
+            endpoint=state.endpoint,
+            endpoint_set=announced if state.endpoint == announced or adopted else record.endpoint_set,
+            handshake_at=handshake,
+            rx_bytes=state.rx_bytes,
+            tx_bytes=state.tx_bytes,
+            provoke=record.provoke and not answered,
+            provoked=0 if answered else record.provoked,
+        )
+
+    def endpoint_written(self, slot: str, remote_key: PublicKey) -> None:
+        """Note that the announced endpoint was written to the kernel; from now on roaming is left alone."""
+        for key, record in self.records.items():
+            if record.slot == slot and record.remote_key == remote_key:
+                self.records[key] = replace(record, endpoint_set=self.announced_endpoint(key))
+                return
+
+    def remember_endpoint(self, name: str, base: Endpoint) -> None:
+        """Before a restart this base endpoint was the announced one: a change since then is to be written."""
+        for key in self._by_peer.get(name, ()):
+            port = slot_port(base.port, key.remote, key.own)
+            self.records[key] = replace(self.records[key], endpoint_set=Endpoint(base.host, port))
+
+    def proved(self, key: LinkKey, at: float, size: int, peer_uses: tuple[int, int] | None) -> None:
+        """Take in a full round of probes. `peer_uses` is (our generation, theirs), as the peer's reply says."""
+        record = self.records.get(key)
+        if record is not None:
+            self.records[key] = replace(
+                record,
+                proven_at=at,
+                proof_size=size,
+                lost=False,
+                code=None,
+                detail="",
+                peer_uses=peer_uses,
+                peer_uses_at=at if peer_uses != record.peer_uses else record.peer_uses_at,
+            )
+
+    def diagnosed(self, key: LinkKey, code: str, detail: str, *, lost: bool = False) -> None:
+        """Take in a failed round of probes; `lost`: it was proven, and three rounds in a row have failed now."""
+        record = self.records.get(key)
+        if record is not None:
+            self.records[key] = replace(record, code=code, detail=detail, lost=record.lost or lost)
+
+    # --- decisions ----------------------------------------------------------------------------------------------
+
+    def choose(self, now: float) -> list[tuple[str, tuple[int, int] | None, tuple[int, int]]]:
+        """Move each peer to its best proven link; return the moves (peer, from, to).
+
+        A link taken over at start is kept until a newer one is proven: an older one may be about to be retired.
+        """
+        moves: list[tuple[str, tuple[int, int] | None, tuple[int, int]]] = []
+        for name, keys in self._by_peer.items():
+            current = self.current.get(name)
+            usable = [key for key in keys if self.records[key].usable(now) or self._in_use(self.records[key], now)]
+            if not usable:
+                continue
+            best = max(usable, key=lambda key: (key.own + key.remote, key.own))
+            pair = (best.own, best.remote)
+            if pair != current:
+                moves.append((name, current, pair))
+                self.current[name] = pair
+                self.moved_at[name] = now
+        return moves
+
+    def _in_use(self, record: LinkRecord, now: float) -> bool:
+        """Whether traffic goes by it and nothing speaks against it."""
+        carries = self.current.get(record.key.peer) == record.pair
+        return carries and record.installed and record.fresh(now) and not record.doubted
+
+    def peer_links(self, now: float) -> dict[str, PeerLinks]:
+        """Return what `plan` needs to know of each peer."""
+        return {
+            name: PeerLinks(
+                self.current.get(name),
+                frozenset(key[1:] for key in keys if self._wants_endpoint(self.records[key], now)),
+                self.path_mtu.get(name),
+                frozenset(key[1:] for key in keys if self.records[key].provoke),
+            )
+            for name, keys in self._by_peer.items()
+        }
+
+    def provocations(self, now: float) -> list[LinkKey]:
+        """Return links whose peer is to be removed and added anew, which lifts the kernel's limit on handshakes.
+
+        Never the one that carries traffic. Doubles its pause from 1 s to 60 s for ever: one dead peer costs little.
+        """
+        due: list[LinkKey] = []
+        for key, record in self.records.items():
+            if not self._unanswered(record, now) or self.current.get(key.peer) == record.pair:
+                continue
+            if now < max(record.next_provoke, record.since + (FIRST_PROVOKE if record.initiator else HELP_AFTER)):
+                continue
+            pause = min(LAST_PROVOKE, FIRST_PROVOKE * 2 ** min(record.provoked, 10))
+            again = record.provoked > 0 or not record.initiator  # what initiates by itself gets a first pause
+            self.records[key] = replace(
+                record, provoked=record.provoked + 1, next_provoke=now + pause, provoke=record.provoke or again
+            )
+            if again:
+                due.append(key)
+        return due
+
+    def _unanswered(self, record: LinkRecord, now: float) -> bool:
+        return record.installed and self.announced_endpoint(record.key) is not None and not record.fresh(now)
+
+    # --- views --------------------------------------------------------------------------------------------------
+
+    def state(self, record: LinkRecord, now: float) -> LinkState:
+        """Unknown is never a pass: without a fresh handshake and a proof nothing is sealed (law 9)."""
+        if not record.installed:
+            return LinkState.ABSENT
+        carries = self.current.get(record.key.peer) == record.pair
+        if record.usable(now):
+            return LinkState.SEALED if carries else LinkState.PROVEN
+        return LinkState.STALE if carries or record.proven_at is not None else LinkState.PENDING
+
+    def of_peer(self, name: str) -> Iterator[LinkRecord]:
+        """Return the links to one peer."""
+        return (self.records[key] for key in self._by_peer.get(name, ()))
+
+    def alive(self, name: str, now: float, own: Iterable[int] | None = None) -> bool:
+        """Whether any link to a peer, or one by these generations of ours, has had a handshake within DEAD_AFTER."""
+        numbers = {key.own for key in self._by_peer.get(name, ())} if own is None else own
+        return any(now - self._heard.get((name, number), -inf) <= DEAD_AFTER for number in numbers)
+
+    def several(self, name: str) -> bool:
+        """Whether there is more than one link to a peer: a rotation is going on at one end."""
+        return len(self._by_peer.get(name, ())) > 1
+
+    def announced_endpoint(self, key: LinkKey) -> Endpoint | None:
+        """Where the peer says this link's slot is; None: it cannot be reached."""
+        base = self.announced.get(key.peer)
+        return None if base is None else Endpoint(base.host, slot_port(base.port, key.remote, key.own))
+
+    def _wants_endpoint(self, record: LinkRecord, now: float) -> bool:
+        """Tell whether to write the announced endpoint: once; a roamed one stays until it proves dead."""
+        announced = self.announced_endpoint(record.key)
+        if announced is None or record.endpoint == announced:
+            return False
+        if not record.installed or record.endpoint is None:
+            return True
+        changed = record.endpoint_set is not None and record.endpoint_set != announced
+        return changed or (not record.fresh(now) and now - record.since > ENDPOINT_PATIENCE)
