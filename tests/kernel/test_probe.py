@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from linkseal.tunnels.codes import MTU_HOLE, NO_HANDSHAKE, NOT_FORWARDED, NOTHIN
 from linkseal.tunnels.model import Family, LinkKey
 from linkseal.tunnels.probe.engine import ProbeEngine, ProbeSettings
 from linkseal.tunnels.probe.outcomes import Diagnosis, Outcome, Proof, Source, Target, Way
+from linkseal.tunnels.probe.packet import DEFAULT_PORT, Datagram, Request, Rung, encode_packet, parse_packet
 from linkseal.tunnels.probe.pmtu import path_mtu
+from linkseal.tunnels.probe.sockets import DeviceGone, PacketSocket
 
 pytestmark = pytest.mark.kernel
 
@@ -283,6 +286,44 @@ def test_the_engine_outlives_its_device(nodes: Callable[..., Cluster]) -> None:
     assert any(at < gone_at for at in proven_at)
     assert not any(gone_at < at < back_at for at in proven_at)
     assert any(at > back_at for at in proven_at)
+
+
+def read_all(packets: PacketSocket) -> list[Datagram | None]:
+    """Everything the socket gives within a moment, parsed."""
+    found = []
+    for _ in range(20):
+        time.sleep(0.01)
+        while (data := packets.receive()) is not None:
+            found.append(parse_packet(data, DEFAULT_PORT))
+    return found
+
+
+def test_the_packet_socket_gives_probes_only_and_not_its_own(nodes: Callable[..., Cluster]) -> None:
+    cluster = nodes(2, families=("4", "6"))
+    here = Link(cluster[0], cluster[1])
+    here.make()
+    request = Request(b"n" * 16, "node2", 2, 1, Rung.SMALL, 400, 0)
+    with here.node.entered():
+        packets = PacketSocket("lslq", "lslp", DEFAULT_PORT)
+        for family in FAMILIES:
+            to = RANGES.forwarded(family, here.node.index, here.key.own, here.key.remote)
+            domain = socket.AF_INET if family == 4 else socket.AF_INET6
+            with socket.socket(domain, socket.SOCK_DGRAM) as foreign:
+                foreign.sendto(b"scan", (to, DEFAULT_PORT + 1))
+                foreign.sendto(b"scan", (to, 53))
+                assert read_all(packets) == []
+                foreign.sendto(b"no probe", (to, DEFAULT_PORT))
+                assert read_all(packets) == [None]  # let through by the filter, refused by the parser
+            source = here.sources[family][0]
+            packets.send(encode_packet(request, source, to, DEFAULT_PORT, MTU), family)  # comes back, forwarded
+            assert [one and (one.source, one.destination, one.size) for one in read_all(packets)] == [(source, to, MTU)]
+            packets.send(
+                encode_packet(request, source, "203.0.113.9" if family == 4 else "2001:db8::9", 51829, 400), family
+            )
+            assert read_all(packets) == []
+        packets.close()
+        with pytest.raises(DeviceGone):
+            PacketSocket("lslx", "lslp", DEFAULT_PORT)
 
 
 @pytest.mark.parametrize("family", ["4", "6"])
