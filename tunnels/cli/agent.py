@@ -1,0 +1,140 @@
+# ruff: noqa: PLC0415 - the agent's modules are loaded by the command that needs them, so that --help is quick
+"""`linkseal agent …`: everything that concerns the agent of this host."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from linkseal.keys.errors import Refused
+from linkseal.tunnels.cli.exits import ExitCode
+from linkseal.tunnels.cli.options import Group, output_option, pass_session
+from linkseal.tunnels.cli.output import NONE, emit, note, plural, structured
+from linkseal.tunnels.cli.session import Session
+
+
+@click.group(cls=Group)
+def agent() -> None:
+    """Run the agent of this host, or look after what it left.
+
+    Tunnels outlive the agent: stopping it, or upgrading it, stops no traffic. Only `cleanup` removes them.
+    """
+
+
+@agent.command(
+    uses=("config",),
+    examples=("linkseal agent run", "linkseal agent run --config ./agent.yaml"),
+)
+@pass_session
+def run(session: Session) -> int:
+    """Run the agent in the foreground until SIGTERM or SIGINT.
+
+    It takes over the tunnels it finds and leaves them in place when it stops. Needs root or CAP_NET_ADMIN. The log is
+    on stderr, its form is `logFormat` in the agent's file.
+    """
+    from linkseal.tunnels.agent import main
+
+    return main.run(session.settings())
+
+
+@agent.command(
+    uses=("config",),
+    examples=("linkseal agent restore        # from a boot unit, before networking is offered to anyone",),
+)
+@pass_session
+def restore(session: Session) -> None:
+    """Rebuild this host's data path from its disk alone.
+
+    For the boot: no directory, API or peer is asked. What last carried traffic is put back; the agent goes on from
+    there. Running it again changes nothing.
+    """
+    from linkseal.tunnels.agent import main
+
+    steps = main.restore(session.settings())
+    note(f"restored with {plural(steps, 'step')}" if steps else "everything was in place already")
+
+
+@agent.command(
+    uses=("config",),
+    examples=("linkseal agent status", "linkseal agent status -o json"),
+)
+@output_option("text", "json", "yaml")
+@pass_session
+def status(session: Session, output: str) -> None:
+    """Show what the agent that runs on this host says of itself.
+
+    Asks its control socket, which only root can open; exit code 3 if no agent answers. For the cluster as a whole see
+    `linkseal status`.
+    """
+    from linkseal.tunnels.agent.control import ask
+
+    answer = ask(session.settings().run_directory, {"do": "status"})
+    found = {key: value for key, value in answer.items() if key != "ok"}
+    if output == "text":
+        emit("\n".join(_lines(found, 0)))
+    else:
+        emit(structured({"apiVersion": "linkseal.io/v1alpha1", "kind": "AgentStatus", **found}, output))
+
+
+def _lines(value: dict[str, Any], depth: int) -> list[str]:
+    """Return an answer as indented `key: value` lines; lists of plain values on one line."""
+    lines: list[str] = []
+    indent = "  " * depth
+    for key, content in value.items():
+        if isinstance(content, dict):
+            lines += [f"{indent}{key}:", *_lines(content, depth + 1)]
+        elif isinstance(content, list) and any(isinstance(item, dict) for item in content):
+            lines.append(f"{indent}{key}:")
+            for item in content:
+                inner = _lines(item, 0) if isinstance(item, dict) else [_plain(item)]
+                lines.append(f"{indent}  - {', '.join(line.strip() for line in inner)}")
+        else:
+            lines.append(f"{indent}{key}: {_plain(content)}")
+    return lines
+
+
+def _plain(value: Any) -> str:
+    from linkseal.tunnels.cli.output import clean
+
+    if isinstance(value, list):
+        return ", ".join(_plain(item) for item in value) or NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return NONE if value is None or value == "" else clean(str(value))
+
+
+@agent.command(
+    uses=("config",),
+    examples=("linkseal agent cleanup", "linkseal agent cleanup --yes --keep-directory"),
+)
+@click.option("--yes", is_flag=True, help="Do not ask; without a terminal to ask on, exit code 5.")
+@click.option(
+    "--keep-directory", is_flag=True, help="Leave this node's announcement in the directory: peers go on sending to it."
+)
+@pass_session
+def cleanup(session: Session, yes: bool, keep_directory: bool) -> int:  # noqa: FBT001 - click's flags
+    """Remove everything Linkseal made on this host, and nothing else.
+
+    Interfaces, routes, rules, nftables and changed settings go, and so does the announcement in the directory; what
+    was removed is listed. The keys stay in the state directory. From then on this host's traffic is NOT encrypted.
+    """
+    from linkseal.tunnels.agent import main
+
+    settings = session.settings()
+    if not yes:
+        _confirm(f"This ends all encryption on {settings.node}. Remove its tunnels?")
+    removed = main.cleanup(settings, withdraw=not keep_directory)
+    if removed:
+        emit("\n".join(f"removed {line}" for line in removed))
+    else:
+        note("there was nothing of Linkseal on this host")
+    return ExitCode.FINE
+
+
+def _confirm(question: str) -> None:
+    """Ask on the terminal. Raises Refused if there is none, or the answer is no."""
+    if not sys.stdin.isatty():
+        raise Refused(f"{question} There is no terminal to ask on: give --yes if it is meant")
+    if not click.confirm(question, err=True):
+        raise Refused("nothing was changed")
