@@ -14,7 +14,7 @@ from linkseal.tunnels.cli.options import Command, output_option, pass_session
 from linkseal.tunnels.cli.output import Paint, Tone, clean, emit, plural, structured
 from linkseal.tunnels.cli.session import DEFAULT_CONFIG, Session
 from linkseal.tunnels.directory.base import DirectoryView
-from linkseal.tunnels.host.preflight import Subject, gather, read_view
+from linkseal.tunnels.host.preflight import Subject, gather
 from linkseal.tunnels.policy import Policy, parse_policy
 from linkseal.tunnels.settings import AgentSettings
 
@@ -67,7 +67,11 @@ def check(session: Session, pre: bool, fail_on: str, output: str) -> int:  # noq
 def _view(session: Session, settings: AgentSettings | None) -> DirectoryView | DirectoryError | None:
     if session.directory is None and settings is None:
         return None
-    return read_view(session.open_directory(), settings.node if settings is not None else "")
+    node = settings.node if settings is not None else ""
+    try:
+        return session.with_directory(lambda directory: directory.view(node))
+    except DirectoryError as error:
+        return error
 
 
 def _policy(view: DirectoryView | DirectoryError | None) -> Policy:

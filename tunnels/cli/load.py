@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from linkseal.keys.errors import ConfigError, PeerError
 from linkseal.tunnels.cli.output import clean, note
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.cluster import ClusterStatus, cluster_status
-from linkseal.tunnels.directory.base import DirectoryView, reports
+from linkseal.tunnels.directory.base import Directory, DirectoryView, reports
 from linkseal.tunnels.policy import Policy, parse_policy
 from linkseal.tunnels.register import NodeDocuments
 from linkseal.tunnels.status import NodeEncryption, format_time
@@ -45,19 +44,15 @@ class Seen:
 
 def look(session: Session) -> Seen:
     """Read the directory now. Raises ConfigError, DirectoryError."""
-    view, found = asyncio.run(_read(session))
+    view, found = session.with_directory(_read)
     for finding in view.findings[:MAX_NOTES]:
         note(f"warning: {finding.code}: {clean(finding.message)}")
     policy = parse_policy(view.policy, "the cluster's policy")
     return judge(found, policy, view.snapshot.nodes, time.time())
 
 
-async def _read(session: Session) -> tuple[DirectoryView, dict[str, NodeEncryption | None]]:
-    directory = session.open_directory()
-    try:
-        return await directory.view(""), await reports(directory)
-    finally:
-        await directory.close()
+async def _read(directory: Directory) -> tuple[DirectoryView, dict[str, NodeEncryption | None]]:
+    return await directory.view(""), await reports(directory)
 
 
 def judge(

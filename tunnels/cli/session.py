@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import TYPE_CHECKING, Final, TextIO, TypeVar
 
 from linkseal.keys.errors import ConfigError
 
 if TYPE_CHECKING:  # each of these takes longer to import than `linkseal version` may run
     from linkseal.tunnels.directory.files import FileDirectory
     from linkseal.tunnels.settings import AgentSettings
+
+ResultT = TypeVar("ResultT")
 
 DEFAULT_CONFIG: Final = Path("/etc/linkseal/agent.yaml")
 
@@ -37,8 +40,23 @@ class Session:
             raise ConfigError(f"there is no {path}; name the agent's file with --config FILE")
         return load_agent_settings(path)
 
-    def open_directory(self) -> FileDirectory:
-        """Return the directory that --directory or the agent's file names. Raises ConfigError, DirectoryError."""
+    def with_directory(self, action: Callable[[FileDirectory], Awaitable[ResultT]]) -> ResultT:
+        """Return what `action` makes of the directory. Raises ConfigError, DirectoryError, what `action` raises."""
+        import asyncio
+
+        directory = self._directory()
+
+        async def act() -> ResultT:
+            try:
+                return await action(directory)
+            finally:
+                await directory.close()
+
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:  # leaves the thread's own loop alone
+            return runner.run(act())
+
+    def _directory(self) -> FileDirectory:
+        """Return the directory that --directory or the agent's file names. Raises ConfigError."""
         from linkseal.tunnels.directory.files import FileDirectory
 
         if self.directory is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 
 import click
@@ -12,7 +11,6 @@ from linkseal.tunnels.agent.facts import layout_of, me_of, peers_of
 from linkseal.tunnels.cli.options import Command, pass_session
 from linkseal.tunnels.cli.output import emit, note
 from linkseal.tunnels.cli.session import Session
-from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.model import KeyOfGeneration, family_of
 from linkseal.tunnels.plan import pair_links, plan
 from linkseal.tunnels.policy import Policy, parse_policy
@@ -39,20 +37,12 @@ def showconf(session: Session, node: str, form: str) -> None:
     shown: `PrivateKey = (hidden)`.
     """
     del form
-    view = asyncio.run(_view(session))
+    view = session.with_directory(lambda directory: directory.view(""))
     policy = parse_policy(view.policy, "the cluster's policy")
     register, findings, _ = Register(node).refresh(view.snapshot, Trust.from_pem(view.ca_bundle), datetime.now(UTC))
     for finding in (*view.findings, *findings):
         note(f"warning: {finding.code}: {finding.message}")
     emit(render(world_of(register, node, policy)))
-
-
-async def _view(session: Session) -> DirectoryView:
-    directory = session.open_directory()
-    try:
-        return await directory.view("")
-    finally:
-        await directory.close()
 
 
 def world_of(register: Register, node: str, policy: Policy) -> World:

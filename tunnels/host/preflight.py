@@ -6,7 +6,6 @@ needs by a dry run of nft. Everything else is read. What cannot be read is said 
 
 from __future__ import annotations
 
-import asyncio
 import configparser
 import os
 import re
@@ -24,7 +23,7 @@ from linkseal.keys.errors import DirectoryError, HostError, LinksealError, PeerE
 from linkseal.tunnels.addressing import SLOTS
 from linkseal.tunnels.agent.control import ask
 from linkseal.tunnels.checks import DirectoryFacts, Facts, Interface, PolicyRule, RouteFact, StateFacts
-from linkseal.tunnels.directory.base import Directory, DirectoryView
+from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.host.links import open_route
 from linkseal.tunnels.host.nft import Nft
 from linkseal.tunnels.host.routes import PROTOCOL
@@ -88,21 +87,6 @@ def gather(subject: Subject) -> Facts:
         agent=agent,
         unknown=unknown,
     )
-
-
-def read_view(directory: Directory, node: str) -> DirectoryView | DirectoryError:
-    """Return what the directory says to `node`, or why it does not."""
-
-    async def read() -> DirectoryView:
-        try:
-            return await directory.view(node)
-        finally:
-            await directory.close()
-
-    try:
-        return asyncio.run(read())
-    except DirectoryError as error:
-        return error
 
 
 # --- kernel --------------------------------------------------------------------------------------------------------
