@@ -178,7 +178,9 @@ class FileDirectory:
 
     async def certificate(self, node: str) -> str | None:
         """Return the certificate the signer issued to `node`, None while there is none."""
-        path = f"{node_folder(self.path / NODES, node)}/{CERTIFICATE}"
+        if not is_node_name(node):
+            raise DirectoryError(f"{node[:80]!r} is no node name")
+        path = f"{self._root}/{NODES}/{node}/{CERTIFICATE}"
         return await asyncio.to_thread(_reading, lambda: read(path, MAX_CERTIFICATE, node))
 
     async def statuses(self) -> Mapping[str, str]:

@@ -412,6 +412,7 @@ async def test_closing_leaves_no_watch(directory: FileDirectory) -> None:
 
 async def test_the_certificate_is_what_the_signer_put_there(directory: FileDirectory) -> None:
     assert await directory.certificate("n1") is None
+    assert await directory.certificate("n9") is None  # a node that joins asks before it has a folder
     (node(directory, "n1") / "certificate.pem").write_text("pem")
     assert await directory.certificate("n1") == "pem"
 
