@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from linkseal.keys.errors import HostError
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.addressing import ProbeRange

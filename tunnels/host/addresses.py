@@ -1,0 +1,110 @@
+"""Addresses of all interfaces, and the policy rules that are ours; both by pyroute2."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Collection, Iterator, Mapping
+from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT
+from typing import Any, Literal
+
+from linkseal.keys.errors import HostError
+from linkseal.tunnels.addressing import OURS
+from linkseal.tunnels.host.links import index_of, translated
+from linkseal.tunnels.host.routes import PROTOCOL
+from linkseal.tunnels.model import V4, V6, Address, Family, Rule, family_of
+
+_SCOPES: dict[str, int] = {"global": 0, "host": 254}
+_SCOPE_HOST, _SCOPE_LINK = 254, 253
+_ALL_BITS = 0xFFFFFFFF
+_NO_DAD = 0x02
+"""IFA_F_NODAD: without it an IPv6 address is tentative for a moment, and a route from it refused."""
+
+
+class Addresses:
+    """Addresses and rules of the calling thread's network namespace. `writes` counts changes.
+
+    A rule is ours if it has our protocol number: the kernel deletes the first rule that has what was named, so
+    without it another's with more selectors could go instead.
+    """
+
+    def __init__(self, route: Any) -> None:
+        self.writes = 0
+        self._route = route
+
+    def read(self, names: Mapping[int, str]) -> tuple[frozenset[Address], dict[str, str]]:
+        """Return the addresses on our interfaces, and address → interface of the whole host. HostError."""
+        ours: set[Address] = set()
+        everywhere: dict[str, str] = {}
+        for one in translated("read the addresses", self._route.get_addr):
+            address = one.get_attr("IFA_LOCAL") or one.get_attr("IFA_ADDRESS")
+            name = names.get(one["index"])
+            if address is None or name is None:
+                continue
+            if name not in OURS or address not in everywhere:  # `transparent`: the NIC's address is on the door too
+                everywhere[address] = name
+            made_by_kernel = one["family"] == socket.AF_INET6 and one["scope"] == _SCOPE_LINK
+            if name in OURS and not made_by_kernel:
+                scope: Literal["global", "host"] = "host" if one["scope"] == _SCOPE_HOST else "global"
+                ours.add(Address(name, f"{address}/{one['prefixlen']}", scope))
+        return frozenset(ours), everywhere
+
+    def add(self, address: Address) -> None:
+        """Add an address; one that is there is fine. HostError."""
+        fields = {**self._fields(address), "scope": _SCOPES[address.scope]}
+        if family_of(address.cidr) == V6:
+            fields["flags"] = _NO_DAD
+        self._write(f"add {address.cidr} to {address.interface}", (EEXIST,), self._route.addr, "add", **fields)
+
+    def remove(self, address: Address) -> None:
+        """Remove an address; one that is absent is fine. HostError."""
+        what = f"remove {address.cidr} from {address.interface}"
+        try:
+            fields = self._fields(address)
+        except HostError:
+            return  # went with its interface
+        self._write(what, (EADDRNOTAVAIL, ENODEV), self._route.addr, "del", **fields)
+
+    def _fields(self, address: Address) -> dict[str, Any]:
+        text, _, length = address.cidr.partition("/")
+        return {"index": index_of(address.interface), "address": text, "prefixlen": int(length)}
+
+    def read_rules(self) -> frozenset[Rule]:
+        """Return our rules of both families. HostError."""
+        return frozenset(self._our_rules())
+
+    def _our_rules(self) -> Iterator[Rule]:
+        families: tuple[tuple[Family, int], ...] = ((V4, socket.AF_INET), (V6, socket.AF_INET6))
+        for family, number in families:
+            for one in translated("read the rules", self._route.get_rules, family=number):
+                if one.get_attr("FRA_PROTOCOL") == PROTOCOL:
+                    priority, table = one.get_attr("FRA_PRIORITY") or 0, one.get_attr("FRA_TABLE") or 0
+                    yield Rule(family, priority, table, _fwmark(one))
+
+    def add_rule(self, rule: Rule) -> None:
+        """Add a rule. HostError."""
+        self._write(f"add the rule {rule.priority}", (EEXIST,), self._route.rule, "add", **_rule_fields(rule))
+
+    def remove_rule(self, rule: Rule) -> None:
+        """Remove a rule; one that is absent is fine. HostError."""
+        self._write(f"remove the rule {rule.priority}", (ENOENT,), self._route.rule, "del", **_rule_fields(rule))
+
+    def _write(self, what: str, harmless: Collection[int], call: Callable[..., Any], verb: str, **fields: Any) -> None:
+        self.writes += 1
+        try:
+            translated(what, call, verb, **fields)
+        except HostError as error:
+            if error.errno not in harmless:
+                raise
+
+
+def _fwmark(rule: Any) -> tuple[int, int] | None:
+    mark, mask = rule.get_attr("FRA_FWMARK"), rule.get_attr("FRA_FWMASK")
+    return None if mark is None and mask is None else (mark or 0, _ALL_BITS if mask is None else mask)
+
+
+def _rule_fields(rule: Rule) -> dict[str, Any]:
+    family = socket.AF_INET6 if rule.family == V6 else socket.AF_INET
+    fields = {"family": family, "priority": rule.priority, "table": rule.table, "protocol": PROTOCOL}
+    if rule.fwmark is not None:
+        fields["fwmark"], fields["fwmask"] = rule.fwmark
+    return fields

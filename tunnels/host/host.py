@@ -1,0 +1,260 @@
+"""The kernel of this host: `observe` it, `apply` steps to it. Blocking; for one worker thread.
+
+What vanished or appeared between the two is no failure where the step's aim is met anyway.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import groupby
+from typing import Final, NamedTuple, TypeGuard
+
+from linkseal.keys.errors import HostError
+from linkseal.tunnels.host.addresses import Addresses
+from linkseal.tunnels.host.links import Links, open_route
+from linkseal.tunnels.host.nft import Nft
+from linkseal.tunnels.host.routes import apply_routes, read_routes
+from linkseal.tunnels.model import (
+    AddAddress,
+    AddInterface,
+    AddRule,
+    Kind,
+    LookAgain,
+    NftTransaction,
+    Observed,
+    RemoveAddress,
+    RemoveInterface,
+    RemoveRoute,
+    RemoveRule,
+    SetInterface,
+    SetRoute,
+    SetRpFilter,
+    Step,
+)
+from linkseal.wireguard.driver import Driver, DriverKind, Secrets
+from linkseal.wireguard.model import ConfigureDevice, RemovePeer, ReprovokePeer, SetPeer, WireguardStep
+from linkseal.wireguard.netlink import NETLINK_ROUTE, NetlinkSocket
+
+
+class Aspect(Enum):
+    """A part of `Observed` that can be read alone."""
+
+    LINKS = "links"
+    """Interfaces and addresses."""
+    ROUTES = "routes"
+    RULES = "rules"
+    WIREGUARD = "wireguard"
+    NFT = "nft"
+
+
+ALL: Final = frozenset(Aspect)
+
+
+class Failure(NamedTuple):
+    """A step that was not carried out. For WireGuard the first of a device's run; `error` names what failed in it."""
+
+    step: Step
+    error: HostError
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What this host can do."""
+
+    door: bool
+    """False: no nft, or no netdev egress hook or `fwd` in this kernel: masqueraded connections reset in a rotation."""
+    kernel: str
+    driver: DriverKind
+    nft: str | None
+    """Version of nft; None if it is not installed."""
+
+
+class Host:
+    """This thread's network namespace, through one WireGuard driver; `table` is the routing table that is ours.
+
+    `close` gives back sockets and leaves the kernel as it is; the driver is the caller's to close.
+    """
+
+    def __init__(self, driver: Driver, table: int) -> None:
+        self._driver = driver
+        self._table = table
+        self._route = open_route()
+        self._sock = NetlinkSocket(NETLINK_ROUTE)
+        self._nft = Nft()
+        self.links = Links(self._route, self._sock, driver)
+        self._addresses = Addresses(self._route)
+
+    @property
+    def table(self) -> int:
+        """Return the number of the routing table that is ours."""
+        return self._table
+
+    @property
+    def writes(self) -> int:
+        """How many operations that change something were made so far; an idle reconcile makes none."""
+        parts = (self._driver, self._sock, self._nft, self.links, self._addresses)
+        return sum(part.writes for part in parts)
+
+    def features(self) -> Features:
+        """Find out what this host can do; tries, does not guess from versions, and changes nothing."""
+        return Features(self._nft.has_door(), os.uname().release, self._driver.kind, self._nft.version())
+
+    def observe(self, aspects: frozenset[Aspect] = ALL, previous: Observed | None = None) -> Observed:
+        """Read these aspects; the others are taken from `previous`. HostError."""
+        before = previous or Observed()
+        interfaces, addresses, everywhere = before.interfaces, before.addresses, before.host_addresses
+        rp_filter_all = before.rp_filter_all
+        if Aspect.LINKS in aspects:
+            interfaces = self.links.read()
+            addresses, everywhere = self._addresses.read({one.index: name for name, one in interfaces.items()})
+            rp_filter_all = self.links.rp_filter_all()
+        devices = before.devices
+        if Aspect.WIREGUARD in aspects:
+            kinds = {Kind.SLOT, Kind.DOOR} if self._driver.kind == "kernel" else {Kind.SLOT}
+            devices = self._driver.dump([name for name, one in interfaces.items() if one.kind in kinds])
+        return Observed(
+            interfaces=interfaces,
+            addresses=addresses,
+            host_addresses=everywhere,
+            rp_filter_all=rp_filter_all,
+            devices=devices,
+            routes=read_routes(self._sock, self._table) if Aspect.ROUTES in aspects else before.routes,
+            rules=self._addresses.read_rules() if Aspect.RULES in aspects else before.rules,
+            nft=self._nft.read() if Aspect.NFT in aspects else before.nft,
+        )
+
+    def apply(self, steps: Sequence[Step], secrets: Secrets) -> tuple[Failure, ...]:
+        """Carry out steps in order, runs of routes and of one device's WireGuard steps in batches.
+
+        A step that fails is reported and stops no other, save those that need an interface that could not be made.
+        """
+        failures: list[Failure] = []
+        lost: dict[str, HostError] = {}
+        for _, group in groupby(steps, _batch):
+            run: list[Step] = []
+            for step in group:
+                possible, refused = _without_lost(step, lost)
+                failures += refused
+                run += possible
+            for failure in self._apply_run(run, secrets):
+                failures.append(failure)
+                if isinstance(failure.step, AddInterface):
+                    lost[failure.step.interface.name] = failure.error
+        return tuple(failures)
+
+    def _apply_run(self, run: Sequence[Step], secrets: Secrets) -> Iterator[Failure]:
+        routes = [step for step in run if isinstance(step, SetRoute | RemoveRoute)]
+        if routes:
+            yield from (Failure(step, error) for step, error in apply_routes(self._sock, routes))
+            return
+        peers = [step for step in run if _is_wireguard(step)]
+        try:
+            if peers:
+                self._driver.apply(peers, secrets)
+            else:
+                for step in run:
+                    self._apply_one(step)
+        except HostError as error:
+            yield Failure(run[0], error)
+
+    def _apply_one(self, step: Step) -> None:
+        match step:
+            case AddInterface(interface):
+                self.links.add(interface)
+            case SetInterface():
+                self.links.set(step)
+            case RemoveInterface(name, kind):
+                self.links.remove(name, kind)
+            case AddAddress(address):
+                self._addresses.add(address)
+            case RemoveAddress(address):
+                self._addresses.remove(address)
+            case AddRule(rule):
+                self._addresses.add_rule(rule)
+            case RemoveRule(rule):
+                self._addresses.remove_rule(rule)
+            case LookAgain(rule):
+                self._addresses.add_rule(rule)
+                self._addresses.remove_rule(rule)
+            case NftTransaction():
+                self._nft.apply(step)
+            case SetRpFilter(interface, value, _):
+                self.links.set_rp_filter(interface, value)
+            case _:
+                raise TypeError(f"not a step that is carried out alone: {type(step).__name__}")
+
+    def close(self) -> None:
+        """Give back sockets."""
+        self._route.close()
+        self._sock.close()
+
+
+def _is_wireguard(step: Step) -> TypeGuard[WireguardStep]:
+    return isinstance(step, ConfigureDevice | SetPeer | RemovePeer | ReprovokePeer)
+
+
+def _batch(step: Step) -> object:
+    """Equal for neighbours that are carried out together."""
+    if isinstance(step, SetRoute | RemoveRoute):
+        return "routes"
+    return step.device if _is_wireguard(step) else _Alone(step)
+
+
+class _Alone:
+    """Equal to nothing, so that `groupby` gives each of these steps a run of its own."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+
+
+def _without_lost(step: Step, lost: dict[str, HostError]) -> tuple[list[Step], list[Failure]]:
+    """Return what of a step can be tried when these interfaces could not be made, and the failures of the rest."""
+    if not lost:
+        return [step], []
+    if isinstance(step, NftTransaction):
+        return _split(step, lost)
+    name = _needs(step)
+    if name is None or name not in lost:
+        return [step], []
+    return [], [Failure(step, _not_tried(name, lost[name]))]
+
+
+def _needs(step: Step) -> str | None:
+    """Return the interface that a step works on, if it adds something; removals are always tried."""
+    match step:
+        case AddAddress(address):
+            return address.interface
+        case SetRoute(route):
+            return route.interface
+        case SetInterface(name=name):
+            return name
+        case ConfigureDevice() | SetPeer() | ReprovokePeer():
+            return step.device
+        case _:
+            return None
+
+
+def _split(step: NftTransaction, lost: dict[str, HostError]) -> tuple[list[Step], list[Failure]]:
+    """Leave out what names a lost interface: nft would refuse the whole transaction for it."""
+    chains = tuple(chain for chain in step.set_chains if chain.device in lost)
+    moves = tuple(move for move in step.moves if move.new in lost)
+    if not chains and not moves:
+        return [step], []
+    left = step._replace(
+        set_chains=tuple(chain for chain in step.set_chains if chain not in chains),
+        moves=tuple(move for move in step.moves if move not in moves),
+    )
+    name = next(name for name in lost if any(name == one for one in _names(step)))
+    return [left], [Failure(NftTransaction(set_chains=chains, moves=moves), _not_tried(name, lost[name]))]
+
+
+def _names(step: NftTransaction) -> Iterator[str | None]:
+    yield from (chain.device for chain in step.set_chains)
+    yield from (move.new for move in step.moves)
+
+
+def _not_tried(name: str, error: HostError) -> HostError:
+    return HostError(f"not tried, because {name} could not be made: {error}", errno=error.errno)

@@ -1,0 +1,101 @@
+"""Runs nft: one atomic transaction a call, JSON in and out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+from linkseal.keys.errors import HostError
+from linkseal.tunnels.host.nfnetlink import hook_devices, our_tables
+from linkseal.tunnels.model import NftTransaction, Ruleset
+from linkseal.tunnels.nftables import adjust, commands, door_chain, parse
+
+_SECONDS = 30
+"""5,000 elements take 0.04 s to add (0.8 s in the lab kernel); past this nft hangs."""
+
+_STDIN = "/proc/self/fd/0"
+"""Not `-`: nft opens /dev/stdin for that, which only udev or a container runtime makes."""
+
+
+class Nft:
+    """nftables of the calling thread's network namespace. `writes` counts transactions."""
+
+    def __init__(self) -> None:
+        self.writes = 0
+
+    def version(self) -> str | None:
+        """Return nft's version, None if it is not installed."""
+        try:
+            words = _run(["nft", "--version"]).split()
+        except HostError:
+            return None
+        return words[1].removeprefix("v") if len(words) > 1 else None
+
+    def has_door(self) -> bool:
+        """Whether kernel and nft can make the door; tried by a dry run, which the kernel checks and forgets.
+
+        Needs egress hooks (kernel ≥ 5.16, CONFIG_NETFILTER_EGRESS) and CONFIG_NFT_FWD_NETDEV.
+        """
+        trial = NftTransaction(create=True, set_chains=(door_chain()._replace(name="trial", device="lo"),))
+        try:
+            _execute(commands(trial), "-c")
+        except HostError:
+            return False
+        return True
+
+    def read(self) -> Ruleset | None:
+        """Return what our tables hold, None if there is none. HostError."""
+        families = our_tables()
+        if not families:
+            return None
+        devices = hook_devices() if "netdev" in families else {}
+        # One nft for both would be enough, but 1.0.6 then finds only one of the tables.
+        listings = [_run(["nft", "-j", "list", "table", family, "linkseal"]) for family in families]
+        return parse(listings, devices)
+
+    def apply(self, transaction: NftTransaction) -> None:
+        """Carry out a transaction. HostError.
+
+        If the kernel refuses it, an element may have come or gone since it was computed: it is tried once more
+        against what is there now.
+        """
+        wanted = commands(transaction)
+        if not wanted:
+            return
+        self.writes += 1
+        try:
+            _execute(wanted)
+        except HostError:
+            left = adjust(transaction, self.read())
+            if left == transaction:
+                raise
+            if wanted := commands(left):
+                self.writes += 1
+                _execute(wanted)
+
+
+def _execute(wanted: Sequence[dict[str, Any]], *options: str) -> None:
+    _run(["nft", "-j", *options, "-f", _STDIN], json.dumps({"nftables": wanted}))
+
+
+def _run(argv: Sequence[str], text: str = "") -> str:
+    try:
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except FileNotFoundError:
+        raise HostError("nft is not installed: install the package nftables (1.0.6 or later)") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HostError(f"cannot run {' '.join(argv)}: {error}") from None
+    if done.returncode:
+        words = " ".join(done.stderr.split())[:400] or f"exit status {done.returncode}"
+        raise HostError(f"{' '.join(argv[:3])} failed: {words}{_advice(words)}")
+    return done.stdout
+
+
+def _advice(words: str) -> str:
+    if "Operation not permitted" in words:
+        return "; run as root, or with CAP_NET_ADMIN in this network namespace"
+    if "not supported" in words or "No such file or directory" in words:
+        return "; what it names is gone, or the kernel lacks it: see `linkseal check --pre`"
+    return ""

@@ -1,0 +1,156 @@
+"""Routes of one table, thousands at once: our own codec, since pyroute2 takes 0.3 ms for each.
+
+Only routes with our protocol number are ours; another's in the same table are neither seen nor removed.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from errno import EAFNOSUPPORT, ENODEV, ENOENT, EOPNOTSUPP, ESRCH
+from typing import Final
+
+from linkseal.keys.errors import HostError
+from linkseal.keys.values import Prefix
+from linkseal.tunnels.model import V6, RemoveRoute, Route, SetRoute, family_of
+from linkseal.wireguard.netlink import NLM_F_CREATE, NLM_F_REPLACE, Answer, NetlinkError, NetlinkSocket
+from linkseal.wireguard.nlattr import attribute, attribute_u32, attributes, message, nested
+
+PROTOCOL: Final = 76
+"""rtm_protocol of our routes and rules ("L"): free in iproute2's rt_protos, which the kernel passes on unread."""
+
+RTMSG = struct.Struct("=BBBBBBBBI")
+"""struct rtmsg of <linux/rtnetlink.h>: family, destination and source length, tos, table, protocol, scope, type."""
+
+_NEW, _DELETE, _GET = 24, 25, 26
+_DST, _OIF, _PREFSRC, _METRICS, RTA_TABLE, _METRIC_MTU = 1, 4, 7, 8, 15, 2
+_SCOPE_LINK, _SCOPE_NOWHERE, _UNICAST = 253, 255, 1
+_U32 = struct.Struct("=I")
+
+RouteStep = SetRoute | RemoveRoute
+Failed = tuple[RouteStep, HostError]
+
+
+def read_routes(sock: NetlinkSocket, table: int) -> dict[tuple[int, Prefix], Route]:
+    """Return our routes in `table` by (table, prefix), both families. HostError."""
+    found: dict[tuple[int, Prefix], Route] = {}
+    names: dict[int, str] = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for answer in _dump(sock, family, table):
+            route = _decode(answer, family, table, names)
+            if route is not None:
+                found[table, route.prefix] = route
+    return found
+
+
+def _dump(sock: NetlinkSocket, family: int, table: int) -> list[Answer]:
+    # A strict dump: the kernel itself leaves out other tables and protocols.
+    question = RTMSG.pack(family, 0, 0, 0, 0, PROTOCOL, 0, 0, 0) + attribute_u32(RTA_TABLE, table)
+    try:
+        return sock.dump(message(_GET, question))
+    except NetlinkError as error:
+        if error.errno in (ENOENT, EAFNOSUPPORT, EOPNOTSUPP):  # no such table yet; a kernel without IPv6
+            return []
+        raise
+
+
+def _decode(answer: Answer, family: int, table: int, names: dict[int, str]) -> Route | None:
+    data = answer.data
+    _, length, _, _, small_table, protocol, _, kind, _ = RTMSG.unpack_from(data, answer.start)
+    address, source, mtu, index, in_table = "0.0.0.0" if family == socket.AF_INET else "::", None, None, 0, small_table  # noqa: S104 - the default route's text
+    for attr, start, end in attributes(data, answer.start + RTMSG.size, answer.end):
+        if attr == _DST:
+            address = socket.inet_ntop(family, data[start:end])
+        elif attr == _OIF:
+            (index,) = _U32.unpack_from(data, start)
+        elif attr == _PREFSRC:
+            source = socket.inet_ntop(family, data[start:end])
+        elif attr == RTA_TABLE:
+            (in_table,) = _U32.unpack_from(data, start)
+        elif attr == _METRICS:
+            mtu = _metric_mtu(data, start, end)
+    if protocol != PROTOCOL or in_table != table or kind != _UNICAST:
+        return None
+    if index not in names:
+        names[index] = _name(index)
+    return Route(table, Prefix(f"{address}/{length}"), names[index], source, mtu)
+
+
+def _metric_mtu(data: bytes, start: int, end: int) -> int | None:
+    for attr, begin, _ in attributes(data, start, end):
+        if attr == _METRIC_MTU:
+            return int(_U32.unpack_from(data, begin)[0])
+    return None
+
+
+def _name(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return f"#{index}"  # gone since the dump; no name of ours, so it is set again
+
+
+def apply_routes(sock: NetlinkSocket, steps: Sequence[RouteStep]) -> Iterator[Failed]:
+    """Carry out route steps in order; yield those that failed. Removing what is not there is no failure."""
+    indexes: dict[str, int] = {}
+    ready: list[tuple[RouteStep, bytes]] = []
+    for step in steps:
+        try:
+            ready.append((step, _encode(step, indexes)))
+        except OSError:
+            if isinstance(step, SetRoute):
+                name = step.route.interface
+                yield step, HostError(f"no route {step.route.prefix}: there is no interface {name}", errno=ENODEV)
+    try:
+        sock.request_batch([one for _, one in ready])
+    except NetlinkError as error:
+        # Only the first refusal of a batch is known: each after it is sent again, alone. All are safe to repeat.
+        yield from _judged(ready[error.index][0], error)
+        yield from _singly(sock, ready[error.index + 1 :])
+
+
+def _singly(sock: NetlinkSocket, ready: Sequence[tuple[RouteStep, bytes]]) -> Iterator[Failed]:
+    for step, one in ready:
+        try:
+            sock.request_batch([one])
+        except NetlinkError as error:
+            yield from _judged(step, error)
+
+
+def _judged(step: RouteStep, error: NetlinkError) -> Iterator[Failed]:
+    if isinstance(step, RemoveRoute) and error.errno in (ESRCH, ENODEV, ENOENT):
+        return
+    verb = "set" if isinstance(step, SetRoute) else "remove"
+    route = step.route
+    reason = str(error).partition(": ")[2]
+    source = f" from {route.source}" if route.source else ""
+    yield (
+        step,
+        HostError(
+            f"cannot {verb} the route {route.prefix} by {route.interface}{source} in table {route.table}: {reason}",
+            errno=error.errno,
+        ),
+    )
+
+
+def _encode(step: RouteStep, indexes: dict[str, int]) -> bytes:
+    """Return the message; OSError if the interface does not exist."""
+    route = step.route
+    family = socket.AF_INET6 if family_of(route.prefix) == V6 else socket.AF_INET
+    address, _, length = route.prefix.partition("/")
+    if isinstance(step, RemoveRoute):
+        # By destination, table and protocol: a route whose interface is unknown can be removed too.
+        header = RTMSG.pack(family, int(length), 0, 0, 0, PROTOCOL, _SCOPE_NOWHERE, 0, 0)
+        body = attribute(_DST, socket.inet_pton(family, address)) + attribute_u32(RTA_TABLE, route.table)
+        return message(_DELETE, header + body)
+    if route.interface not in indexes:
+        indexes[route.interface] = socket.if_nametoindex(route.interface)
+    body = RTMSG.pack(family, int(length), 0, 0, 0, PROTOCOL, _SCOPE_LINK, _UNICAST, 0)
+    body += attribute(_DST, socket.inet_pton(family, address))
+    body += attribute_u32(RTA_TABLE, route.table) + attribute_u32(_OIF, indexes[route.interface])
+    if route.source is not None:
+        body += attribute(_PREFSRC, socket.inet_pton(family, route.source))
+    if route.mtu is not None:
+        body += nested(_METRICS, attribute_u32(_METRIC_MTU, route.mtu))
+    return message(_NEW, body, NLM_F_CREATE | NLM_F_REPLACE)
