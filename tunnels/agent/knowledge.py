@@ -30,6 +30,9 @@ DOCUMENT_CODES: Final = frozenset(
 )
 """All codes the register can raise."""
 
+LEARNT_CODES: Final = DOCUMENT_CODES | {codes.DIRECTORY_UNREADABLE, codes.DIRECTORY_PERMISSIONS}
+"""And those the directory adds about single nodes' files and its own folder (`DirectoryView.findings`)."""
+
 
 class Knowledge:
     """Owned by the worker's thread."""
@@ -115,7 +118,7 @@ class Knowledge:
         for finding in found:
             key = (finding.code, finding.node)
             current[key] = f"{current[key]}; {finding.message}" if key in current else finding.message
-        self._findings.replace(DOCUMENT_CODES, current, now)
+        self._findings.replace(LEARNT_CODES, current, now)
 
     def _save(self, changed: Iterable[str], view: DirectoryView, now: float) -> None:
         """Write what changed to disk: last known good."""
