@@ -112,8 +112,9 @@ def _layout(graph: Graph) -> Layout:
         radius = max(270.0, 2.6 * count)
         beside = above = 7.0 * longest + 30
     width = max(760.0, 2 * (radius + beside + _MARGIN), _legend_width(graph) + 2 * _MARGIN)
-    centre = Point(width / 2, _HEADER + above + radius)
     angles = _angles(count)
+    highest = min((math.sin(angle) for angle in angles), default=0.0)
+    centre = Point(width / 2, _HEADER + above - radius * highest)
     places = {
         name: Point(centre.x + radius * math.cos(angle), centre.y + radius * math.sin(angle))
         for name, angle in zip(graph.nodes, angles, strict=True)
@@ -197,6 +198,7 @@ def _classes() -> Iterator[str]:
 def _header(graph: Graph) -> Iterator[str]:
     state, mark = ("sealed", "M48 53l6 6 11-12") if graph.good else ("refused", "M50 46l13 13M63 46l-13 13")
     headline, _, rest = graph.verdict.partition(": ")
+    headline = headline[:1].upper() + headline[1:]
     links = plural(sum(graph.counts().values()), "directed link")
     facts = [rest.partition("; ")[0], plural(len(graph.nodes), "node"), links, graph.taken_at]
     line = " · ".join(fact for fact in facts if fact)
