@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from linkseal.keys.ca import CertificateAuthority
+from linkseal.tunnels.directory.files import FileDirectory
 from linkseal.tunnels.directory.inventory import Inventory, InventoryNode
 from linkseal.tunnels.directory.signer import FileSigner
 
@@ -29,3 +31,11 @@ def signer(tmp_path: Path, authority: CertificateAuthority, inventory: Inventory
     signer = FileSigner(tmp_path / "d", authority, inventory)
     signer.prepare()
     return signer
+
+
+@pytest.fixture
+async def directory(signer: FileSigner) -> AsyncIterator[FileDirectory]:
+    signer.sign(NOW)
+    directory = FileDirectory(signer.path)
+    yield directory
+    await directory.close()
