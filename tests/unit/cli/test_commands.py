@@ -337,3 +337,22 @@ def test_explain_knows_every_code(run: Run) -> None:
         assert run("explain", item["code"].lower()).out.startswith(f"{item['code']} ({item['severity']}): ")
     assert run("explain").code == 2
     assert run("explain", "LS2001", "--list").code == 2
+
+
+def test_watching_shows_it_again_until_interrupted(
+    run: Run, folder: Folder, now: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.reports(now)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        folder.reports(now, BROKEN)
+        if len(slept) > 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(status_command.time, "sleep", sleep)
+    done = run("status", "--watch", "--directory", folder.path)
+    assert done.code == 130
+    assert [line[:9] for line in done.out.splitlines() if "encrypted" in line] == ["everythin", "NOT every"]
+    assert "\x1b" not in done.out
