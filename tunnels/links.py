@@ -7,7 +7,8 @@ set, peers to provoke). Time is an argument, nothing is read or written, and no 
                                                   ▲                  │ no handshake for 180 s,
                                                   └──────proof──── stale   or three probe rounds lost
 
-Among proven links the one with the newest generations wins (greatest g + h, then greatest g). The current link is kept
+Among proven links the one with the newest generations wins (greatest g + h, then greatest g), but a link that works is
+never left for an older generation of either end: that one may be about to be retired. The current link is kept
 until a better one is proven, however silent it gets: traffic never falls back from a tunnel to plaintext by itself.
 """
 
@@ -251,12 +252,14 @@ class LinkBook:
     def choose(self, now: float) -> list[tuple[str, tuple[int, int] | None, tuple[int, int]]]:
         """Move each peer to its best proven link; return the moves (peer, from, to).
 
-        A link taken over at start is kept until a newer one is proven: an older one may be about to be retired.
+        Never back to an older generation of either end while the link in use works: the other end has been told that
+        it is in use, and may be retiring the older one at this moment.
         """
         moves: list[tuple[str, tuple[int, int] | None, tuple[int, int]]] = []
         for name, keys in self._by_peer.items():
             current = self.current.get(name)
-            usable = [key for key in keys if self.records[key].usable(now) or self._in_use(self.records[key], now)]
+            own, remote = current if current is not None and self._works(name, current, now) else (0, 0)
+            usable = [k for k in keys if k.own >= own and k.remote >= remote and self.records[k].usable(now)]
             if not usable:
                 continue
             best = max(usable, key=lambda key: (key.own + key.remote, key.own))
@@ -267,10 +270,10 @@ class LinkBook:
                 self.moved_at[name] = now
         return moves
 
-    def _in_use(self, record: LinkRecord, now: float) -> bool:
-        """Whether traffic goes by it and nothing speaks against it."""
-        carries = self.current.get(record.key.peer) == record.pair
-        return carries and record.installed and record.fresh(now) and not record.doubted
+    def _works(self, name: str, pair: tuple[int, int], now: float) -> bool:
+        """Whether nothing speaks against a link in use. One taken over at start need not have been proven yet."""
+        record = self.records[LinkKey(name, *pair)]
+        return record.installed and record.fresh(now) and not record.doubted
 
     def peer_links(self, now: float) -> dict[str, PeerLinks]:
         """Return what `plan` needs to know of each peer."""
