@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import Any
 
 import click
-from linkseal.keys.errors import Refused
+from linkseal.keys.errors import DirectoryError, PeerError, Refused
 from linkseal.tunnels.cli.exits import ExitCode
 from linkseal.tunnels.cli.options import Group, output_option, pass_session
-from linkseal.tunnels.cli.output import NONE, emit, note, plural, structured
+from linkseal.tunnels.cli.output import Paint, emit, note, plural, structured
 from linkseal.tunnels.cli.session import Session
 
 
@@ -68,40 +68,19 @@ def status(session: Session, output: str) -> None:
     `linkseal status`.
     """
     from linkseal.tunnels.agent.control import ask
+    from linkseal.tunnels.cli.agentview import text
+    from linkseal.tunnels.status import parse_report
 
-    answer = ask(session.settings().run_directory, {"do": "status"})
-    found = {key: value for key, value in answer.items() if key != "ok"}
+    settings = session.settings()
+    said = ask(settings.run_directory, {"do": "status"}).get("status")
+    try:
+        report = parse_report(str(said), settings.node)
+    except PeerError as error:
+        raise DirectoryError(f"{error}: the agent is of another version; restart it") from None
     if output == "text":
-        emit("\n".join(_lines(found, 0)))
+        emit(text(report, Paint(session.colour())))
     else:
-        emit(structured({"apiVersion": "linkseal.io/v1alpha1", "kind": "AgentStatus", **found}, output))
-
-
-def _lines(value: dict[str, Any], depth: int) -> list[str]:
-    """Return an answer as indented `key: value` lines; lists of plain values on one line."""
-    lines: list[str] = []
-    indent = "  " * depth
-    for key, content in value.items():
-        if isinstance(content, dict):
-            lines += [f"{indent}{key}:", *_lines(content, depth + 1)]
-        elif isinstance(content, list) and any(isinstance(item, dict) for item in content):
-            lines.append(f"{indent}{key}:")
-            for item in content:
-                inner = _lines(item, 0) if isinstance(item, dict) else [_plain(item)]
-                lines.append(f"{indent}  - {', '.join(line.strip() for line in inner)}")
-        else:
-            lines.append(f"{indent}{key}: {_plain(content)}")
-    return lines
-
-
-def _plain(value: Any) -> str:
-    from linkseal.tunnels.cli.output import clean
-
-    if isinstance(value, list):
-        return ", ".join(_plain(item) for item in value) or NONE
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return NONE if value is None or value == "" else clean(str(value))
+        emit(structured(json.loads(str(said)), output))
 
 
 @agent.command(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,11 +68,16 @@ def _of_pair(
 
 
 def table(seen: Seen, paint: Paint, *, node: str | None = None, wide: bool = False) -> str:
-    """Return the table; a link marked `*` carries the pair's traffic."""
+    """Return the table of all pairs."""
+    return "\n".join(links_table(rows(seen, node), seen.now, paint, wide=wide))
+
+
+def links_table(shown: Iterable[LinkRow], now: float, paint: Paint, *, wide: bool = False) -> list[str]:
+    """Return the lines of a table of links; one marked `*` carries its pair's traffic."""
     headers = ["FROM", "TO", "STATE", "GENERATIONS", "SINCE", "HANDSHAKE", "PROOF", "SENT", "RECEIVED", "FINDING"]
     if wide:
         headers += ["SLOT", "ENDPOINT", "MTU"]
-    return "\n".join(paint.table(headers, [_cells(row, seen.now, wide=wide) for row in rows(seen, node)]))
+    return paint.table(headers, [_cells(row, now, wide=wide) for row in shown])
 
 
 def _cells(row: LinkRow, now: float, *, wide: bool) -> list[str | Cell]:

@@ -155,7 +155,7 @@ def text(seen: Seen, paint: Paint, *, node: str | None = None, wide: bool = Fals
         paint.table(_headers(wide), [_node_row(seen, summary, wide) for summary in shown]) if shown else [],
         _pair_lines(_pairs(seen.status, node), paint),
         ["Not covered:", *paint.table(("WHAT", "WHY"), not_covered(seen), indent=2)[1:]],
-        _finding_lines(rows, seen.now, paint),
+        finding_lines(rows, seen.now, paint),
         list(_advice(rows, good=answer.good)),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
@@ -204,7 +204,8 @@ def _word(state: LinkState | None) -> str:
     return "unknown" if state is None else state.value
 
 
-def _finding_lines(rows: list[Row], now: float, paint: Paint) -> list[str]:
+def finding_lines(rows: list[Row], now: float, paint: Paint) -> list[str]:
+    """Return the block of findings, cut to what a screen holds."""
     if not rows:
         return []
     table: list[list[str | Cell]] = [

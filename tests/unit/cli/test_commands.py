@@ -290,11 +290,17 @@ def test_an_agent_that_refuses_is_exit_1_and_one_of_another_version_exit_3(
     assert run("plan", "--config", config).code == 3
 
 
-def test_agent_status_is_shown_as_lines_and_as_an_object(run: Run, config: Path, agent: dict[str, Any]) -> None:
-    agent["status"] = {"node": "n1", "links": {"sealed": 2}, "findings": [], "peers": [{"name": "n2", "door": True}]}
-    lines = run("agent", "status", "--config", config).out.splitlines()
-    assert lines == ["node: n1", "links:", "  sealed: 2", "findings: -", "peers:", "  - name: n2, door: yes"]
-    assert json.loads(run("agent", "status", "--config", config, "-o", "json").out)["kind"] == "AgentStatus"
+def test_agent_status_is_the_report_as_text_and_as_it_is(
+    run: Run, config: Path, agent: dict[str, Any], golden: Callable[[str, str], None]
+) -> None:
+    lost = samples.FindingStatus("LS2001", "n2", "no handshake with n2 for 6 minutes", samples.NOW - 390)
+    found = samples.report("n1", samples.names(3), BROKEN, findings=(lost,))
+    assert found.status is not None
+    agent["status"] = {"status": to_json("n1", found.status)}
+    golden("agent-status.txt", run("agent", "status", "--config", config).out.rstrip("\n"))
+    assert json.loads(run("agent", "status", "--config", config, "-o", "json").out)["kind"] == "NodeEncryption"
+    agent["status"] = {"status": to_json("n2", found.status)}
+    assert run("agent", "status", "--config", config).code == 3
 
 
 def test_cleanup_without_a_terminal_or_yes_is_refused(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
