@@ -15,6 +15,7 @@ from ground.namespaces import NETNS_FOLDER
 from ground.net import Cluster
 from ground.probes import echo_server, loss_probe, tcp_probe, who_am_i
 from ground.service import Service
+from linkseal.keys.errors import HostError
 
 pytestmark = pytest.mark.kernel
 
@@ -49,7 +50,7 @@ def test_pods_do_not_reach_each_other_without_a_cni(nodes: Nodes) -> None:
     a, b = nodes(2)
     a.run(f"ping -c 1 -W 2 {b.address4}")
     a.pods[0].run(f"ping -c 1 -W 2 {a.pods[1].address4}")
-    with pytest.raises(AssertionError, match=r"ping.*ended with"):
+    with pytest.raises(HostError, match=r"ping.*ended with"):
         a.pods[0].run(f"ping -c 1 -W 1 {b.pods[0].address4}")
 
 
@@ -150,14 +151,14 @@ def test_a_node_behind_nat_reaches_out_and_is_seen_as_its_router(nodes: Nodes) -
     a, b = nodes(2, nat=[2])
     with echo_server(a, str(a.address4)):
         assert who_am_i(b, str(a.address4), 8080) == "192.0.2.102"
-    with pytest.raises(AssertionError, match="ended with"):
+    with pytest.raises(HostError, match="ended with"):
         a.run(f"ping -c 1 -W 1 {b.address4}")
 
 
 def test_a_narrow_path_drops_what_does_not_fit(nodes: Nodes) -> None:
     a, b = nodes(2, narrow={2: 1400})
     a.run(f"ping -c 1 -W 2 -M do -s 1372 {b.address4}")
-    with pytest.raises(AssertionError, match="ended with"):
+    with pytest.raises(HostError, match="ended with"):
         a.run(f"ping -c 1 -W 1 -M probe -s 1373 {b.address4}")
 
 
