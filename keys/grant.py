@@ -33,8 +33,8 @@ from linkseal.keys.errors import PeerError
 from linkseal.keys.values import MAX_NUMBER, NODE_PATTERN, UID_PATTERN, Prefix
 from pydantic import Field
 
-MAX_INDEX: Final = 32767
-"""Four probe addresses for each index must fit into 198.18.0.0/15 (docs/architecture.md)."""
+MAX_INDEX: Final = 16383
+"""Eight probe addresses for each index must fit into 198.18.0.0/15 (docs/architecture.md)."""
 MAX_ADDRESSES: Final = 32
 MAX_PREFIXES: Final = 256
 _WHAT: Final = "the grant"

@@ -3,7 +3,7 @@
 The order is part of the value. What adds comes before what removes, and within each half what others stand on
 comes first:
 
-    interfaces, addresses, filters, devices and peers, map elements and chains, routes, rules
+    interfaces, addresses, filters, devices and peers, map elements and chains, routes, rules, IPv6 caches
     rules, routes, map elements and chains, prefixes of peers, peers, addresses, interfaces       (removals)
 
 So a peer's new link exists before its element of the map moves, the element before its route, the route before the
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from linkseal.tunnels.addressing import DOOR, PROBE, SLOTS
 from linkseal.tunnels.model import (
+    V6,
     AddAddress,
     AddInterface,
     Address,
@@ -24,6 +25,7 @@ from linkseal.tunnels.model import (
     Desired,
     Interface,
     InterfaceState,
+    LookAgain,
     Observed,
     RemoveAddress,
     RemoveInterface,
@@ -53,6 +55,7 @@ def diff(desired: Desired, observed: Observed) -> tuple[Step, ...]:
         *(() if early is None else (early,)),
         *_new_routes(desired, observed),
         *(AddRule(rule) for rule in sorted(desired.rules - observed.rules, key=_rule_order)),
+        *_look_again(desired, observed),
         *(RemoveRule(rule) for rule in sorted(observed.rules - desired.rules, key=_rule_order, reverse=True)),
         *_old_routes(desired, observed),
         *(() if late is None else (late,)),
@@ -66,6 +69,15 @@ def diff(desired: Desired, observed: Observed) -> tuple[Step, ...]:
 def _rule_order(rule: Rule) -> tuple[int, int, int, tuple[int, int]]:
     """Ascending priority: the rule that keeps WireGuard's own packets out stands before the one that takes them in."""
     return rule.priority, rule.family, rule.table, rule.fwmark or (0, 0)
+
+
+def _look_again(desired: Desired, observed: Observed) -> Iterator[Step]:
+    """IPv6 sockets that talk already must find a prefix's new way; a rule added just now has that effect by itself."""
+    rules = [rule for rule in desired.rules if rule.family == V6]
+    if any(":" in prefix and (table, prefix) not in observed.routes for table, prefix in desired.routes) and rules:
+        last = max(rules, key=_rule_order)
+        if last in observed.rules:
+            yield LookAgain(last._replace(priority=last.priority + 1))
 
 
 def _interfaces(desired: Desired, observed: Observed) -> Iterator[Step]:

@@ -231,6 +231,17 @@ class MoveSlot(NamedTuple):
     new: str | None
 
 
+class LookAgain(NamedTuple):
+    """Make IPv6 sockets look up their routes again, by adding and removing `rule`, which changes no decision.
+
+    A new route of our table does not touch what connected IPv6 sockets have cached from another table (kernel
+    `fib6_add`: only the changed tree gets a new serial number), so they would go on in plaintext for ever; a change of
+    the rules does (`fib6_rule_flush_cache`). IPv4 drops its caches at every change.
+    """
+
+    rule: Rule
+
+
 class NftTransaction(NamedTuple):
     """One atomic nft transaction. `create` makes the tables and maps first (adding what exists is no change)."""
 
@@ -259,6 +270,7 @@ Step = (
     | RemoveRoute
     | AddRule
     | RemoveRule
+    | LookAgain
     | NftTransaction
     | SetRpFilter
     | WireguardStep

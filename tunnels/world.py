@@ -86,7 +86,7 @@ class Layout:
     keepalive: int = 25
     table: int = 51820
     rule_priority: int = 100
-    fwmark: int = 0x4C534C00
+    fwmark: int = 0x4C530C00
     fwmark_mask: int = 0xFFFFFFFF
     probe: ProbeRange = field(default_factory=ProbeRange)
     probe_port: int = 51829

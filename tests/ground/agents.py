@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ground.namespaces import ForkedProcess
 from ground.net import Cluster, Node
@@ -24,6 +24,9 @@ from linkseal.tunnels.directory.inventory import parse_inventory
 from linkseal.tunnels.directory.signer import FileSigner
 from linkseal.tunnels.settings import AgentSettings, parse_agent_settings
 from linkseal.tunnels.status import NodeStatus, parse_report
+
+Nodes = Callable[..., Cluster]
+"""The fixture `nodes`."""
 
 PATIENCE = 30.0
 """Seconds a cluster may take to seal: the lab kernel runs all agents on one CPU."""
@@ -44,7 +47,7 @@ class Deployment:
         self.agents: dict[str, ForkedProcess] = {}
         self.sign()
 
-    def __enter__(self) -> Deployment:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

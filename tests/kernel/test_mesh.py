@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
-from ground.agents import Deployment
+from ground.agents import Deployment, Nodes
 from ground.probes import loss_probe
 
 pytestmark = pytest.mark.kernel
 
 
-def test_pods_of_three_nodes_talk_encrypted_in_an_overlay(nodes):
+def test_pods_of_three_nodes_talk_encrypted_in_an_overlay(nodes: Nodes) -> None:
     cluster = nodes(3)
     a, b, c = cluster
     with Deployment(cluster) as linkseal:

@@ -157,7 +157,7 @@ def grant_holds(text: str, signature: str, ca: EllipticCurvePublicKey, node: str
     need(whole(fields["format"], 1, 1) == 1, "format")
     need(fields["node"] == node and NAME.fullmatch(node), "node")
     string(fields["uid"], r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-    whole(fields["index"], 1, 32767)
+    whole(fields["index"], 1, 16383)
     whole(fields["serial"], 1, 2**53 - 1)
     when(fields["issued"])
     need(type(fields["optedOut"]) is bool, "optedOut")

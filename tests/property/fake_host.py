@@ -20,6 +20,7 @@ from linkseal.tunnels.model import (
     Chain,
     InterfaceState,
     Kind,
+    LookAgain,
     NftTransaction,
     Observed,
     RemoveAddress,
@@ -117,6 +118,8 @@ class FakeHost:
                 del self.routes[route.table, route.prefix]
             case AddRule() | RemoveRule():
                 self._rule(step)
+            case LookAgain(rule):
+                need(rule not in self.rules, f"{rule} is there for good and must not be removed")
             case NftTransaction():
                 self._nft(step)
             case SetRpFilter(name, value, was):

@@ -16,6 +16,7 @@ from linkseal.tunnels.model import (
     AddInterface,
     AddRule,
     Desired,
+    LookAgain,
     NftTransaction,
     Observed,
     RemoveAddress,
@@ -114,7 +115,7 @@ def removes(step: Step) -> bool | None:
         return not step.add and not step.keep and step.allowed_ips is not None
     if isinstance(step, RemoveRule | RemoveRoute | RemovePeer | RemoveAddress | RemoveInterface):
         return True
-    known = AddInterface | SetInterface | AddAddress | SetRoute | AddRule | SetRpFilter | ConfigureDevice
+    known = AddInterface | SetInterface | AddAddress | SetRoute | AddRule | LookAgain | SetRpFilter | ConfigureDevice
     assert isinstance(step, known), step
     return False
 

@@ -29,6 +29,7 @@ from linkseal.tunnels.directory.base import Directory, DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT
 from linkseal.tunnels.host.events import Events
 from linkseal.tunnels.host.host import ALL, Aspect
+from linkseal.tunnels.model import Observed
 from linkseal.tunnels.plan import protected
 from linkseal.tunnels.probe.engine import ProbeEngine, ProbeSettings
 from linkseal.tunnels.probe.outcomes import Outcome
@@ -274,7 +275,7 @@ class Agent:
     async def _report(self) -> float:
         """Write the status when it says something new, at most once in the interval; returns when to come back."""
         now = unix_now()
-        status = node_status(self.worker, self.desk.states(now), self._published_serial, now)
+        status = await self._in_worker(lambda: self._node_status(now))
         new = self._status is None or significant(status) != significant(self._status)
         if not new and now < self._status_refresh:
             return max(DEBOUNCE, self._status_refresh - now)
@@ -299,12 +300,8 @@ class Agent:
         """The control socket's requests."""
         match request["do"]:
             case "status":
-                now = unix_now()
-                text = to_json(
-                    self.worker.settings.node,
-                    node_status(self.worker, self.desk.states(now), self._published_serial, now),
-                )
-                return {"status": text}
+                status = await self._in_worker(lambda: self._node_status(unix_now()))
+                return {"status": to_json(self.worker.settings.node, status)}
             case "plan":
                 return await self._in_worker(self._plan)
             case "rotate":
@@ -323,9 +320,12 @@ class Agent:
         self._on_dirty(frozenset())
         return {"generation": number}
 
+    def _node_status(self, now: float) -> NodeStatus:
+        return node_status(self.worker, self.desk.states(now), self._published_serial, now)
+
     def _plan(self) -> Mapping[str, Any]:
-        desired, observed, steps = self.worker.plan_now()
-        return {"desired": list(render(desired, observed)), "steps": list(render_steps(steps))}
+        desired, _, steps = self.worker.plan_now()
+        return {"desired": list(render(desired, Observed())), "steps": list(render_steps(steps))}
 
     async def _in_worker(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)

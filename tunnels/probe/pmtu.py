@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from typing import Final
 
@@ -18,15 +19,17 @@ ROUNDS: Final = 8
 _IP_MTU_DISCOVER, _IP_MTU, _IPV6_MTU_DISCOVER, _IPV6_MTU, _DO = 10, 14, 23, 24, 2  # linux/in.h, linux/in6.h
 _SO_MARK: Final = 36  # asm-generic/socket.h
 _OVERHEAD: Final = {4: 28, 6: 48}
+_DATA: Final = b"\x04\0\0\0"
 _LARGEST: Final = 65507  # payload of a UDP datagram over IPv4
 
 
 async def path_mtu(host: str, port: int, *, mark: int = 0, settle: float = SETTLE_SECONDS) -> int | None:
     """Return the largest packet, in bytes, that the routers to `host` (an address) carry whole; None if no way.
 
-    Sends zeros of the full size, unfragmentable, to the peer's WireGuard port, which drops them silently: no message of
-    WireGuard has type 0. `mark` keeps them out of the tunnel (0: none; else CAP_NET_ADMIN). The kernel keeps what it
-    learns for ten minutes. A router that drops without a word is not found here but by the full-size probe (LS2004).
+    Sends a datagram of the full size, unfragmentable, to the peer's WireGuard port: a data message of no session, of
+    random bytes, which the peer drops silently. `mark` keeps it out of the tunnel (0: none; else CAP_NET_ADMIN).
+    The kernel keeps what it learns for ten minutes. A router that drops without a word is not found here but by the
+    full-size probe (LS2004).
     """
     family = family_of(host)
     domain = socket.AF_INET if family == 4 else socket.AF_INET6  # noqa: PLR2004 - IP version
@@ -61,15 +64,20 @@ def _known(udp: socket.socket, family: int) -> int:
 
 
 def _send(udp: socket.socket, size: int) -> None:
-    """Send zeros; twice if need be, since the first call may only report the ICMP message about an earlier packet.
+    """Send a filler; twice if need be, since the first call may only report the ICMP message about an earlier packet.
 
     Too big: the kernel has learned better meanwhile. Refused: an earlier packet came through whole.
     """
     for _ in range(2):
         try:
-            udp.send(bytes(max(0, min(size, _LARGEST))))
+            udp.send(_filler(max(0, min(size, _LARGEST))))
         except OSError as error:
             if error.errno not in {errno.EMSGSIZE, errno.ECONNREFUSED, errno.EAGAIN}:
                 raise
         else:
             return
+
+
+def _filler(size: int) -> bytes:
+    """A transport data message (WireGuard paper, 5.4.6) with a random receiver index and random contents."""
+    return (_DATA + os.urandom(max(0, size - len(_DATA))))[:size]

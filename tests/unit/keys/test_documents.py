@@ -76,7 +76,7 @@ def test_an_announcement_survives_encoding_signing_and_verifying() -> None:
 
 def test_a_grant_survives_encoding_signing_wrapping_and_verifying() -> None:
     prefixes = (Prefix("10.244.1.0/24"), Prefix("2001:db8:1::/64"))
-    value = Grant("n1", "uid-1", 32767, 3, NOW, ("192.0.2.1", "2001:db8::1"), prefixes, opted_out=True)
+    value = Grant("n1", "uid-1", 16383, 3, NOW, ("192.0.2.1", "2001:db8::1"), prefixes, opted_out=True)
     wrapped = grants.wrap(grants.sign(authority(), value))
     assert grants.verify(grants.unwrap(wrapped, node="n1"), trust(), node="n1") == value
     assert value.protected() == {*prefixes, "192.0.2.1/32", "2001:db8::1/128"}
@@ -168,7 +168,7 @@ def test_a_bad_value_in_an_announcement_is_malformed(path: str, value: object) -
     ("path", "value"),
     [
         ("index", 0),
-        ("index", 32768),
+        ("index", 16384),
         ("optedOut", 0),
         ("addresses", [f"10.0.0.{i}" for i in range(1, 34)]),
         ("addresses", ["192.0.2.1"] * 2),
