@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -34,11 +34,13 @@ from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.settings import AgentSettings
 from linkseal.wireguard.choose import choose_driver
 from linkseal.wireguard.driver import Driver
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 _LOG: Final = logging.getLogger("linkseal.agent")
 
-DIRECTORY_RETRY: Final = 2.0
-"""Seconds between looks at a directory that is not there yet."""
+FIRST_RETRY: Final = 1.0
+LAST_RETRY: Final = 15.0
+"""Seconds between looks at a directory that is not there yet: growing from the first to the last."""
 
 CAP_NET_ADMIN: Final = 12
 """Bit of CapEff in /proc/self/status (capabilities(7))."""
@@ -242,15 +244,28 @@ async def _prepare(settings: AgentSettings, directory: Directory, executor: Thre
 
 async def _first_view(directory: Directory, node: str, *, patient: bool) -> DirectoryView | None:
     """The directory's first view; `patient`: wait for it, since nothing is known without it."""
-    told = False
-    while True:
+    if not patient:
         try:
             return await directory.view(node)
         except DirectoryError as error:
-            if not patient:
-                _LOG.warning("the directory cannot be read, starting from the last known good: %s", error)
-                return None
-            if not told:
-                _LOG.warning("waiting for the directory: %s", error)
-                told = True
-            await asyncio.sleep(DIRECTORY_RETRY)
+            _LOG.warning("the directory cannot be read, starting from the last known good: %s", error)
+            return None
+    waiting = AsyncRetrying(
+        retry=retry_if_exception_type(DirectoryError),
+        wait=wait_random_exponential(min=FIRST_RETRY, max=LAST_RETRY),  # jitter: all nodes may be waiting
+        before_sleep=_tell_once(),
+    )
+    return await waiting(directory.view, node)
+
+
+def _tell_once() -> Callable[[RetryCallState], None]:
+    """Log the first reason to wait, not each."""
+    told: set[str] = set()
+
+    def tell(state: RetryCallState) -> None:
+        reason = str(state.outcome.exception()) if state.outcome is not None else ""
+        if reason not in told:
+            told.add(reason)
+            _LOG.warning("waiting for the directory: %s", reason)
+
+    return tell
