@@ -15,7 +15,7 @@ from linkseal.keys.values import Prefix, PublicKey
 from linkseal.wireguard.model import DeviceSpec, Endpoint, PeerSpec
 from linkseal.wireguard.quick import QuickConfig, export, parse
 
-KEYS = [PrivateKey.generate() for _ in range(4)]
+KEYS = [PrivateKey(bytes([n]) * 32) for n in range(1, 5)]  # fixed: parameter ids must be the same in every process
 OWN, PEER = KEYS[:2]
 OWN_TEXT = base64.b64encode(OWN.reveal()).decode()
 
