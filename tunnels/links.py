@@ -14,7 +14,7 @@ until a better one is proven, however silent it gets: traffic never falls back f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
@@ -60,6 +60,8 @@ class LinkRecord:
     endpoint_set: Endpoint | None = None
     """The announced one that was last written to the kernel."""
     handshake_at: float | None = None
+    session_lost_at: float | None = None
+    """When its session was found to be gone though the peer is there; handshakes up to then are of no use."""
     proven_at: float | None = None
     proof_size: int = 0
     lost: bool = False
@@ -169,26 +171,20 @@ class LinkBook:
 
     # --- evidence -----------------------------------------------------------------------------------------------
 
-    def observe(self, devices: Mapping[str, DeviceState], now: float) -> list[LinkKey]:
-        """Take in device dumps; return links whose peer was there before and is gone (drift)."""
+    def observe(self, devices: Mapping[str, DeviceState], now: float, *, down: Collection[str] = ()) -> list[LinkKey]:
+        """Take in device dumps; return links whose peer or session was there before and is gone (drift).
+
+        A device that is `down`, or was given another key, has forgotten its sessions, though it still has its peers.
+        """
         gone: list[LinkKey] = []
         for key, record in self.records.items():
             device = devices.get(record.slot)
-            state = None
-            if device is not None and device.public_key == record.own_key:
-                state = device.peers.get(record.remote_key)
-            if state is None:
+            state = None if device is None else device.peers.get(record.remote_key)
+            sound = device is not None and device.public_key == record.own_key and device.name not in down
+            if state is None or not sound:
                 if record.installed:
-                    gone.append(key)
-                    self.records[key] = replace(
-                        record,
-                        installed=False,
-                        handshake_at=None,
-                        endpoint=None,
-                        endpoint_set=None,
-                        provoke=True,
-                        lost=record.proven_at is not None,
-                    )
+                    self.records[key] = _without_peer(record) if state is None else _without_session(record, now)
+                    gone += [] if record.provoke and state is not None else [key]  # a session: told once
                 continue
             seen = self._seen(record, state)
             self.records[key] = seen if seen.fresh(now) or seen.proven_at is None else replace(seen, lost=True)
@@ -197,7 +193,9 @@ class LinkBook:
         return gone
 
     def _seen(self, record: LinkRecord, state: PeerState) -> LinkRecord:
-        handshake = state.last_handshake or None
+        handshake: float | None = state.last_handshake
+        if not handshake or (record.session_lost_at is not None and handshake <= record.session_lost_at):
+            handshake = None
         answered = handshake is not None and handshake != record.handshake_at
         announced = self.announced_endpoint(record.key)
         adopted = not record.installed and record.endpoint_set is None and not record.provoke
@@ -209,6 +207,7 @@ class LinkBook:
             handshake_at=handshake,
             rx_bytes=state.rx_bytes,
             tx_bytes=state.tx_bytes,
+            session_lost_at=None if answered else record.session_lost_at,
             provoke=record.provoke and not answered,
             provoked=0 if answered else record.provoked,
         )
@@ -290,11 +289,13 @@ class LinkBook:
     def provocations(self, now: float) -> list[LinkKey]:
         """Return links whose peer is to be removed and added anew, which lifts the kernel's limit on handshakes.
 
-        Never the one that carries traffic. Doubles its pause from 1 s to 60 s for ever: one dead peer costs little.
+        Never the one that carries traffic, unless its session is known to be gone. Doubles its pause from 1 s to 60 s
+        for ever: one dead peer costs little.
         """
         due: list[LinkKey] = []
         for key, record in self.records.items():
-            if not self._unanswered(record, now) or self.current.get(key.peer) == record.pair:
+            carries = self.current.get(key.peer) == record.pair
+            if not self._unanswered(record, now) or (carries and record.session_lost_at is None):
                 continue
             if now < max(record.next_provoke, record.since + (FIRST_PROVOKE if record.initiator else HELP_AFTER)):
                 continue
@@ -347,4 +348,17 @@ class LinkBook:
         if not record.installed or record.endpoint is None:
             return True
         changed = record.endpoint_set is not None and record.endpoint_set != announced
-        return changed or (not record.fresh(now) and now - record.since > ENDPOINT_PATIENCE)
+        waiting_since = max(record.since, record.session_lost_at or 0.0)
+        return changed or (not record.fresh(now) and now - waiting_since > ENDPOINT_PATIENCE)
+
+
+def _without_peer(record: LinkRecord) -> LinkRecord:
+    """The link after its peer vanished from the kernel: to be made anew, as announced."""
+    bare = replace(record, installed=False, handshake_at=None, endpoint=None, endpoint_set=None)
+    return replace(bare, session_lost_at=None, provoke=True, lost=record.proven_at is not None)
+
+
+def _without_session(record: LinkRecord, now: float) -> LinkRecord:
+    """The link after the kernel forgot its session: the peer, and where it was heard from last, are still there."""
+    bare = replace(record, handshake_at=None, session_lost_at=now)
+    return replace(bare, provoke=True, lost=record.proven_at is not None)

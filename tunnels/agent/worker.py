@@ -123,7 +123,7 @@ class Worker:
         world = self._world(job.now)
         if world is None:
             return Result(wake_in=5.0)
-        gone = self.book.observe(self.observed.devices, job.now)
+        gone = self.book.observe(self.observed.devices, job.now, down=self._down())
         take_outcomes(self.book, self.findings, job.outcomes, job.path_mtus, job.now)
         moves = self.book.choose(job.now)
         for peer, old, new in moves:
@@ -216,7 +216,7 @@ class Worker:
         if not due:
             return ()
         self.observed = self.host.observe(frozenset({Aspect.WIREGUARD}), self.observed)
-        self.book.observe(self.observed.devices, now)
+        self.book.observe(self.observed.devices, now, down=self._down())
         steps: list[Step] = []
         for key in due:
             record = self.book.records[key]
@@ -225,6 +225,10 @@ class Worker:
             if spec is not None and record.installed and not record.fresh(now):
                 steps.append(ReprovokePeer(record.slot, self._initiating(spec, key)))
         return tuple(steps)
+
+    def _down(self) -> set[str]:
+        """Interfaces that are down: a slot that is has forgotten its sessions."""
+        return {name for name, state in self.observed.interfaces.items() if not state.up}
 
     def _initiating(self, spec: PeerSpec, key: LinkKey) -> PeerSpec:
         keepalive = spec.keepalive or (self.world.layout.keepalive if self.world else 0) or 1
