@@ -23,7 +23,8 @@ from linkseal.keys.values import check_identity
 
 MAX_CERTIFICATE: Final = 4096
 """Characters of PEM: a node certificate with the longest name and UID is about 1,500."""
-_CACHED_CERTIFICATES: Final = 8192
+_CACHED_CERTIFICATES: Final = 256
+"""One costs 1.7 kB to keep and half a millisecond to verify again."""
 _COMMON_NAME: Final = 64
 """Characters a common name may have (RFC 5280, ub-common-name); node names may be longer."""
 _BROKEN = (

@@ -23,6 +23,7 @@ from linkseal.keys.errors import ConfigError, DirectoryError, HostError
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
 from linkseal.tunnels.agent.loop import Agent
+from linkseal.tunnels.agent.memory import one_arena
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.agent.worker import Job, Worker, unix_now
 from linkseal.tunnels.directory.base import Directory, DirectoryView
@@ -50,6 +51,7 @@ def run(settings: AgentSettings) -> int:
     """Run the agent until SIGTERM or SIGINT; tunnels stay. Raises HostError, ConfigError."""
     start_logging(settings)
     require_net_admin()
+    one_arena()
     with only_one(settings.run_directory):
         asyncio.run(_run(settings))
     return 0

@@ -23,6 +23,7 @@ from linkseal.tunnels.agent.evidence import take_outcomes
 from linkseal.tunnels.agent.facts import endpoints_to_announce, layout_of, me_of, overrides_of, peers_of, underlay_of
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
+from linkseal.tunnels.agent.memory import BURST, give_back
 from linkseal.tunnels.agent.speaker import Speaker
 from linkseal.tunnels.agent.state import KnownGood, SavedLink
 from linkseal.tunnels.agent.targets import targets
@@ -137,6 +138,8 @@ class Worker:
         self._tell_drift(steps, expected, gone, job.now)
         self._save_links(job.now)
         publish = self._speak(world, job.now)
+        if len(changed) >= BURST:
+            give_back()
         return Result(
             steps,
             failures,

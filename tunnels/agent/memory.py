@@ -1,0 +1,29 @@
+"""Keep the agent small: it runs on every node of the cluster.
+
+The C library keeps freed pages and an arena for each thread; reading 1,000 documents leaves some MiB of both behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+from typing import Final
+
+BURST: Final = 100
+"""Changed nodes in one look at the directory from which giving back pays."""
+
+_M_ARENA_MAX: Final = -8  # malloc.h
+
+
+def one_arena() -> None:
+    """Let all threads share one arena: there is one that works. Call before any is started."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def give_back() -> None:
+    """Collect garbage and return free pages to the kernel; does nothing where the C library has no malloc_trim."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
