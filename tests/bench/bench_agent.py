@@ -26,6 +26,7 @@ from linkseal.tunnels.directory.inventory import Inventory, parse_inventory
 from linkseal.tunnels.directory.signer import FileSigner
 from linkseal.tunnels.status import parse_report
 
+NEEDS_KERNEL = True
 PEERS = 1000
 PATIENCE = 300.0
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from ground.figures import Figures, best
 from linkseal.keys.values import Prefix, PublicKey
 from linkseal.tunnels.diff import diff
 from linkseal.tunnels.model import Desired, InterfaceState, KeyOfGeneration, Observed, Scope
@@ -23,24 +24,7 @@ from linkseal.wireguard.model import DeviceState, Endpoint, PeerState
 
 NODES = 5000
 TARGET = 150.0
-failed = False
-
-
-def report(name: str, value: float, target: float | None = None) -> None:
-    global failed  # noqa: PLW0603 - the exit status
-    verdict = "" if target is None else f"target <= {target:g}ms  {'PASS' if value <= target else 'FAIL'}"
-    failed |= target is not None and value > target
-    print(f"{name:<58} {value:9.1f}ms  {verdict}".rstrip(), flush=True)
-
-
-def best(run: Callable[[], object], times: int = 7) -> float:
-    """Milliseconds of CPU of the fastest run."""
-    found = []
-    for _ in range(times):
-        start = time.process_time()
-        run()
-        found.append((time.process_time() - start) * 1000)
-    return min(found)
+FIGURES = Figures()
 
 
 def make_world(scope: Scope) -> World:
@@ -102,11 +86,15 @@ def measure(scope: Scope) -> None:
     seen = in_place(desired)
     fresh = Observed(interfaces={"eth0": InterfaceState("eth0", 2, None, 1500, up=True, rp_filter=0)})
     name = scope.value
-    report(f"plan, {NODES} nodes, {name}", best(lambda: plan(world)))
-    report("diff, nothing differs", best(lambda: diff(desired, seen)))
-    report("plan + diff, nothing differs", best(lambda: diff(plan(world), seen)), TARGET)
-    report("plan + diff, one peer has a prefix more", best(lambda: diff(plan(changed), seen)), TARGET)
-    report("plan + diff, fresh host", best(lambda: diff(plan(world), fresh)))
+
+    def cpu(run: Callable[[], object]) -> float:
+        return best(run, 7, time.process_time)
+
+    FIGURES.told(f"plan, {NODES} nodes, {name}", cpu(lambda: plan(world)), "ms")
+    FIGURES.told("diff, nothing differs", cpu(lambda: diff(desired, seen)), "ms")
+    FIGURES.at_most("plan + diff, nothing differs", cpu(lambda: diff(plan(world), seen)), TARGET, "ms")
+    FIGURES.at_most("plan + diff, one peer has a prefix more", cpu(lambda: diff(plan(changed), seen)), TARGET, "ms")
+    FIGURES.told("plan + diff, fresh host", cpu(lambda: diff(plan(world), fresh)), "ms")
     assert diff(plan(world), seen) == ()
     assert len(diff(plan(changed), seen)) == 3  # the peer, its element, its route
 
@@ -114,7 +102,7 @@ def measure(scope: Scope) -> None:
 def main() -> int:
     measure(Scope.OVERLAY)
     measure(Scope.TRANSPARENT)
-    return failed
+    return FIGURES.status
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""5,000 routes: our codec against `ip -batch` and pyroute2. Run as root by `make bench`; prints ratios.
+"""5,000 routes: our codec against `ip -batch` and pyroute2. Needs root; prints ratios.
 
 Runs in a network namespace of its own; each contestant sets the same routes into a table that the last one left empty.
 """
@@ -8,36 +8,28 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-import pytest
+from ground.figures import Figures
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.host.links import open_route
 from linkseal.tunnels.host.routes import PROTOCOL, apply_routes, read_routes
 from linkseal.tunnels.model import RemoveRoute, Route, SetRoute
 from linkseal.wireguard.netlink import NETLINK_ROUTE, NetlinkSocket
 
-pytestmark = pytest.mark.bench
-
 COUNT, TABLE = 5000, 51820
 CLONE_NEWNET = 0x40000000
 
 
-@pytest.fixture
-def namespace() -> Iterator[None]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
+def own_namespace() -> None:
+    """Move into a network namespace of our own with a device to route to."""
     libc = ctypes.CDLL(None, use_errno=True)
-    before = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    assert libc.unshare(CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-    try:
-        line = "ip link add lsl0 type veth peer name far; ip link set lsl0 up; ip link set far up; ip link set lo up"
-        subprocess.run(line, shell=True, check=True)
-        yield
-    finally:
-        assert libc.setns(before, CLONE_NEWNET) == 0
-        os.close(before)
+    if libc.unshare(CLONE_NEWNET):
+        raise SystemExit(f"needs root: {os.strerror(ctypes.get_errno())}")
+    line = "ip link add lsl0 type veth peer name far; ip link set lsl0 up; ip link set far up; ip link set lo up"
+    subprocess.run(line, shell=True, check=True)
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -46,7 +38,9 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def test_setting_and_reading_5000_routes(namespace: None) -> None:
+def main() -> int:
+    own_namespace()
+    figures = Figures()
     routes = [Route(TABLE, Prefix(f"10.{i >> 8}.{i & 255}.0/24"), "lsl0", mtu=1380) for i in range(COUNT)]
     lines = "".join(f"route replace {r.prefix} dev lsl0 table {TABLE} proto {PROTOCOL} mtu 1380\n" for r in routes)
     with NetlinkSocket(NETLINK_ROUTE) as sock:
@@ -64,8 +58,14 @@ def test_setting_and_reading_5000_routes(namespace: None) -> None:
         spec = {"oif": index, "table": TABLE, "proto": PROTOCOL, "scope": 253}
         pyroute = 10 * timed(lambda: [library.route("replace", dst=one.prefix, **spec) for one in some])
         library.close()
-    print(f"\nset {COUNT}: ours {ours * 1e3:.0f} ms; ip -batch {batch / ours:.1f} x; pyroute2 {pyroute / ours:.1f} x")
-    print(
-        f"read them: ours {reading * 1e3:.0f} ms, ip -j {showing / reading:.1f} x; remove them: {removing * 1e3:.0f} ms"
-    )
-    assert pyroute > 10 * ours
+    figures.told(f"set {COUNT} routes", ours * 1e3, "ms")
+    figures.told("set: `ip -batch` / ours", batch / ours)
+    figures.at_least("set: pyroute2 / ours", pyroute / ours, 10)
+    figures.told(f"read {COUNT} routes", reading * 1e3, "ms")
+    figures.told("read: `ip -j route` / ours", showing / reading)
+    figures.told(f"remove {COUNT} routes", removing * 1e3, "ms")
+    return figures.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

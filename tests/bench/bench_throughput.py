@@ -17,6 +17,7 @@ from ground.agents import Deployment
 from ground.figures import Figures
 from ground.net import Cluster, Node
 
+NEEDS_KERNEL = True
 ROUNDS = 5
 SECONDS = 3
 HAND_PORT, HAND_TABLE, HAND_RULE = 51900, 777, 50

@@ -12,10 +12,9 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+from ground.figures import Figures, best
 from linkseal.keys.secrets import PrivateKey
 from linkseal.keys.values import Prefix, PublicKey
 from linkseal.wireguard import codec
@@ -27,24 +26,8 @@ from linkseal.wireguard.netlink import NETLINK_GENERIC, NetlinkSocket, family_id
 PEERS = 5000
 CLONE_NEWNET = 0x40000000
 OWN = PrivateKey.generate()
-failed = False
-
-
-def report(name: str, value: float, unit: str, target: float | None = None) -> None:
-    global failed  # noqa: PLW0603 - the exit status
-    verdict = "" if target is None else f"target <= {target:g}{unit}  {'PASS' if value <= target else 'FAIL'}"
-    failed |= target is not None and value > target
-    print(f"{name:<58} {value:9.3f}{unit:<3} {verdict}".rstrip(), flush=True)
-
-
-def best(run: Callable[[], object], times: int = 5) -> float:
-    """Milliseconds of the fastest run: what else the machine does only adds."""
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        run()
-        found.append((time.perf_counter() - start) * 1000)
-    return min(found)
+FIGURES = Figures()
+NEEDS_KERNEL = True
 
 
 def make_spec() -> DeviceSpec:
@@ -83,9 +66,9 @@ def bench_install(driver: KernelDriver, spec: DeviceSpec) -> None:
             theirs.append(best(lambda: subprocess.run(["wg", "setconf", "lsl00", file.name], check=True), 1))
             assert len(driver.dump(["lsl00"])["lsl00"].peers) == PEERS
             driver.delete("lsl00")
-    report(f"install {PEERS} peers (encode and send)", min(ours), "ms")
-    report(f"install {PEERS} peers with `wg setconf`", min(theirs), "ms")
-    report("install: ours / `wg setconf`", min(ours) / min(theirs), "", 1.0)
+    FIGURES.told(f"install {PEERS} peers (encode and send)", min(ours), "ms")
+    FIGURES.told(f"install {PEERS} peers with `wg setconf`", min(theirs), "ms")
+    FIGURES.at_most("install: ours / `wg setconf`", min(ours) / min(theirs), 1.0)
 
 
 def bench_change(driver: KernelDriver, spec: DeviceSpec) -> None:
@@ -95,20 +78,20 @@ def bench_change(driver: KernelDriver, spec: DeviceSpec) -> None:
     changed[key] = changed[key]._replace(endpoint=Endpoint("172.31.0.1", 1))
     steps = diff_device(DeviceSpec("lsl00", OWN.public_key, 51820, 0x200000, changed), state)
     assert len(steps) == 1
-    report(f"change one peer of {PEERS}", best(lambda: driver.apply(steps, lambda _key: OWN), 50), "ms", 1.0)
+    FIGURES.at_most(f"change one peer of {PEERS}", best(lambda: driver.apply(steps, lambda _key: OWN), 50), 1.0, "ms")
 
 
 def bench_dump(driver: KernelDriver, spec: DeviceSpec) -> None:
     with NetlinkSocket(NETLINK_GENERIC) as generic:
         question = codec.dump_message(family_id(generic, codec.FAMILY_NAME), "lsl00")
         answers = generic.dump(question)
-        report(f"dump {PEERS} peers: receive", best(lambda: generic.dump(question)), "ms")
-        report(f"dump {PEERS} peers: parse", best(lambda: codec.decode_device("lsl00", answers)), "ms")
+        FIGURES.told(f"dump {PEERS} peers: receive", best(lambda: generic.dump(question)), "ms")
+        FIGURES.told(f"dump {PEERS} peers: parse", best(lambda: codec.decode_device("lsl00", answers)), "ms")
     shown = best(lambda: subprocess.run(["wg", "show", "lsl00", "dump"], check=True, stdout=subprocess.DEVNULL))
     ours = best(lambda: driver.dump(["lsl00"]))
-    report("dump: ours / `wg show dump`", ours / shown, "")
+    FIGURES.told("dump: ours / `wg show dump`", ours / shown)
     state = driver.dump(["lsl00"])["lsl00"]
-    report(f"diff of {PEERS} equal peers", best(lambda: diff_device(spec, state)), "ms", 10.0)
+    FIGURES.at_most(f"diff of {PEERS} equal peers", best(lambda: diff_device(spec, state)), 10.0, "ms")
 
 
 def main() -> int:
@@ -125,7 +108,7 @@ def main() -> int:
     driver.delete("lsl00")
     driver.close()
     print(f"# kernel {Path('/proc/sys/kernel/osrelease').read_text().strip()}", flush=True)
-    return int(failed)
+    return FIGURES.status
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ UNKNOWN_TEST_SECONDS = 3.0
 
 DURATIONS = kernel.cache_folder() / "durations.json"
 
-HOST_TESTS = "not kernel and not bench"
+HOST_TESTS = "not kernel"
 
 
 class Selection:
@@ -127,13 +127,18 @@ class Session:
 
     def kernel(self) -> list[Result]:
         files = self._selection.files("kernel")
-        return self._in_kernel("kernel", files, "kernel and not bench", ["-v"], SHARDS) if files else []
+        return self._in_kernel("kernel", files, "kernel", ["-v"], SHARDS) if files else []
 
     def bench(self) -> list[Result]:
-        """Ratios in one run each; never side by side with anything."""
-        files = self._selection.files("bench")
-        here = self._runner.pytest_here("bench", ["-m", "bench and not kernel", "-q", "-s", *files])
-        return [here, *self._in_kernel("bench lab", files, "bench and kernel", ["-q", "-s"], 1)]
+        """Each bench is a program that prints figures; one at a time, and never beside anything else."""
+        files = self._selection.paths or sorted(
+            str(path.relative_to(ROOT)) for path in ROOT.glob("tests/bench/bench_*.py")
+        )
+        results = []
+        for file in files:
+            inside = self._missing and "NEEDS_KERNEL = True" in (ROOT / file).read_text()
+            results.append(self._runner.program(file, kernel.lab_kernel() if inside else None))
+        return results
 
     def prepare_kernel(self) -> list[Result]:
         """Have the lab kernel where it is needed; a failure counts as one."""

@@ -102,6 +102,30 @@ class Runner:
         result.seconds = time.monotonic() - began
         return result
 
+    def program(self, file: str, kernel: Path | None) -> Result:
+        """Run one program that judges itself by its exit status, in the running kernel or in a lab kernel."""
+        name, began = Path(file).stem, time.monotonic()
+        result, env = Result(name), {"PYTHONPATH": "tests"}
+        say(f"{file}{' in the lab kernel' if kernel else ''}", "bench")
+        try:
+            if kernel is None:
+                status, _ = self._run([sys.executable, file], Lines("bench"), env)
+            else:
+                lab = LabKernel(self._folder / name, kernel=kernel, memory=LAB_MEMORY)
+                self._labs.append(lab)
+                with lab:
+                    command = [sys.executable, file]
+                    status = lab.exec(command, cwd=ROOT, env=env, timeout=SUITE_SECONDS, on_output=Lines("bench"))
+        except LinksealError as error:
+            result.broke(str(error))
+            status = 0
+        if status:
+            result.broke(f"{file} ended with {status}")
+        elif not result.failed:
+            result.passed += 1
+        result.seconds = time.monotonic() - began
+        return result
+
     def pytest_here(self, name: str, arguments: Sequence[str], env: dict[str, str] | None = None) -> Result:
         """Run pytest in the running kernel."""
         began, report = time.monotonic(), self._report(name)
