@@ -72,6 +72,9 @@ class Agent:
         self._status_due = 0.0
         self._status_refresh = 0.0
         self._tasks: list[asyncio.Task[None]] = []
+        self._poll_due = 0.0
+        self._poke_due = 0.0
+        self._passes = 0
         settings = worker.settings
         self.desk = RequestDesk(worker)
         self._enrolment = Enrolment(worker.keyring, worker.knowledge, directory)
@@ -163,7 +166,8 @@ class Agent:
         self._outcomes.clear()
         self._path_mtus.clear()
         try:
-            result = await self._in_worker(lambda: self.worker.run(job))
+            result = await self._in_worker(lambda: self._work(job))
+        self._passes += 1
         except LinksealError as error:
             _LOG.error("this pass failed and is tried again: %s", error)
             self._dirty |= ALL
@@ -187,6 +191,12 @@ class Agent:
             self._engine = ProbeEngine(
                 ProbeSettings(world.me.name, world.me.index, probe.probe, probe.probe_port, interval),
                 self._on_outcome,
+    def _work(self, job: Job) -> Result:
+        """What a pass does in the worker's thread; requests wait until the first pass has made a world to act on."""
+        if self._view is not None:
+            self.desk.take(self._view.requests, job.now)
+        return self.worker.run(job)
+
                 self._uses,
                 self._peer_index,
             )
@@ -227,7 +237,6 @@ class Agent:
         self._note_own(view)
         if await self._enrolment.step():
             self._later(1.0)
-        await self._in_worker(lambda: self.desk.take(view.requests, unix_now()))
         return view
 
     def _later(self, seconds: float) -> None:
@@ -243,10 +252,10 @@ class Agent:
         """Compare what is published of this node with what it signed last: an older directory is put right."""
         own = view.snapshot.nodes.get(self.worker.settings.node)
         text = None if own is None or own.announcement is None else own.announcement.text
-        speaker, last = self.worker.speaker, self.worker.keyring.last
-        if last is not None and text == last.text:
+        speaker, keyring = self.worker.speaker, self.worker.keyring
+        if keyring.last is not None and keyring.last_parsed is not None and text == keyring.last.text:
             speaker.published(text)
-            self.worker.findings.clear(codes.DIRECTORY_OLDER, HOST_SUBJECT)
+            self._published_serial = keyring.last_parsed.serial
         else:
             speaker.unpublished()
 
@@ -262,7 +271,11 @@ class Agent:
         self.worker.findings.clear(codes.NOT_PUBLISHED, HOST_SUBJECT)
         self.worker.speaker.published(signed.text)
         last = self.worker.keyring.last_parsed
+            if text is not None and speaker.held_another(text):
+                message = f"it no longer holds this node's announcement {self._published_serial}: publishing again"
+                self.worker.findings.raise_(codes.DIRECTORY_OLDER, HOST_SUBJECT, message, unix_now(), lasts=3600.0)
         self._published_serial = 0 if last is None else last.serial
+            self._published_serial = 0
         _LOG.info(
             "announced generations %s with serial %d",
             [k.number for k in self.worker.keyring.own_keys()],
@@ -301,7 +314,8 @@ class Agent:
         match request["do"]:
             case "status":
                 status = await self._in_worker(lambda: self._node_status(unix_now()))
-                return {"status": to_json(self.worker.settings.node, status)}
+                counts = {"passes": self._passes, "writes": self.worker.host.writes}
+                return {"status": to_json(self.worker.settings.node, status), **counts}
             case "plan":
                 return await self._in_worker(self._plan)
             case "rotate":

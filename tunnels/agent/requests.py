@@ -6,7 +6,7 @@ An id that the status already answers is not carried out again, also not after a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
 from linkseal.tunnels.agent.worker import Worker
@@ -30,14 +30,24 @@ class RequestDesk:
             report = None if text is None else parse_report(text, node)
             if report is not None and report.status is not None:
                 self._states = dict(report.status.requests)
+        generations = self._worker.keyring.generations
+        for request, state in self._states.items():
+            if generations is not None and (state.type, state.state) == ("rotate", "running"):
+                self._rotations[request] = generations.newest.number
 
-    def take(self, requests: Iterable[Request], now: float) -> None:
-        """Carry out what is new. Called in the worker's thread."""
+    def take(self, requests: Sequence[Request], now: float) -> None:
+        """Carry out what is new. Called in the worker's thread; before there is a world nothing is taken."""
+        if self._worker.world is None:
+            return
         for request in requests:
-            if request.id not in self._states and self._worker.world is not None:
+            if request.id not in self._states:
                 self._states[request.id] = self._carry_out(request, now)
-        while len(self._states) > MAX_REQUESTS:
-            del self._states[next(iter(self._states))]
+        asked = {
+            request.id for request in requests
+        }  # what is still asked must stay answered, or it would be done again
+        past = [request for request in self._states if request not in asked]
+        for request in past[: max(0, len(self._states) - MAX_REQUESTS)]:
+            del self._states[request]
 
     def states(self, now: float) -> dict[str, RequestStatus]:
         """What became of each; a rotation is done when its old generation has been retired."""

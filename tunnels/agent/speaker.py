@@ -116,6 +116,10 @@ class Speaker:
         if self._keyring.last is not None and self._keyring.last.text == text:
             self._keyring.announced()
 
+    def held_another(self, text: str) -> bool:
+        """Whether the directory held an announcement of ours that this is not: an older one was put back."""
+        return self._published is not None and self._published != text
+
     def unpublished(self) -> None:
         """The directory holds something else, or nothing: publish again."""
         self._published = None
