@@ -140,10 +140,24 @@ class LinkBook:
 
     def _forget(self, peers: Mapping[str, Peer], own: set[int]) -> None:
         """Drop what is known of peers and generations that are no more."""
-        self.current = {name: pair for name, pair in self.current.items() if LinkKey(name, *pair) in self.records}
+        standing = {name: self._standing(name, pair) for name, pair in self.current.items()}
+        self.current = {name: pair for name, pair in standing.items() if pair is not None}
         self.moved_at = {name: at for name, at in self.moved_at.items() if name in peers}
         self.path_mtu = {name: mtu for name, mtu in self.path_mtu.items() if name in peers}
         self._heard = {key: at for key, at in self._heard.items() if key[0] in peers and key[1] in own}
+
+    def _standing(self, name: str, pair: tuple[int, int]) -> tuple[int, int] | None:
+        """What carries a peer's traffic now; None: there is no link to it any more.
+
+        When the generation that did is gone (retired while the peer was dead, aborted, replaced in the same slot), the
+        newest link stands in, proven or not: what goes into the tunnel stays there and waits; it never falls back to
+        plaintext by itself.
+        """
+        links = self._by_peer.get(name, [])
+        if LinkKey(name, *pair) in self.records or not links:
+            return pair if links else None
+        newest = max(links, key=lambda key: (key.own + key.remote, key.own))
+        return newest.own, newest.remote
 
     def retain(self, peers: Mapping[str, Peer]) -> dict[str, Peer]:
         """Peers with the generation that carries their traffic now kept beside what they announce (law 1).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from linkseal.tunnels.links import ENDPOINT_PATIENCE, HANDSHAKE_FRESH, HELP_AFTER, LinkBook
-from linkseal.tunnels.model import LinkKey, LinkState
+from linkseal.tunnels.model import KeyOfGeneration, LinkKey, LinkState
 from linkseal.tunnels.world import Me, Peer
 from linkseal.wireguard.model import DeviceState, Endpoint, PeerState
 from property.worlds import as_me, keys, make_peer, public_key
@@ -236,3 +236,12 @@ def test_a_peer_that_leaves_leaves_nothing_behind() -> None:
     assert not any(
         (book.records, book.current, book.moved_at, book.announced, book.path_mtu, book._by_peer, book._heard)
     )
+
+
+def test_what_went_into_a_tunnel_never_falls_back_to_plaintext_when_our_generation_goes() -> None:
+    """The peer is dead and our old generation is retired: the new link stands in, unproven, and holds the traffic."""
+    book = sealed()
+    newer = replace(ME, generations=(KeyOfGeneration(ME.generations[-1].number + 1, ME.generations[-1].public_key),))
+    book.sync(newer, {PEER.name: PEER}, {PEER.name: BASE}, NOW + 700)
+    assert book.current == {PEER.name: (newer.generations[0].number, PEER.generations[-1].number)}
+    assert book.state(next(book.of_peer(PEER.name)), NOW + 700) is LinkState.ABSENT
