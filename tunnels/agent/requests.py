@@ -42,12 +42,10 @@ class RequestDesk:
         for request in requests:
             if request.id not in self._states:
                 self._states[request.id] = self._carry_out(request, now)
-        asked = {
-            request.id for request in requests
-        }  # what is still asked must stay answered, or it would be done again
-        past = [request for request in self._states if request not in asked]
-        for request in past[: max(0, len(self._states) - MAX_REQUESTS)]:
-            del self._states[request]
+        asked = {request.id for request in requests}  # these must stay answered, or they would be carried out again
+        past = [known for known in self._states if known not in asked]
+        for known in past[: max(0, len(self._states) - MAX_REQUESTS)]:
+            del self._states[known]
 
     def states(self, now: float) -> dict[str, RequestStatus]:
         """What became of each; a rotation is done when its old generation has been retired."""
