@@ -137,7 +137,7 @@ def variations(draw: st.DrawFn, peer: Peer) -> Peer:
         lambda p: dataclasses.replace(p, generations=p.generations[:1]),
         lambda p: dataclasses.replace(p, generations=(KeyOfGeneration(30, public_key(p.name, 30)),)),
         lambda p: dataclasses.replace(p, endpoints=tuple(Endpoint(e.host, 9000) for e in p.endpoints)),
-        lambda p: dataclasses.replace(p, prefixes=(*p.prefixes, Prefix(f"10.200.{p.index % 256}.0/24"))),
+        lambda p: dataclasses.replace(p, prefixes=(*p.prefixes, Prefix(f"10.200.{p.name[1:]}.0/24"))),
         lambda p: dataclasses.replace(p, prefixes=p.prefixes[:1]),
         lambda p: dataclasses.replace(p, addresses=p.addresses[:1]),
     ]
