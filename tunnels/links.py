@@ -15,19 +15,17 @@ until a better one is proven, however silent it gets: traffic never falls back f
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import Final
 
 from linkseal.keys.values import PublicKey
-from linkseal.tunnels.addressing import slot_name, slot_port
+from linkseal.tunnels.addressing import slot_port
+from linkseal.tunnels.linkrecord import LinkRecord
 from linkseal.tunnels.model import KeyOfGeneration, LinkKey, LinkState
 from linkseal.tunnels.plan import initiates, pair_links
 from linkseal.tunnels.world import Me, Peer, PeerLinks
 from linkseal.wireguard.model import DeviceState, Endpoint, PeerState
-
-HANDSHAKE_FRESH: Final = 180.0
-"""Seconds. REJECT_AFTER_TIME of the WireGuard paper: a session older than this carries nothing."""
 
 DEAD_AFTER: Final = 600.0
 """Seconds without a handshake on any generation after which a peer holds neither a stage nor a rotation (DESIGN 6)."""
@@ -42,65 +40,6 @@ HELP_AFTER: Final = 30.0
 FIRST_PROVOKE: Final = 1.0
 LAST_PROVOKE: Final = 60.0
 """Seconds between attempts to provoke a handshake: doubled from the first to the last."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinkRecord:
-    """What is known of one link. Times are the caller's clock in Unix seconds; None is never."""
-
-    key: LinkKey
-    own_key: PublicKey
-    remote_key: PublicKey
-    since: float
-    """When this node learned of the pair."""
-    initiator: bool = False
-    installed: bool = False
-    endpoint: Endpoint | None = None
-    """As the kernel has it."""
-    endpoint_set: Endpoint | None = None
-    """The announced one that was last written to the kernel."""
-    handshake_at: float | None = None
-    session_lost_at: float | None = None
-    """When its session was found to be gone though the peer is there; handshakes up to then are of no use."""
-    proven_at: float | None = None
-    proof_size: int = 0
-    lost: bool = False
-    """Proven once, but the last three rounds of probes came to nothing, or its session ended: a new proof is needed."""
-    code: str | None = None
-    """The diagnosis of the last failed probe."""
-    detail: str = ""
-    peer_uses: tuple[int, int] | None = None
-    """The pair (ours, theirs) by which the peer said it sends to us, and when."""
-    peer_uses_at: float | None = None
-    provoke: bool = False
-    """Initiate, whoever should: this end has just made the peer anew."""
-    provoked: int = 0
-    next_provoke: float = 0.0
-    rx_bytes: int = 0
-    tx_bytes: int = 0
-
-    @property
-    def doubted(self) -> bool:
-        """Whether a probe says that it does not carry traffic; a link taken over at start was not asked yet."""
-        return self.lost or (self.proven_at is None and self.code is not None)
-
-    @property
-    def slot(self) -> str:
-        """The interface it lives in."""
-        return slot_name(self.key.own, self.key.remote)
-
-    @property
-    def pair(self) -> tuple[int, int]:
-        """Generations: ours, the peer's."""
-        return self.key.own, self.key.remote
-
-    def fresh(self, now: float) -> bool:
-        """Whether the session can carry data."""
-        return self.handshake_at is not None and now - self.handshake_at <= HANDSHAKE_FRESH
-
-    def usable(self, now: float) -> bool:
-        """Proven, and nothing says otherwise since."""
-        return self.installed and self.proven_at is not None and not self.lost and self.fresh(now)
 
 
 class LinkBook:
@@ -197,7 +136,7 @@ class LinkBook:
             sound = device is not None and device.public_key == record.own_key and device.name not in down
             if state is None or not sound:
                 if record.installed:
-                    self.records[key] = _without_peer(record) if state is None else _without_session(record, now)
+                    self.records[key] = record.without_peer() if state is None else record.without_session(now)
                     gone += [] if record.provoke and state is not None else [key]  # a session: told once
                 continue
             seen = self._seen(record, state)
@@ -364,15 +303,3 @@ class LinkBook:
         changed = record.endpoint_set is not None and record.endpoint_set != announced
         waiting_since = max(record.since, record.session_lost_at or 0.0)
         return changed or (not record.fresh(now) and now - waiting_since > ENDPOINT_PATIENCE)
-
-
-def _without_peer(record: LinkRecord) -> LinkRecord:
-    """The link after its peer vanished from the kernel: to be made anew, as announced."""
-    bare = replace(record, installed=False, handshake_at=None, endpoint=None, endpoint_set=None)
-    return replace(bare, session_lost_at=None, provoke=True, lost=record.proven_at is not None)
-
-
-def _without_session(record: LinkRecord, now: float) -> LinkRecord:
-    """The link after the kernel forgot its session: the peer, and where it was heard from last, are still there."""
-    bare = replace(record, handshake_at=None, session_lost_at=now)
-    return replace(bare, provoke=True, lost=record.proven_at is not None)

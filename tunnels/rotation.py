@@ -13,7 +13,8 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-from linkseal.tunnels.links import LinkBook, LinkRecord
+from linkseal.tunnels.linkrecord import LinkRecord
+from linkseal.tunnels.links import LinkBook
 from linkseal.tunnels.model import LinkKey
 
 GRACE: Final = 1.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from linkseal.tunnels.links import ENDPOINT_PATIENCE, HANDSHAKE_FRESH, HELP_AFTER, LinkBook
+from linkseal.tunnels.linkrecord import HANDSHAKE_FRESH
+from linkseal.tunnels.links import ENDPOINT_PATIENCE, HELP_AFTER, LinkBook
 from linkseal.tunnels.model import KeyOfGeneration, LinkKey, LinkState
 from linkseal.tunnels.world import Me, Peer
 from linkseal.wireguard.model import DeviceState, Endpoint, PeerState

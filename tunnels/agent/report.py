@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from linkseal.keys.secrets import fingerprint
 from linkseal.tunnels.agent.worker import Worker
-from linkseal.tunnels.links import LinkRecord
+from linkseal.tunnels.linkrecord import LinkRecord
 from linkseal.tunnels.model import LinkState, Scope, Stage
 from linkseal.tunnels.register import Peer
 from linkseal.tunnels.status import (
