@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "showconf": Lazy(f"{_CLI}.showconf", "showconf", "Show a node's tunnels as wg-quick text, from public data alone."),
     "explain": Lazy(f"{_CLI}.explain", "explain", "Say what a finding means and how to fix it."),
     "agent": Lazy(f"{_CLI}.agent", "agent", "Run the agent of this host, or look after what it left."),
+    "controller": Lazy(f"{_CLI}.controller", "controller", "Sign nodes' certificates and grants."),
     "lab": Lazy("linkseal.tunnels.lab.commands", "lab", "Run a cluster of network namespaces on this machine."),
     "version": Lazy(f"{_CLI}.version", "version", "Print the version of Linkseal and of what it runs on."),
     "completion": Lazy(f"{_CLI}.completion", "completion", "Print the script that lets a shell complete commands."),

@@ -31,11 +31,18 @@ _GLOBALS: Final[Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]]] = {
     ),
     "config": (
         ("--config",),
-        {"type": _PATH, "metavar": "FILE", "help": "The agent's file (default /etc/linkseal/agent.yaml)."},
+        {
+            "type": _PATH,
+            "metavar": "FILE",
+            "help": "The agent's file (LINKSEAL_CONFIG; default /etc/linkseal/agent.yaml).",
+        },
     ),
     "no_color": (("--no-color",), {"is_flag": True, "help": "No colour, as with NO_COLOR; pipes never get any."}),
     "verbose": (("-v", "--verbose"), {"is_flag": True, "help": "Say more on stderr; show where a bug is."}),
 }
+
+_VARIABLES: Final[Mapping[str, str]] = {"directory": "LINKSEAL_DIRECTORY", "config": "LINKSEAL_CONFIG"}
+"""Environment variables of global options."""
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -48,7 +55,7 @@ def global_options(shown: frozenset[str] | None = None) -> list[click.Parameter]
     options: list[click.Parameter] = []
     for name, (flags, keywords) in _GLOBALS.items():
         hidden = shown is not None and name not in shown
-        environment = "LINKSEAL_DIRECTORY" if shown is None and name == "directory" else None
+        environment = _VARIABLES.get(name) if shown is None else None
         options.append(
             click.Option(
                 [*flags, name], callback=_remember, expose_value=False, hidden=hidden, envvar=environment, **keywords

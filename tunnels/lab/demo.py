@@ -1,0 +1,223 @@
+"""The demonstration: plaintext on the wire first, then agents, then nothing but WireGuard.
+
+Every step makes a claim and shows what was seen; the demo is good only if each claim held.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from linkseal.keys.errors import LinksealError
+from linkseal.tunnels.cli import linksview, statusview
+from linkseal.tunnels.cli.output import Paint, Tone, clean, emit, plural, size
+from linkseal.tunnels.cli.svg import svg
+from linkseal.tunnels.lab.capture import Capture
+from linkseal.tunnels.lab.cluster import Pod
+from linkseal.tunnels.lab.lab import Lab
+from linkseal.tunnels.lab.loss import loss_probe
+from linkseal.tunnels.lab.transfer import MARKER, copy, hexdump, lines_of_text, say
+
+SENTENCE: Final = b"The launch code is 0000, tell nobody."
+
+FILE_BYTES: Final = 8 << 20
+
+PACKETS_PER_SECOND: Final = 200
+
+AROUND: Final = 0.5
+"""Seconds of traffic before a generation is raised and after the old one is retired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What was to be shown, and whether it was."""
+
+    text: str
+    held: bool
+
+
+@dataclass(slots=True)
+class Stage:
+    """Prints numbered steps with their time, and remembers claims."""
+
+    paint: Paint
+    claims: list[Claim] = field(default_factory=list)
+    steps: int = 0
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """Number a step and say how long it took."""
+        self.steps += 1
+        self.line("")
+        emit(self.paint(f"{self.steps}  {title}", Tone.STRONG))
+        began = time.monotonic()
+        yield
+        self.line(f"({time.monotonic() - began:.1f} s)", Tone.DIM)
+
+    def line(self, text: str, tone: Tone = Tone.PLAIN) -> None:
+        """Print one line of a step."""
+        emit(f"   {self.paint(text, tone)}" if text else "")
+
+    def block(self, text: str) -> None:
+        """Print what a command prints, as it is (its colours are its own)."""
+        for line in text.splitlines():
+            emit(f"   │ {line}")
+
+    def claim(self, text: str, held: bool, otherwise: str = "") -> None:  # noqa: FBT001 - the answer
+        """Say whether something held; `otherwise`: what was seen instead."""
+        self.claims.append(Claim(text, held))
+        if held:
+            self.line(f"✓ {text}", Tone.GOOD)
+        else:
+            self.line(f"✗ NOT TRUE: {text}{f' ({otherwise})' if otherwise else ''}", Tone.BAD)
+
+    def verdict(self, seconds: float) -> bool:
+        """Print the last line; whether every claim held."""
+        failed = [claim.text for claim in self.claims if not claim.held]
+        self.line("")
+        if failed or not self.claims:
+            emit(self.paint(f"FAILED after {seconds:.0f} s: {'; '.join(failed) or 'nothing was shown'}", Tone.BAD))
+            return False
+        emit(self.paint(f"All {len(self.claims)} claims held; {seconds:.0f} s in all.", Tone.GOOD))
+        return True
+
+
+class Demo:
+    """The steps, on a lab that is built and has no agents yet."""
+
+    def __init__(self, lab: Lab, stage: Stage, out: Path) -> None:
+        self._lab = lab
+        self._stage = stage
+        self._out = out
+        first, second = lab.cluster[0], lab.cluster[1]
+        self._from, self._to = first.pods[0], second.pods[0]
+        self._names = f"{first.name}.p1", f"{second.name}.p1"
+
+    def run(self) -> None:
+        """Show everything. A step that cannot be done is a claim that did not hold, and ends the demo."""
+        try:
+            self._plaintext()
+            self._start()
+            self._file()
+            self._rotation()
+            self._picture()
+        except LinksealError as error:
+            for line in str(error).splitlines():
+                self._stage.line(clean(line), Tone.BAD)
+            self._stage.claim("every step could be done", held=False)
+
+    def _plaintext(self) -> None:
+        """The negative control of all that follows: the same capture sees the sentence while nothing is encrypted."""
+        source, target = self._names
+        with self._stage.step(f"Without Linkseal: {source} says something to {target}; the bridge is captured"):
+            with self._lab.cluster.capture() as wire:
+                arrived = say(self._from, self._to, _address(self._to), SENTENCE)
+            told = [frame for frame in wire.frames if SENTENCE in frame.data]
+            for frame in told[:1]:
+                self._stage.line(frame.text)
+                for row in hexdump(frame.data, SENTENCE):
+                    self._stage.line(f"  {row}", Tone.WARN)
+            self._stage.claim("the capture reads the sentence on the wire", bool(told) and arrived, _kinds(wire))
+
+    def _start(self) -> None:
+        """Agents start; status and links as the commands print them."""
+        lab, stage = self._lab, self._stage
+        with stage.step("Linkseal starts: a controller that signs, and an agent on each node"):
+            lab.start_all()
+            seconds = lab.wait(lambda: statusview.verdict(lab.seen()).good, "everything sealed")
+            seen = lab.seen()
+            stage.claim(f"every link is sealed at both ends {seconds:.1f} s later", held=True)
+            stage.line("$ linkseal status", Tone.DIM)
+            stage.block(statusview.text(seen, stage.paint))
+            stage.line("$ linkseal links", Tone.DIM)
+            stage.block(linksview.table(seen, stage.paint))
+
+    def _file(self) -> None:
+        """A file of lines that could not be missed, while the bridge is captured."""
+        stage, (source, target) = self._stage, self._names
+        data = lines_of_text(FILE_BYTES)
+        with stage.step(f"A file of {size(FILE_BYTES)} goes from {source} to {target}; the bridge is captured again"):
+            with self._lab.cluster.capture() as wire:
+                say(self._from, self._to, _address(self._to), SENTENCE)
+                done = copy(self._from, self._to, _address(self._to), data)
+            read = sum(MARKER in frame.data or SENTENCE in frame.data for frame in wire.frames)
+            plain, sealed = wire.plaintext(), wire.count("wireguard")
+            stage.line(f"seen on the wire: {_kinds(wire)}")
+            stage.claim(f"the file arrived whole in {done.seconds:.1f} s (SHA-256 equal)", done.whole, size(done.size))
+            stage.claim("its text was found on the wire 0 times", read == 0, plural(read, "frame"))
+            stage.claim(f"{sealed} WireGuard packets carried it", sealed * 1500 > FILE_BYTES)
+            stage.claim("nothing but WireGuard and neighbour discovery crossed", not plain, "; ".join(plain[:3]))
+
+    def _rotation(self) -> None:
+        """New keys on a node while numbered packets flow both ways."""
+        lab, stage, node = self._lab, self._stage, self._lab.cluster[0]
+        with stage.step(f"{node.name} changes its keys while {PACKETS_PER_SECOND} packets/s flow each way"):
+            with (
+                loss_probe(self._from, self._to, _address(self._to), pps=PACKETS_PER_SECOND) as there,
+                loss_probe(self._to, self._from, _address(self._from), pps=PACKETS_PER_SECOND) as back,
+            ):
+                time.sleep(AROUND)
+                number = lab.ask(node, "rotate")["generation"]
+                seconds = lab.wait(lambda: self._alone(number), f"generation {number} alone in use")
+                time.sleep(AROUND)
+            stage.line(f"generation {number} made, proven, in use, and the old one retired in {seconds:.1f} s")
+            lost = len(there.lost) + len(back.lost)
+            stage.claim(f"0 of {there.sent + back.sent} packets were lost", lost == 0, f"{there}; {back}")
+
+    def _alone(self, number: int) -> bool:
+        """Whether every link of the first node is sealed with that generation, and no other is live."""
+        seen = self._lab.seen()
+        reports = {summary.name: summary.status for summary in seen.status.nodes}
+        own = reports.get(self._lab.cluster[0].name)
+        return own is not None and [g.number for g in own.generations] == [number] and statusview.verdict(seen).good
+
+    def _picture(self) -> None:
+        """`links` as a picture and as text."""
+        with self._stage.step("A picture of it"):
+            seen = self._lab.seen()
+            self._out.mkdir(parents=True, exist_ok=True)
+            pictures = {
+                "mesh.svg": svg(linksview.graph(seen)),
+                "mesh.txt": f"{statusview.text(seen, Paint())}\n\n{linksview.table(seen, Paint(), wide=True)}",
+            }
+            for name, text in pictures.items():
+                (self._out / name).write_text(f"{text}\n", encoding="utf-8")
+            self._stage.line(f"{self._out}/mesh.svg and mesh.txt (`linkseal links -o svg`, `linkseal status`)")
+
+
+def farewell(lab: Lab, stage: Stage) -> None:
+    """Take the lab down and say whether anything is left of it."""
+    with stage.step("Everything is taken down"):
+        left = lab.down()
+        stage.claim("no process, namespace or file of the lab is left", not left, ", ".join(left))
+
+
+def introduction(lab: Lab) -> Sequence[str]:
+    """What was built, for whoever reads."""
+    nodes = ", ".join(node.name for node in lab.cluster)
+    families = " and ".join(f"IPv{family}" for family in lab.record.spec.families)
+    return (
+        f"{nodes} on one bridge, two pods each, {families}; scope {lab.record.spec.scope}",
+        "pods of different nodes reach each other by plain routes, as a CNI in host-gw mode leaves them",
+    )
+
+
+def prepare_out(out: Path) -> None:
+    """Clear what an earlier demo wrote, so that what is there is this one's."""
+    for name in ("mesh.svg", "mesh.txt"):
+        (out / name).unlink(missing_ok=True)
+
+
+def _address(pod: Pod) -> str:
+    return str(pod.address4 or pod.address6)
+
+
+def _kinds(wire: Capture) -> str:
+    names = {"wireguard": "WireGuard", "arp": "ARP", "nd": "ND", "mld": "MLD", "pmtu": "path MTU errors"}
+    counts: Counter[str] = wire.kinds()
+    return ", ".join(f"{count} {names.get(kind, kind)}" for kind, count in counts.most_common()) or "nothing"
