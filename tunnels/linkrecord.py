@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Final
 
 from linkseal.keys.values import PublicKey
@@ -28,7 +29,8 @@ class LinkRecord:
     endpoint: Endpoint | None = None
     """As the kernel has it."""
     endpoint_set: Endpoint | None = None
-    """The announced one that was last written to the kernel."""
+    """The announced one that was last written to the kernel, and when."""
+    endpoint_set_at: float = -inf
     handshake_at: float | None = None
     session_lost_at: float | None = None
     """When its session was found to be gone though the peer is there; handshakes up to then are of no use."""

@@ -34,6 +34,12 @@ ENDPOINT_PATIENCE: Final = 15.0
 """Seconds without a first handshake after which a roamed endpoint is given up for the announced one: three of
 WireGuard's 5 s retries."""
 
+INSIST: Final = 60.0
+"""Seconds after a peer announced another endpoint during which packets that still come from the old one do not bring it
+back: both ends go on as they last heard from each other, so somebody must begin, and once is not enough under load."""
+INSIST_EVERY: Final = 1.0
+"""Seconds between two attempts."""
+
 HELP_AFTER: Final = 30.0
 """Seconds after which the end that should only answer tries as well: the other may be unable to reach it."""
 
@@ -53,6 +59,8 @@ class LinkBook:
         self.announced: dict[str, Endpoint | None] = {}
         self.path_mtu: dict[str, int] = {}
         self._by_peer: dict[str, list[LinkKey]] = {}
+        self._left: dict[str, tuple[Endpoint, float]] = {}
+        """Base endpoint that a peer announced before the present one, and when it changed."""
         self._heard: dict[tuple[str, int], float] = {}
         """Peer and generation of ours → latest handshake, which outlives the loss of a device."""
 
@@ -71,6 +79,9 @@ class LinkBook:
                 initiator = initiates(me, peer, own, remote, endpoint)
                 wanted[key] = known if known.initiator == initiator else replace(known, initiator=initiator)
         self.records = wanted
+        for name, before in self.announced.items():
+            if before is not None and endpoints.get(name) not in (None, before):
+                self._left[name] = (before, now)
         self.announced = {name: endpoints.get(name) for name in peers}
         self._by_peer = {}
         for key in wanted:
@@ -83,6 +94,7 @@ class LinkBook:
         self.current = {name: pair for name, pair in standing.items() if pair is not None}
         self.moved_at = {name: at for name, at in self.moved_at.items() if name in peers}
         self.path_mtu = {name: mtu for name, mtu in self.path_mtu.items() if name in peers}
+        self._left = {name: left for name, left in self._left.items() if name in peers}
         self._heard = {key: at for key, at in self._heard.items() if key[0] in peers and key[1] in own}
 
     def _standing(self, name: str, pair: tuple[int, int]) -> tuple[int, int] | None:
@@ -165,18 +177,19 @@ class LinkBook:
             provoked=0 if answered else record.provoked,
         )
 
-    def endpoint_written(self, slot: str, remote_key: PublicKey) -> None:
+    def endpoint_written(self, slot: str, remote_key: PublicKey, now: float) -> None:
         """Note that the announced endpoint was written to the kernel; from now on roaming is left alone."""
         for key, record in self.records.items():
             if record.slot == slot and record.remote_key == remote_key:
-                self.records[key] = replace(record, endpoint_set=self.announced_endpoint(key))
+                self.records[key] = replace(record, endpoint_set=self.announced_endpoint(key), endpoint_set_at=now)
                 return
 
-    def remember_endpoint(self, name: str, base: Endpoint) -> None:
+    def remember_endpoint(self, name: str, base: Endpoint, now: float) -> None:
         """Before a restart this base endpoint was the announced one: a change since then is to be written."""
         for key in self._by_peer.get(name, ()):
-            port = slot_port(base.port, key.remote, key.own)
-            self.records[key] = replace(self.records[key], endpoint_set=Endpoint(base.host, port))
+            self.records[key] = replace(self.records[key], endpoint_set=_of_slot(base, key))
+        if base != self.announced.get(name):
+            self._left[name] = (base, now)
 
     def proved(self, key: LinkKey, at: float, size: int, peer_uses: tuple[int, int] | None) -> None:
         """Take in a full round of probes. `peer_uses` is (our generation, theirs), as the peer's reply says."""
@@ -291,7 +304,12 @@ class LinkBook:
     def announced_endpoint(self, key: LinkKey) -> Endpoint | None:
         """Where the peer says this link's slot is; None: it cannot be reached."""
         base = self.announced.get(key.peer)
-        return None if base is None else Endpoint(base.host, slot_port(base.port, key.remote, key.own))
+        return None if base is None else _of_slot(base, key)
+
+    def insists(self, key: LinkKey, now: float) -> bool:
+        """Whether a link has just gone from its peer's former endpoint, or came back to it, and is to leave it."""
+        base, since = self._left.get(key.peer, (None, -inf))
+        return base is not None and now - since <= INSIST and self.records[key].endpoint == _of_slot(base, key)
 
     def _wants_endpoint(self, record: LinkRecord, now: float) -> bool:
         """Tell whether to write the announced endpoint: once; a roamed one stays until it proves dead."""
@@ -300,6 +318,13 @@ class LinkBook:
             return False
         if not record.installed or record.endpoint is None:
             return True
+        if self.insists(record.key, now) and now - record.endpoint_set_at >= INSIST_EVERY:
+            return True
         changed = record.endpoint_set is not None and record.endpoint_set != announced
         waiting_since = max(record.since, record.session_lost_at or 0.0)
         return changed or (not record.fresh(now) and now - waiting_since > ENDPOINT_PATIENCE)
+
+
+def _of_slot(base: Endpoint, key: LinkKey) -> Endpoint:
+    """The peer's endpoint of one link."""
+    return Endpoint(base.host, slot_port(base.port, key.remote, key.own))

@@ -43,6 +43,8 @@ class Deployment:
         self.spec = {"scope": scope, "stage": stage, **spec}
         self.members: list[Node] = list(cluster)
         self.uids = {node.name: f"uid-{node.name}" for node in cluster}
+        self.addresses: dict[str, list[str]] = {}
+        """Node addresses granted where they are not the cluster's."""
         self.settings: dict[str, dict[str, Any]] = {}
         self.agents: dict[str, ForkedProcess] = {}
         self.sign()
@@ -65,7 +67,7 @@ class Deployment:
                 "name": node.name,
                 "uid": self.uids[node.name],
                 "index": node.index,
-                "addresses": node.addresses,
+                "addresses": self.addresses.get(node.name, node.addresses),
                 "prefixes": node.pod_cidrs,
             }
             for node in self.members

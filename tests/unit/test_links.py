@@ -164,8 +164,23 @@ def test_a_newly_announced_endpoint_is_written_once_even_over_a_roamed_one() -> 
     moved = Endpoint("192.0.2.77", 51820)
     book.sync(ME, {"n2": PEER}, {"n2": moved}, NOW)
     assert book.peer_links(NOW)["n2"].set_endpoint == {(1, 1)}
-    book.endpoint_written("lsl11", PEER.generations[0].public_key)
+    book.endpoint_written("lsl11", PEER.generations[0].public_key, NOW)
     assert book.peer_links(NOW)["n2"].set_endpoint == frozenset()
+
+
+def test_a_former_endpoint_that_comes_back_is_left_again_for_a_minute_once_a_second() -> None:
+    """Each end goes on as it last heard from the other, so a packet under way brings the old one back."""
+    book, key = sealed(), PEER.generations[0].public_key
+    book.sync(ME, {"n2": PEER}, {"n2": Endpoint("192.0.2.77", 51820)}, NOW)
+    written = []
+    for tick in range(200):
+        now = NOW + tick / 2
+        book.observe(kernel(ME, PEER, {(1, 1): NOW}), now)
+        if book.peer_links(now)["n2"].set_endpoint:
+            book.endpoint_written("lsl11", key, now)
+            written.append(now - NOW)
+    assert written == [float(second) for second in range(61)]
+    assert not book.insists(KEY, NOW + 61)
 
 
 def test_no_endpoint_is_set_for_a_peer_that_announces_none() -> None:

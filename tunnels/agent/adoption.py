@@ -24,7 +24,7 @@ def adopt(book: LinkBook, world: World, observed: Observed, saved: Mapping[str, 
         if pair is not None:
             book.adopt(name, pair)
         if known is not None and known.endpoint is not None:
-            book.remember_endpoint(name, known.endpoint)
+            book.remember_endpoint(name, known.endpoint, now)
 
 
 def _in_kernel(world: World, observed: Observed, peer: Peer) -> tuple[int, int] | None:

@@ -144,7 +144,7 @@ class Worker:
             steps,
             failures,
             targets(world, self.book) if world.layout.stage is not Stage.OFF else {},
-            self._pokes(),
+            self._pokes(job.now),
             publish,
             ALL if steps else frozenset(),
             self._wake(job.now, failures),
@@ -248,7 +248,7 @@ class Worker:
         failed = {id(failure.step) for failure in failures}
         for step in steps:
             if isinstance(step, SetPeer) and step.endpoint is not None and id(step) not in failed:
-                self.book.endpoint_written(step.device, step.public_key)
+                self.book.endpoint_written(step.device, step.public_key, now)
         self._tell_failures(failures, now)
         return failures
 
@@ -306,9 +306,12 @@ class Worker:
             self.findings.raise_(codes.NOT_PUBLISHED, HOST_SUBJECT, str(error), now)
             return None
 
-    def _pokes(self) -> tuple[LinkKey, ...]:
-        """While generations change, replies are wanted every second: they say when the old one may go."""
-        changing = {key.peer for key in self.book.records if self.book.several(key.peer)}
+    def _pokes(self, now: float) -> tuple[LinkKey, ...]:
+        """While generations change, replies are wanted every second: they say when the old one may go.
+
+        And packets of ours where a peer has a new endpoint: it answers from where it is sent to.
+        """
+        changing = {key.peer for key in self.book.records if self.book.several(key.peer) or self.book.insists(key, now)}
         return tuple(LinkKey(name, *pair) for name, pair in sorted(self.book.current.items()) if name in changing)
 
     def _wake(self, now: float, failures: Sequence[Failure]) -> float:
@@ -319,7 +322,7 @@ class Worker:
         for record in self.book.records.values():
             if record.handshake_at is None and now - record.since < RECENT:
                 wake = min(wake, 0.1 if now - record.since < YOUNG else 1.0)
-            elif self.book.several(record.key.peer):
+            elif self.book.several(record.key.peer) or self.book.insists(record.key, now):
                 wake = min(wake, 1.0)
         return wake
 
