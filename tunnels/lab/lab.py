@@ -153,9 +153,9 @@ class Lab:
         """Return the namespace called `n1`, `n1.p1` or `wire`. ConfigError."""
         if name == "wire":
             return self.cluster.wire
-        node_name, _, pod = name.partition(".")
+        node_name, dot, pod = name.partition(".")
         node = self.node(node_name)
-        if not pod:
+        if not dot:
             return node
         pods = {f"p{number}": space for number, space in enumerate(node.pods, 1)}
         if pod not in pods:
