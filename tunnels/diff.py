@@ -84,8 +84,10 @@ def _interfaces(desired: Desired, observed: Observed) -> Iterator[Step]:
     for name in sorted(desired.interfaces):
         want = desired.interfaces[name]
         have = observed.interfaces.get(name)
-        if have is None:
-            yield AddInterface(want)
+        if have is None or have.kind is None:
+            if have is not None and have.replaceable:
+                yield RemoveInterface(name, want.kind)
+            yield AddInterface(want)  # where another's stands in its place this is refused, and nothing built on it
         else:
             step = _change(want, have)
             if step is not None:
@@ -146,8 +148,9 @@ def _old_routes(desired: Desired, observed: Observed) -> Iterator[Step]:
 
 def _old_addresses(desired: Desired, observed: Observed) -> Iterator[Step]:
     for address in sorted(observed.addresses - desired.addresses):
-        if address.interface in desired.interfaces:  # the others go with their interface
-            yield RemoveAddress(address)
+        have = observed.interfaces.get(address.interface)
+        if address.interface in desired.interfaces and have is not None and have.kind is not None:
+            yield RemoveAddress(address)  # the others go with their interface, or are another's
 
 
 def _old_interfaces(desired: Desired, observed: Observed) -> Iterator[Step]:

@@ -73,6 +73,8 @@ class InterfaceState(NamedTuple):
     rp_filter: int
     accept_local: bool = False
     arp: bool = True
+    replaceable: bool = False
+    """With a name of ours and a kind that we make, though not for this name and driver: made by the other driver."""
 
 
 class Address(NamedTuple):

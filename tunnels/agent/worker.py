@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -18,6 +18,7 @@ from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.errors import HostError, LinksealError
 from linkseal.keys.grant import Grant
 from linkseal.tunnels import codes
+from linkseal.tunnels.addressing import slot_name
 from linkseal.tunnels.agent.adoption import adopt
 from linkseal.tunnels.agent.evidence import take_outcomes
 from linkseal.tunnels.agent.facts import endpoints_to_announce, layout_of, me_of, overrides_of, peers_of, underlay_of
@@ -38,7 +39,7 @@ from linkseal.tunnels.probe.outcomes import Outcome, Target
 from linkseal.tunnels.render import render_steps
 from linkseal.tunnels.settings import AgentSettings
 from linkseal.tunnels.world import Underlay, World, endpoint_of
-from linkseal.wireguard.model import PeerSpec, ReprovokePeer, SetPeer
+from linkseal.wireguard.model import ConfigureDevice, PeerSpec, ReprovokePeer, SetPeer
 
 _LOG: Final = logging.getLogger("linkseal.agent")
 
@@ -124,18 +125,18 @@ class Worker:
         world = self._world(job.now)
         if world is None:
             return Result(wake_in=5.0)
-        gone = self.book.observe(self.observed.devices, job.now, down=self._down())
+        self.book.observe(self.observed.devices, job.now, down=self._down())
         take_outcomes(self.book, self.findings, job.outcomes, job.path_mtus, job.now)
         moves = self.book.choose(job.now)
         for peer, old, new in moves:
             _LOG.info("traffic to %s moves from %s to link %d→%d", peer, "nothing" if old is None else old, *new)
-        world = replace(world, links=self.book.peer_links(job.now))
-        expected = bool(changed or moves or job.view is not None or not self._settled or world != self.world)
-        self.world = world
+        world = self.world = replace(world, links=self.book.peer_links(job.now))
+        before, seen, settled = self.desired, self.observed, self._settled
         steps = self._steps(world)
         steps += self._provocations(job.now)
         failures = self._apply(steps, job.now)
-        self._tell_drift(steps, expected, gone, job.now)
+        if steps and settled:
+            self._tell_drift(diff(before, seen), failures, job.now)
         self._save_links(job.now)
         publish = self._speak(world, job.now)
         if len(changed) >= BURST:
@@ -144,7 +145,7 @@ class Worker:
             steps,
             failures,
             targets(world, self.book) if world.layout.stage is not Stage.OFF else {},
-            self._pokes(job.now),
+            (*self._pokes(job.now), *self._reconfigured(steps)),
             publish,
             ALL if steps else frozenset(),
             self._wake(job.now, failures),
@@ -189,6 +190,7 @@ class Worker:
             self.door,
             overrides_of(self.settings.peer_endpoints, policy.wireguard.port),
         )
+        self.book.leaving = self.keyring.withdrawing()
         self.book.sync(me, world.peers, {n: endpoint_of(world, peer) for n, peer in world.peers.items()}, now)
         if not self._adopted:
             adopt(self.book, world, self.observed, self._known.links(), now)
@@ -265,15 +267,21 @@ class Worker:
             self.findings.raise_(codes.RP_FILTER_LOOSENED, name, message, now)
 
     def _tell_failures(self, failures: Sequence[Failure], now: float) -> None:
-        current: dict[tuple[str, str], str] = {}
+        reasons: dict[str, list[str]] = {}
         for failure in failures:
             code = codes.PORT_IN_USE if failure.error.errno == _EADDRINUSE else codes.STEP_REFUSED
-            current.setdefault((code, type(failure.step).__name__), str(failure.error))
+            reasons.setdefault(code, []).append(str(failure.error))
+        current = {
+            (code, HOST_SUBJECT): found[0] + (f" (and {len(found) - 1} more)" if found[1:] else "")
+            for code, found in reasons.items()
+        }
         self.findings.replace({codes.STEP_REFUSED, codes.PORT_IN_USE}, current, now)
 
-    def _tell_drift(self, steps: Sequence[Step], expected: bool, gone: Sequence[LinkKey], now: float) -> None:  # noqa: FBT001
-        """What had to be done though nothing was asked for was somebody else's doing: say what was put back."""
-        if not steps or (expected and not gone) or all(isinstance(step, ReprovokePeer) for step in steps):
+    def _tell_drift(self, undone: Sequence[Step], failures: Sequence[Failure], now: float) -> None:
+        """What this pass had to do once more was somebody else's doing: say what was put back."""
+        failed = [failure.step for failure in failures]
+        steps = [step for step in undone if step not in failed]
+        if not steps:
             return
         lines = render_steps(steps)
         shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")  # noqa: PLR2004
@@ -313,6 +321,11 @@ class Worker:
         """
         changing = {key.peer for key in self.book.records if self.book.several(key.peer) or self.book.insists(key, now)}
         return tuple(LinkKey(name, *pair) for name, pair in sorted(self.book.current.items()) if name in changing)
+
+    def _reconfigured(self, steps: Sequence[Step]) -> Iterator[LinkKey]:
+        """Links of devices just given their key, port or mark: peers go on sending to the old port until they hear."""
+        slots = {step.device for step in steps if isinstance(step, ConfigureDevice)}
+        return (LinkKey(name, *pair) for name, pair in self.book.current.items() if slots and slot_name(*pair) in slots)
 
     def _wake(self, now: float, failures: Sequence[Failure]) -> float:
         if failures:

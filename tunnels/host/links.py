@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import pyroute2
 from linkseal.keys.errors import HostError
-from linkseal.tunnels.addressing import DOOR, PROBE, PROBE_PEER, SLOTS
+from linkseal.tunnels.addressing import DOOR, OURS, PROBE, PROBE_PEER, SLOTS
 from linkseal.tunnels.model import Interface, InterfaceState, Kind, SetInterface
 from linkseal.wireguard.driver import Driver, DriverKind
 from linkseal.wireguard.netlink import NetlinkError, NetlinkSocket
@@ -95,15 +95,17 @@ class Links:
     def _state(self, link: Any) -> InterfaceState:
         name, kernel_kind = link.get_attr("IFLA_IFNAME"), _kernel_kind(link)
         conf = _inet_conf(link)
+        kind = _kind(name, kernel_kind, self._driver.kind)
         return InterfaceState(
             name,
             link["index"],
-            _kind(name, kernel_kind, self._driver.kind),
+            kind,
             link.get_attr("IFLA_MTU") or 0,
             bool(link["flags"] & _UP),
             conf.get("rp_filter", 0),
             bool(conf.get("accept_local", 0)),
             not link["flags"] & _NOARP,
+            kind is None and name in OURS and kernel_kind in KINDS_WE_MAKE,
         )
 
     # --- changing --------------------------------------------------------------------------------------------------
@@ -113,8 +115,9 @@ class Links:
         try:
             self._create(interface)
         except HostError as error:
-            if error.errno != EEXIST or self._present_kind(interface.name) is not interface.kind:
+            if error.errno != EEXIST:
                 raise
+            self._require_kind(interface)
         self.set(
             SetInterface(
                 interface.name,
@@ -165,9 +168,16 @@ class Links:
             if error.errno != ENODEV:
                 raise
 
-    def _present_kind(self, name: str) -> Kind | None:
-        state = self.read().get(name)
-        return None if state is None else state.kind
+    def _require_kind(self, interface: Interface) -> None:
+        """Raise HostError unless the interface that is there already can serve."""
+        kinds = self.kernel_kinds()
+        for name in (PROBE, PROBE_PEER) if interface.kind is Kind.PROBE else (interface.name,):
+            have = kinds.get(name)
+            if have is not None and _kind(name, have, self._driver.kind) is not interface.kind:
+                what = f"a {have or 'physical'} interface, not ours"
+                raise HostError(f"{name} is {what}: remove it, or give it another name", errno=EEXIST)
+        if interface.name not in kinds:
+            raise HostError(f"{PROBE_PEER} is there without {PROBE}: remove it", errno=EEXIST)
 
     def _create(self, interface: Interface) -> None:
         if interface.kind is Kind.PROBE:
