@@ -145,3 +145,18 @@ def test_what_was_seen_of_a_device_that_is_made_anew_does_not_count() -> None:
 def test_a_foreign_interface_of_our_name_is_not_removed() -> None:
     foreign = UP._replace(kind=None)
     assert diff(Desired(), Observed(interfaces={"lsl11": foreign})) == ()
+
+
+def test_nothing_is_changed_on_a_foreign_interface_of_our_name() -> None:
+    foreign = UP._replace(kind=None, up=False, mtu=9000)
+    theirs = Address("lsl11", "10.99.0.1/24")
+    steps = diff(
+        Desired(interfaces={"lsl11": SLOT}), Observed(interfaces={"lsl11": foreign}, addresses=frozenset({theirs}))
+    )
+    assert steps == (AddInterface(SLOT),)  # which the kernel refuses, and what needs it is not tried
+
+
+def test_what_the_other_driver_left_is_replaced() -> None:
+    left = UP._replace(kind=None, replaceable=True)
+    steps = diff(Desired(interfaces={"lsl11": SLOT}), Observed(interfaces={"lsl11": left}))
+    assert steps == (RemoveInterface("lsl11", Kind.SLOT), AddInterface(SLOT))
