@@ -52,6 +52,8 @@ DIRECTORY_LOOK: Final = 60.0
 """Seconds one wait for a change of the directory lasts."""
 STATUS_REFRESH: Final = 300.0
 """Seconds between two writes of an unchanged status (DESIGN 5), give or take a tenth."""
+POKE_EVERY: Final = 1.0
+"""Seconds between two requests for the replies that a rotation waits for."""
 PUBLISH_RETRY: Final = 5.0
 """Seconds until a publication that failed is tried again."""
 
@@ -70,14 +72,14 @@ class Agent:
         self._view: DirectoryView | None = None
         self._outcomes: list[Outcome] = []
         self._polls = 0
+        self._poll_due = 0.0
+        self._poke_due = 0.0
+        self._passes = 0
         self._published_serial = 0
         self._status: NodeStatus | None = None
         self._status_due = 0.0
         self._status_refresh = 0.0
         self._tasks: list[asyncio.Task[None]] = []
-        self._poll_due = 0.0
-        self._poke_due = 0.0
-        self._passes = 0
         settings = worker.settings
         self.desk = RequestDesk(worker)
         self._enrolment = Enrolment(worker.keyring, worker.knowledge, directory)
@@ -146,23 +148,26 @@ class Agent:
                 self._look = True
                 self._wake.set()
 
-    async def _wait(self, seconds: float) -> bool:
-        """Wait for something to do; False: the time ran out, so what has no events is looked at."""
+    async def _wait(self, seconds: float) -> None:
+        """Wait for something to do, at most `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
         except TimeoutError:
-            return False
+            return
         await asyncio.sleep(DEBOUNCE)
-        return True
 
     # --- one pass -----------------------------------------------------------------------------------------------
 
     async def _pass(self, seconds: float) -> float:
-        if not await self._wait(seconds):
+        clock = asyncio.get_running_loop().time
+        await self._wait(max(0.0, min(seconds, self._poll_due - clock())))
+        polled = clock() >= self._poll_due
+        if polled:
             self._polls += 1
             self._dirty |= ALL if self._polls % FULL_LOOK_EVERY == 0 else POLLED
         self._wake.clear()
+        self._passes += 1
         view = await self._look_at_directory()
         job = Job(unix_now(), frozenset(self._dirty), view, tuple(self._outcomes), dict(self._path_mtus))
         self._dirty.clear()
@@ -170,18 +175,27 @@ class Agent:
         self._path_mtus.clear()
         try:
             result = await self._in_worker(lambda: self._work(job))
-        self._passes += 1
         except LinksealError as error:
             _LOG.error("this pass failed and is tried again: %s", error)
             self._dirty |= ALL
+            self._poll_due = clock() + PUBLISH_RETRY
             return PUBLISH_RETRY
         self._after(result)
+        # Only ever sooner until it has been: proofs that keep waking us must not put it off.
+        due = clock() + result.wake_in
+        self._poll_due = due if polled else min(self._poll_due, due)
         wake = min(result.wake_in, await self._publish(result.publish), await self._report())
         if result.again:
             self._dirty |= result.again
             wake = min(wake, self.worker.retry_in or DEBOUNCE)
         self._log_findings()
         return wake
+
+    def _work(self, job: Job) -> Result:
+        """What a pass does in the worker's thread; requests wait until the first pass has made a world to act on."""
+        if self._view is not None:
+            self.desk.take(self._view.requests, job.now)
+        return self.worker.run(job)
 
     def _after(self, result: Result) -> None:
         world = self.worker.world
@@ -194,12 +208,6 @@ class Agent:
             self._engine = ProbeEngine(
                 ProbeSettings(world.me.name, world.me.index, probe.probe, probe.probe_port, interval),
                 self._on_outcome,
-    def _work(self, job: Job) -> Result:
-        """What a pass does in the worker's thread; requests wait until the first pass has made a world to act on."""
-        if self._view is not None:
-            self.desk.take(self._view.requests, job.now)
-        return self.worker.run(job)
-
                 self._uses,
                 self._peer_index,
             )
@@ -207,8 +215,11 @@ class Agent:
         mine = sources_of(protected(world.layout.scope, world.me.addresses, world.me.prefixes))
         self._engine.set_own_sources({family: tuple(s.address for s in found) for family, found in mine.items()})
         self._engine.set_targets(result.targets)
-        for key in result.poke:
-            self._engine.poke(key)
+        now = asyncio.get_running_loop().time()
+        if result.poke and now >= self._poke_due:  # every proof comes back here: without a pause they would chase us
+            self._poke_due = now + POKE_EVERY
+            for key in result.poke:
+                self._engine.poke(key)
         self._paths.set_world(world)
 
     def _uses(self, peer: str) -> tuple[int, int] | None:
@@ -260,7 +271,11 @@ class Agent:
             speaker.published(text)
             self._published_serial = keyring.last_parsed.serial
         else:
+            if text is not None and speaker.held_another(text):
+                message = f"it no longer holds this node's announcement {self._published_serial}: publishing again"
+                self.worker.findings.raise_(codes.DIRECTORY_OLDER, HOST_SUBJECT, message, unix_now(), lasts=3600.0)
             speaker.unpublished()
+            self._published_serial = 0
 
     async def _publish(self, signed: SignedAnnouncement | None) -> float:
         if signed is None:
@@ -274,16 +289,10 @@ class Agent:
         self.worker.findings.clear(codes.NOT_PUBLISHED, HOST_SUBJECT)
         self.worker.speaker.published(signed.text)
         last = self.worker.keyring.last_parsed
-            if text is not None and speaker.held_another(text):
-                message = f"it no longer holds this node's announcement {self._published_serial}: publishing again"
-                self.worker.findings.raise_(codes.DIRECTORY_OLDER, HOST_SUBJECT, message, unix_now(), lasts=3600.0)
-        self._published_serial = 0 if last is None else last.serial
-            self._published_serial = 0
-        _LOG.info(
-            "announced generations %s with serial %d",
-            [k.number for k in self.worker.keyring.own_keys()],
-            self._published_serial,
-        )
+        if last is not None:
+            self._published_serial = last.serial
+            numbers = [generation.number for generation in last.generations]
+            _LOG.info("announced generations %s with serial %d", numbers, last.serial)
         return DEBOUNCE
 
     # --- what others see ----------------------------------------------------------------------------------------
