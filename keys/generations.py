@@ -9,6 +9,8 @@ A change of key raises a new generation beside the old one; when every link uses
     number 5          (raise) GENERATED ─── LIVE ──────────────────────────── …
                               key on disk   announced  links move  all proven
 
+An aborted one goes the same way back: announced no more, links move to the older, then it is withdrawn.
+
 No I/O here: the caller stores each new value before it acts on it, and a key before the generation that names it.
 """
 
@@ -41,6 +43,8 @@ class State(Enum):
     """Announced, and the newest."""
     RETIRING = "retiring"
     """Announced, and the older of two."""
+    WITHDRAWING = "withdrawing"
+    """Aborted: announced no more; it goes when every peer has gone back to the older."""
     WITHDRAWN = "withdrawn"
     """Gone; its number is burnt."""
 
@@ -61,8 +65,9 @@ class Event(Enum):
 _TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = {
     State.ABSENT: {Event.RAISED: State.GENERATED},
     State.GENERATED: {Event.ANNOUNCED: State.LIVE, Event.ABORTED: State.WITHDRAWN},
-    State.LIVE: {Event.SUPERSEDED: State.RETIRING, Event.ABORTED: State.WITHDRAWN},
+    State.LIVE: {Event.SUPERSEDED: State.RETIRING, Event.ABORTED: State.WITHDRAWING},
     State.RETIRING: {Event.REINSTATED: State.LIVE, Event.RETIRED: State.WITHDRAWN},
+    State.WITHDRAWING: {Event.RETIRED: State.WITHDRAWN},
     State.WITHDRAWN: {},
 }
 
@@ -93,6 +98,11 @@ class Generations:
     def announced(self) -> tuple[Generation, ...]:
         """Those that belong into the announcement."""
         return tuple(g for g in self.live if g.state in (State.LIVE, State.RETIRING))
+
+    @property
+    def leaving(self) -> Generation | None:
+        """The one of two that goes when no peer needs it any more; None: there is one only, or the newer is not out."""
+        return next((g for g in self.live if g.state in (State.RETIRING, State.WITHDRAWING)), None)
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -140,22 +150,26 @@ def announced(gens: Generations, number: int) -> Generations:
     return replace(gens, live=(*older, _step(gens.newest, Event.ANNOUNCED)))
 
 
-def retire_old(gens: Generations) -> Generations:
-    """Return `gens` without the older of two; for when every living link is proven on the newer."""
-    if len(gens.live) < 2:  # noqa: PLR2004 - the pair this is about
-        raise GenerationError(f"there is no older generation to retire; there is only {_list(gens)}")
-    old, new = gens.live
-    _step(old, Event.RETIRED)
-    return replace(gens, live=(new,))
+def retire(gens: Generations) -> Generations:
+    """Return `gens` without the one of two that is left; for when every living link is proven on the other."""
+    leaving = gens.leaving
+    if leaving is None:
+        raise GenerationError(f"there is no generation to retire; there is only {_list(gens)}")
+    _step(leaving, Event.RETIRED)
+    return replace(gens, live=tuple(g for g in gens.live if g is not leaving))
 
 
 def abort_new(gens: Generations) -> Generations:
-    """Return `gens` without the newer of two, whose number is never given again; the older is LIVE."""
+    """Return `gens` with the newer of two on its way out, its number never given again; the older is LIVE.
+
+    One that nobody has heard of yet is gone at once; else `retire` follows when every living link is back on the older.
+    """
     if len(gens.live) < 2:  # noqa: PLR2004 - the pair this is about
         raise GenerationError(f"there is no new generation to abort; there is only {_list(gens)}")
     old, new = gens.live
-    _step(new, Event.ABORTED)
-    return replace(gens, live=(_step(old, Event.REINSTATED) if old.state is State.RETIRING else old,))
+    aborted = _step(new, Event.ABORTED)
+    reinstated = _step(old, Event.REINSTATED) if old.state is State.RETIRING else old
+    return replace(gens, live=(reinstated,) if aborted.state is State.WITHDRAWN else (reinstated, aborted))
 
 
 def _raised(number: int, now: datetime, protocol: Protocol) -> Generation:
@@ -191,7 +205,7 @@ def diagram() -> str:
 class _GenerationFields(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     number: Annotated[int, Field(ge=1, le=MAX_NUMBER)]
-    state: Literal["generated", "live", "retiring"]
+    state: Literal["generated", "live", "retiring", "withdrawing"]
     protocol: Protocol
     raised: str
 
@@ -237,6 +251,7 @@ _POSSIBLE: Final = frozenset(
         (State.LIVE,),
         (State.LIVE, State.GENERATED),
         (State.RETIRING, State.LIVE),
+        (State.LIVE, State.WITHDRAWING),
     }
 )
 """The states of one or two generations, the older first, that the functions above can produce."""

@@ -59,6 +59,10 @@ class LinkBook:
         self.announced: dict[str, Endpoint | None] = {}
         self.path_mtu: dict[str, int] = {}
         self._by_peer: dict[str, list[LinkKey]] = {}
+        self.leaving: frozenset[int] = frozenset()
+        """Generations of ours that were aborted: left for any other that works."""
+        self._withdrawn: set[tuple[str, int]] = set()
+        """Peer and generation that it announces no more, though it carries traffic to it still."""
         self._left: dict[str, tuple[Endpoint, float]] = {}
         """Base endpoint that a peer announced before the present one, and when it changed."""
         self._heard: dict[tuple[str, int], float] = {}
@@ -117,6 +121,7 @@ class LinkBook:
         nothing falls back to plaintext. Not where both would need the same slot.
         """
         kept: dict[str, Peer] = {}
+        self._withdrawn = set()
         for name, peer in peers.items():
             pair = self.current.get(name)
             old = None if pair is None else self.records.get(LinkKey(name, *pair))
@@ -126,6 +131,7 @@ class LinkBook:
                 kept[name] = peer
             else:
                 lost = KeyOfGeneration(old.key.remote, old.remote_key)
+                self._withdrawn.add((name, lost.number))
                 kept[name] = replace(peer, generations=tuple(sorted((*peer.generations, lost))))
         return kept
 
@@ -218,16 +224,16 @@ class LinkBook:
         """Move each peer to its best proven link; return the moves (peer, from, to).
 
         Never back to an older generation of either end while the link in use works: the other end has been told that
-        it is in use, and may be retiring the older one at this moment.
+        it is in use, and may be retiring the older one at this moment. But one that is withdrawn is left for any other.
         """
         moves: list[tuple[str, tuple[int, int] | None, tuple[int, int]]] = []
         for name, keys in self._by_peer.items():
             current = self.current.get(name)
-            own, remote = current if current is not None and self._works(name, current, now) else (0, 0)
+            own, remote = current if current is not None and self._keeps(name, current, now) else (0, 0)
             usable = [k for k in keys if k.own >= own and k.remote >= remote and self.records[k].usable(now)]
             if not usable:
                 continue
-            best = max(usable, key=lambda key: (key.own + key.remote, key.own))
+            best = max(usable, key=lambda key: (not self._leaves(key), key.own + key.remote, key.own))
             pair = (best.own, best.remote)
             if pair != current:
                 moves.append((name, current, pair))
@@ -235,10 +241,15 @@ class LinkBook:
                 self.moved_at[name] = now
         return moves
 
-    def _works(self, name: str, pair: tuple[int, int], now: float) -> bool:
+    def _keeps(self, name: str, pair: tuple[int, int], now: float) -> bool:
         """Whether nothing speaks against a link in use. One taken over at start need not have been proven yet."""
-        record = self.records[LinkKey(name, *pair)]
-        return record.installed and record.fresh(now) and not record.doubted
+        key = LinkKey(name, *pair)
+        record = self.records[key]
+        return record.installed and record.fresh(now) and not record.doubted and not self._leaves(key)
+
+    def _leaves(self, key: LinkKey) -> bool:
+        """Whether one of its generations is being withdrawn."""
+        return key.own in self.leaving or (key.peer, key.remote) in self._withdrawn
 
     def peer_links(self, now: float) -> dict[str, PeerLinks]:
         """Return what `plan` needs to know of each peer."""

@@ -6,6 +6,7 @@
 
 Nobody is asked to agree: each peer moves its own sending when it has proven the new link, and says by which pair it
 sends in every reply to a probe. Links dead for ten minutes do not hold; a link alive on the old generation always does.
+An aborted generation goes by the same rule, with the older as the one that stays.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ were lost at 20 ms delay, 0.5 s was enough."""
 
 
 def holders(book: LinkBook, old: int, new: int, now: float) -> dict[str, str]:
-    """Return the peers that hold the retirement of generation `old`, each with the reason; empty: it may go.
+    """Return the peers that hold the retirement of generation `old` in favour of `new`, each with the reason.
 
     The book must have seen the kernel's devices in this pass: a peer of which nothing was ever heard does not hold.
     """
@@ -32,11 +33,11 @@ def holders(book: LinkBook, old: int, new: int, now: float) -> dict[str, str]:
 
 
 def _reason(book: LinkBook, name: str, old: int, new: int, now: float) -> str | None:
-    if not book.alive(name, now):
-        return None
+    if not book.alive(name, now, own=(old,)):
+        return None  # without a session it cannot send by it
     current = book.current.get(name)
     if current is None:
-        return "its link is alive, but none has been proven yet" if book.alive(name, now, own=(old,)) else None
+        return "its link is alive, but none has been proven yet"
     if current[0] != new:
         return f"this node still sends to it by generation {current[0]}"
     return _silent(book, LinkKey(name, *current), new, now)
@@ -46,10 +47,10 @@ def _silent(book: LinkBook, key: LinkKey, new: int, now: float) -> str | None:
     """Why the peer's word is not enough; `key` is the link by which this node sends."""
     word = book.records[key]
     if word.peer_uses is None or word.peer_uses_at is None or word.peer_uses[0] != new:
-        return "it has not yet replied that it sends by the new generation"
+        return f"it has not yet replied that it sends by generation {new}"
     last = max(book.of_peer(key.peer), key=_last_reply)
     if last.peer_uses is None or last.peer_uses[0] != new:
-        return "it replied since that it sends by the old generation again"
+        return "it replied since that it sends by another again"
     if now - max(word.peer_uses_at, book.moved_at.get(key.peer, 0.0)) < GRACE:
         return "packets sent before both ends moved may still be under way"
     return None

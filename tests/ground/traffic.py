@@ -81,7 +81,7 @@ def steady_traffic(a: Node, b: Node, c: Node, *, pps: int = 1000) -> Iterator[Tr
             probe = loss_probe(source.pods[0], target.pods[0], str(address), pps=rate, port=port)
             traffic.losses[f"{source.name} to {address}, packets a second: {rate}"] = stack.enter_context(probe)
         for address in [service.address4] + ([service.address6] if a.address6 else []):
-            connections = tcp_probe(a.pods[0], address, service.port, interval=0.2)
+            connections = tcp_probe(a.pods[0], address, service.port, interval=0.5)
             traffic.connections[f"connections to {address}"] = stack.enter_context(connections)
         time.sleep(SETTLE)
         yield traffic

@@ -42,13 +42,13 @@ class Life(RuleBasedStateMachine):
         self.gens = machine.announced(self.gens, self.gens.newest.number)
         self.published = {g.number for g in self.gens.announced}
 
-    @precondition(lambda self: self.can(State.RETIRING, State.LIVE))
+    @precondition(lambda self: self.gens.leaving is not None)
     @rule()
     def retire(self) -> None:
-        self.gens = machine.retire_old(self.gens)
+        self.gens = machine.retire(self.gens)
         self.published = {g.number for g in self.gens.announced}
 
-    @precondition(lambda self: len(self.gens.live) > 1)
+    @precondition(lambda self: len(self.gens.live) > 1 and not self.can(State.LIVE, State.WITHDRAWING))
     @rule()
     def abort(self) -> None:
         self.gens = machine.abort_new(self.gens)

@@ -261,3 +261,27 @@ def test_what_went_into_a_tunnel_never_falls_back_to_plaintext_when_our_generati
     book.sync(newer, {PEER.name: PEER}, {PEER.name: BASE}, NOW + 700)
     assert book.current == {PEER.name: (newer.generations[0].number, PEER.generations[-1].number)}
     assert book.state(next(book.of_peer(PEER.name)), NOW + 700) is LinkState.ABSENT
+
+
+def test_a_generation_that_a_peer_takes_back_is_left_for_the_older_and_kept_until_then() -> None:
+    book = sealed(peer=replace(PEER, generations=keys("n2", 1, 2)))
+    assert book.current == {"n2": (1, 2)}
+    aborted = replace(PEER, generations=keys("n2", 1))
+    kept = book.retain({"n2": aborted})["n2"]
+    assert [g.number for g in kept.generations] == [1, 2]
+    book.sync(ME, {"n2": kept}, {"n2": BASE}, NOW)
+    assert book.choose(NOW) == [("n2", (1, 2), (1, 1))]
+    assert [g.number for g in book.retain({"n2": aborted})["n2"].generations] == [1]
+
+
+def test_a_generation_of_ours_that_was_aborted_is_left_only_for_a_link_that_works() -> None:
+    book = LinkBook()
+    me = replace(ME, generations=keys("n1", 1, 2))
+    book.sync(me, {"n2": PEER}, {"n2": BASE}, NOW)
+    book.observe(kernel(me, PEER, {(1, 1): NOW, (2, 1): NOW}), NOW)
+    book.proved(LinkKey("n2", 2, 1), NOW, 1420, None)
+    book.choose(NOW)
+    book.leaving = frozenset({2})
+    assert book.choose(NOW) == [], "nothing else works"
+    book.proved(LinkKey("n2", 1, 1), NOW, 1420, None)
+    assert book.choose(NOW) == [("n2", (2, 1), (1, 1))]

@@ -117,24 +117,28 @@ class Keyring:
             self._save(generations.announced(current, current.newest.number))
 
     def retire(self) -> int:
-        """Withdraw the older generation and erase its key; returns its number."""
-        old = self._live().live[0].number
-        self._save(generations.retire_old(self._live()))
-        self._forget(old)
-        return old
+        """Withdraw the generation that no peer needs any more and erase its key; returns its number."""
+        before = self._live()
+        self._save(generations.retire(before))
+        return self._forget_gone(before)
 
     def abort(self) -> int:
-        """Withdraw the newer generation and erase its key; returns its number, never used again."""
-        new = self._live().newest.number
-        self._save(generations.abort_new(self._live()))
-        self._forget(new)
-        return new
+        """Take the newer generation back; returns its number, never used again. Its key stays while peers use it."""
+        before = self._live()
+        self._save(generations.abort_new(before))
+        self._forget_gone(before)
+        return before.newest.number
 
     def own_keys(self) -> tuple[KeyOfGeneration, ...]:
         """Every generation that has slots, the older first."""
         if self.generations is None:
             return ()
         return tuple(KeyOfGeneration(n, self._keys[n].public_key) for n in self.generations.numbers)
+
+    def withdrawing(self) -> frozenset[int]:
+        """Numbers of generations that were aborted and are still there: announced no more, to be left."""
+        live = () if self.generations is None else self.generations.live
+        return frozenset(g.number for g in live if g.state is State.WITHDRAWING)
 
     def secret(self, public_key: PublicKey) -> PrivateKey:
         """The private key that belongs to one of our public keys. Raises HostError."""
@@ -232,6 +236,10 @@ class Keyring:
         self._store.save_generations(changed)
         self.generations = changed
 
-    def _forget(self, number: int) -> None:
-        self._keys.pop(number, None)
-        self._store.erase_key(number)
+    def _forget_gone(self, before: Generations) -> int:
+        """Erase keys of generations that were there before; returns the highest of their numbers, 0 if none is gone."""
+        gone = sorted(set(before.numbers) - set(self._live().numbers))
+        for number in gone:
+            self._keys.pop(number, None)
+            self._store.erase_key(number)
+        return gone[-1] if gone else 0

@@ -71,7 +71,7 @@ class RequestDesk:
                 self._rotations[request.id] = number
                 return RequestStatus("rotate", "running", f"generation {number} raised")
             if request.type == "abort":
-                return RequestStatus("abort", "done", f"generation {self._worker.speaker.request_abort()} withdrawn")
+                return RequestStatus("abort", "done", f"generation {self._worker.speaker.request_abort()} aborted")
         except ConfigError as error:
             return RequestStatus(request.type, "refused", str(error))
         return RequestStatus(request.type, "refused", "this version cannot do that yet")

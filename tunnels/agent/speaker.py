@@ -6,13 +6,13 @@ raise ── key on disk ── slots in the kernel ── announced ── ever
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
 from linkseal.keys.announcement import AnnouncedEndpoint, SignedAnnouncement
 from linkseal.keys.ca import Trust
 from linkseal.keys.errors import ConfigError
-from linkseal.keys.generations import State
 from linkseal.tunnels import codes
 from linkseal.tunnels.addressing import slot_name
 from linkseal.tunnels.agent.keyring import Keyring, Statement
@@ -23,9 +23,6 @@ from linkseal.tunnels.rotation import holders
 
 _LOG: Final = logging.getLogger("linkseal.agent")
 
-HELD_AFTER: Final = 30.0
-"""Seconds after which what holds a rotation is told."""
-
 
 class Speaker:
     """Decides on generations and signs announcements. Owned by the worker's thread."""
@@ -35,7 +32,6 @@ class Speaker:
         self._findings = findings
         self._wanted: str | None = None
         self._published: str | None = None
-        self.held: dict[str, str] = {}
 
     # --- rotation -----------------------------------------------------------------------------------------------
 
@@ -46,9 +42,9 @@ class Speaker:
         return number
 
     def request_abort(self) -> int:
-        """Withdraw the newer of two generations; returns its number. ConfigError if there is one only."""
+        """Take the newer of two generations back; returns its number. ConfigError if there is one only."""
         number = self._keyring.abort()
-        _LOG.info("generation %d aborted; its number is not used again", number)
+        _LOG.info("generation %d aborted; peers go back to the one before", number)
         return number
 
     def rotate(self, book: LinkBook, now: float) -> None:
@@ -59,19 +55,19 @@ class Speaker:
         if self._keyring.clock_stepped_back(datetime.fromtimestamp(now, UTC)) and len(generations.live) == 1:
             self._clock_stepped_back(now)
             return
-        if [g.state for g in generations.live] != [State.RETIRING, State.LIVE]:
-            self.held = {}
-            self._findings.replace({codes.ROTATION_HELD}, {}, now)
+        leaving = generations.leaving
+        if leaving is None:
+            self._tell_held({}, now)
             return
-        old, new = generations.live
-        self.held = holders(book, old.number, new.number, now)
-        if not self.held:
-            _LOG.info("generation %d retired: every living peer uses %d", self._keyring.retire(), new.number)
-        elif now - new.raised.timestamp() > HELD_AFTER:
-            current = {
-                (codes.ROTATION_HELD, peer): f"generation {old.number} stays: {why}" for peer, why in self.held.items()
-            }
-            self._findings.replace({codes.ROTATION_HELD}, current, now)
+        staying = next(g.number for g in generations.live if g is not leaving)
+        held = holders(book, leaving.number, staying, now)
+        self._tell_held({name: f"generation {leaving.number} stays: {why}" for name, why in held.items()}, now)
+        if not held:
+            _LOG.info("generation %d retired: every living peer uses %d", self._keyring.retire(), staying)
+
+    def _tell_held(self, reasons: Mapping[str, str], now: float) -> None:
+        current = {(codes.ROTATION_HELD, peer): reason for peer, reason in reasons.items()}
+        self._findings.replace({codes.ROTATION_HELD}, current, now)
 
     def _clock_stepped_back(self, now: float) -> None:
         try:
@@ -129,7 +125,8 @@ class Speaker:
         return [
             entry.number
             for entry in self._keyring.own_keys()
-            if all(
+            if entry.number not in self._keyring.withdrawing()
+            and all(
                 (device := observed.devices.get(slot_name(entry.number, remote))) is not None
                 and device.public_key == entry.public_key
                 for remote in (0, 1)

@@ -18,7 +18,7 @@ from linkseal.keys.generations import (
     first,
     raise_,
     recover,
-    retire_old,
+    retire,
 )
 
 NOW = datetime(2026, 11, 2, 10, tzinfo=UTC)
@@ -43,7 +43,7 @@ def test_a_rotation_from_first_key_to_retired_old_one() -> None:
     gens = announced(gens, 2)
     assert states(gens) == {1: "retiring", 2: "live"}
     assert [g.number for g in gens.announced] == [1, 2]
-    assert states(retire_old(gens)) == {2: "live"}
+    assert states(retire(gens)) == {2: "live"}
 
 
 def test_raising_is_refused_while_two_are_live_and_says_what_to_do() -> None:
@@ -52,9 +52,21 @@ def test_raising_is_refused_while_two_are_live_and_says_what_to_do() -> None:
 
 
 def test_an_aborted_number_is_skipped_so_that_parity_still_differs() -> None:
-    gens = abort_new(rotating())
+    gens = retire(abort_new(rotating()))
     assert states(gens) == {1: "live"}
     assert states(raise_(gens, NOW)) == {1: "live", 4: "generated"}
+
+
+def test_an_announced_generation_is_aborted_in_two_steps_announced_no_more_and_then_gone() -> None:
+    gens = abort_new(rotating())
+    assert states(gens) == {1: "live", 2: "withdrawing"}
+    assert [g.number for g in gens.announced] == [1]
+    assert gens.leaving is gens.live[1]
+    assert states(retire(gens)) == {1: "live"}
+    with pytest.raises(GenerationError, match="2 is withdrawing and cannot be aborted"):
+        abort_new(gens)
+    with pytest.raises(GenerationError, match="1 and 2 are both live"):
+        raise_(gens, NOW)
 
 
 def test_an_unannounced_generation_is_aborted_without_touching_the_live_one() -> None:
@@ -67,12 +79,12 @@ def test_an_unannounced_generation_is_aborted_without_touching_the_live_one() ->
     ("step", "message"),
     [
         (lambda: raise_(first(NOW), NOW), "1 is not announced yet"),
-        (lambda: retire_old(first(NOW)), "no older generation to retire"),
+        (lambda: retire(first(NOW)), "no generation to retire"),
         (lambda: abort_new(first(NOW)), "no new generation to abort"),
         (lambda: announced(first(NOW), 2), "no generation 2 to announce"),
         (lambda: announced(announced(first(NOW), 1), 1), "1 is live and cannot be announced; possible: superseded"),
         (lambda: announced(rotating(), 1), "2 is newer"),
-        (lambda: retire_old(raise_(announced(first(NOW), 1), NOW)), "1 is live and cannot be retired"),
+        (lambda: retire(raise_(announced(first(NOW), 1), NOW)), "no generation to retire"),
         (lambda: recover([2**53 - 1], NOW), "used up"),
     ],
 )
