@@ -33,6 +33,9 @@ DOCUMENT_CODES: Final = frozenset(
 LEARNT_CODES: Final = DOCUMENT_CODES | {codes.DIRECTORY_UNREADABLE, codes.DIRECTORY_PERMISSIONS}
 """And those the directory adds about single nodes' files and its own folder (`DirectoryView.findings`)."""
 
+_CLUSTER: Final = ""
+"""Stands for the cluster's UID and policy among the names of nodes that are to be saved."""
+
 
 class Knowledge:
     """Owned by the worker's thread."""
@@ -46,12 +49,18 @@ class Knowledge:
         self._known = known
         self._findings = findings
         self._spec: object = None
+        self._unsaved: set[str] = set()
 
     @property
     def grant(self) -> Grant | None:
         """This node's own grant, None before the first."""
         peer = None if self.register is None else self.register.peers.get(self.node)
         return None if peer is None else peer.grant
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether something that was learnt is not on disk yet; the next `learn` tries again."""
+        return bool(self._unsaved)
 
     def published_serial(self) -> int:
         """The serial of this node's own announcement as accepted from the directory; 0: none."""
@@ -64,33 +73,46 @@ class Knowledge:
         if bundle is None or cluster is None:
             return
         self.trust = Trust.from_pem(bundle)
-        self.policy = parse_policy(cluster.spec, "last known policy")
-        self._spec = dict(cluster.spec)
+        try:
+            self.policy, self._spec = parse_policy(cluster.spec, "last known policy"), dict(cluster.spec)
+        except ConfigError as error:
+            _LOG.warning("the policy on disk cannot be used, so it is not known until the directory tells: %s", error)
         refresh = Register.from_known_good(self.node, cluster.uid, self._known.peers(), self.trust)
         self.register = refresh.register
         self._tell(refresh.findings, 0.0)
 
     def learn(self, view: DirectoryView, now: float) -> frozenset[str]:
         """Take in what the directory says; returns the names of nodes that changed."""
-        self._learn_trust(view)
+        broken = self._learn_trust(view)
         self._learn_policy(view, now)
         if self.trust is None:
+            self._tell((*broken, *view.findings), now)
             return frozenset()
         if self.register is None:
             self.register = Register(self.node, view.snapshot.cluster_uid)
         refresh = self.register.refresh(view.snapshot, self.trust, datetime.fromtimestamp(now, UTC))
         self.register = refresh.register
-        self._tell((*refresh.findings, *view.findings), now)
+        self._tell((*refresh.findings, *view.findings, *broken), now)
         self._save(refresh.changed, view, now)
         return refresh.changed
 
-    def _learn_trust(self, view: DirectoryView) -> None:
-        """The first CA is taken on installation; after that changing the directory's bundle is not enough."""
-        if self.trust is None and view.ca_bundle:
-            self.trust = Trust.from_pem(view.ca_bundle)
+    def _learn_trust(self, view: DirectoryView) -> tuple[Finding, ...]:
+        """The first CA is taken on installation; after that changing the directory's bundle is not enough.
+
+        Returns what is wrong with the bundle; one that cannot be read changes nothing.
+        """
+        if not view.ca_bundle or (self.trust is not None and view.ca_bundle == self.trust.pem):
+            return ()
+        try:
+            offered = Trust.from_pem(view.ca_bundle)
+        except ConfigError as error:
+            return (Finding(codes.DIRECTORY_UNREADABLE, HOST_SUBJECT, str(error)),)
+        if self.trust is None:
             self._keyring.save_ca_bundle(view.ca_bundle)
-        elif self.trust is not None and view.ca_bundle and view.ca_bundle != self.trust.pem:
+            self.trust = offered
+        else:
             _LOG.debug("the directory's CA bundle is not the one this node was installed with; kept the latter")
+        return ()
 
     def _learn_policy(self, view: DirectoryView, now: float) -> None:
         spec = dict(view.policy)
@@ -121,21 +143,30 @@ class Knowledge:
         self._findings.replace(LEARNT_CODES, current, now)
 
     def _save(self, changed: Iterable[str], view: DirectoryView, now: float) -> None:
-        """Write what changed to disk: last known good."""
-        if self.register is None:
+        """Write what changed to disk (last known good), and what could not be written before."""
+        register = self.register
+        if register is None:
             return
-        try:
-            if isinstance(self._spec, dict):
-                self._known.save_cluster(
-                    SavedCluster(self.register.cluster_uid or view.snapshot.cluster_uid, self._spec)
-                )
-            for name in changed:
-                peer = self.register.peers.get(name)
-                if peer is None:
-                    self._known.forget_peer(name)
-                else:
-                    self._known.save_peer(name, peer.documents)
-        except HostError as error:
-            self._findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, str(error), now)
+        self._unsaved |= {_CLUSTER, *changed}
+        refused = ""
+        for name in sorted(self._unsaved):
+            try:
+                self._save_one(name, register, register.cluster_uid or view.snapshot.cluster_uid)
+                self._unsaved.discard(name)
+            except HostError as error:
+                refused = refused or str(error)
+        if self._unsaved:
+            more = f" (and {len(self._unsaved) - 1} more)" if len(self._unsaved) > 1 else ""
+            self._findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, refused + more, now)
         else:
             self._findings.clear(codes.STATE_NOT_SAVED, HOST_SUBJECT)
+
+    def _save_one(self, name: str, register: Register, cluster_uid: str) -> None:
+        peer = register.peers.get(name)
+        if name == _CLUSTER:
+            if isinstance(self._spec, dict):
+                self._known.save_cluster(SavedCluster(cluster_uid, self._spec))
+        elif peer is None:
+            self._known.forget_peer(name)
+        else:
+            self._known.save_peer(name, peer.documents)

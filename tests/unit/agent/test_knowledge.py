@@ -1,0 +1,99 @@
+"""What a node knows: what of the directory cannot be used changes nothing, and what is learnt comes to be on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from linkseal.keys.errors import HostError
+from linkseal.tunnels import codes
+from linkseal.tunnels.agent.keyring import Keyring
+from linkseal.tunnels.agent.knowledge import Knowledge
+from linkseal.tunnels.agent.state import KnownGood
+from linkseal.tunnels.directory.base import DirectoryView
+from linkseal.tunnels.findings import ActiveFindings
+from linkseal.tunnels.register import NodeDocuments, Snapshot
+from unit.keys.cluster import GOOD, NOW, authority
+
+TIME = NOW.timestamp()
+BUNDLE = authority().certificate_pem()
+
+
+def view(bundle: str = BUNDLE, **policy: object) -> DirectoryView:
+    return DirectoryView(Snapshot("c1", GOOD), {"stage": "prefer", **policy}, bundle)
+
+
+class Disk(KnownGood):
+    """The state directory, which refuses to write what is named in `full`."""
+
+    full: frozenset[str] = frozenset()
+
+    def save_peer(self, name: str, documents: NodeDocuments) -> bool:
+        if name in self.full:
+            raise HostError("no space left")
+        return super().save_peer(name, documents)
+
+
+@dataclass
+class Node:
+    knowledge: Knowledge
+    disk: Disk
+    findings: ActiveFindings
+
+    def shown(self) -> list[tuple[str, str]]:
+        return [(f.code, f.message) for f in self.findings.shown(TIME + 60)]
+
+
+def start(folder: Path) -> Node:
+    keyring, disk, findings = Keyring(folder, "n1"), Disk(folder), ActiveFindings()
+    keyring.open("uid-1", "c1")
+    knowledge = Knowledge("n1", keyring, disk, findings)
+    knowledge.recall()
+    return Node(knowledge, disk, findings)
+
+
+def test_what_could_not_be_written_is_written_later_though_nothing_changed_since(tmp_path: Path) -> None:
+    node = start(tmp_path / "state")
+    node.disk.full = frozenset({"n1", "n2"})
+    assert node.knowledge.learn(view(), TIME) == set(GOOD)
+    assert set(node.disk.peers()) == {"n3"}
+    assert node.shown() == [(codes.STATE_NOT_SAVED, "no space left (and 1 more)")]
+    node.disk.full = frozenset({"n2"})
+    assert node.knowledge.learn(view(), TIME) == set()
+    assert node.shown() == [(codes.STATE_NOT_SAVED, "no space left")]
+    assert node.knowledge.unsaved
+    node.disk.full = frozenset()
+    node.knowledge.learn(view(), TIME)
+    assert set(node.disk.peers()) == set(GOOD)
+    assert not node.knowledge.unsaved
+    assert node.shown() == []
+
+
+@pytest.mark.parametrize("bundle", ["no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_a_broken_bundle_is_told_and_changes_nothing(tmp_path: Path, bundle: str) -> None:
+    node = start(tmp_path / "state")
+    assert node.knowledge.learn(view(bundle), TIME) == set()
+    assert node.knowledge.trust is None
+    assert [code for code, _ in node.shown()] == [codes.DIRECTORY_UNREADABLE]
+    assert node.knowledge.learn(view(), TIME) == set(GOOD)
+    assert node.shown() == []
+    trusted = node.knowledge.trust
+    node.knowledge.learn(view(bundle), TIME)
+    assert node.knowledge.trust is trusted
+    assert [code for code, _ in node.shown()] == [codes.DIRECTORY_UNREADABLE]
+    assert start(tmp_path / "state").knowledge.trust == trusted
+
+
+def test_a_policy_on_disk_that_cannot_be_used_stops_no_start_and_the_directory_fills_it_in(tmp_path: Path) -> None:
+    node = start(tmp_path / "state")
+    node.knowledge.learn(view(), TIME)
+    path = tmp_path / "state" / "cluster.json"
+    path.write_text(path.read_text().replace('"prefer"', '"perfect"'))
+    again = start(tmp_path / "state")
+    assert again.knowledge.policy is None
+    assert again.knowledge.register is not None
+    assert set(again.knowledge.register.peers) == set(GOOD)
+    again.knowledge.learn(view(), TIME)
+    assert again.knowledge.policy is not None
+    assert start(tmp_path / "state").knowledge.policy == again.knowledge.policy
