@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from linkseal.keys.errors import HostError
 from linkseal.tunnels.host.nfnetlink import hook_devices, our_tables
@@ -17,6 +18,19 @@ _SECONDS = 30
 
 _STDIN = "/proc/self/fd/0"
 """Not `-`: nft opens /dev/stdin for that, which only udev or a container runtime makes."""
+
+_TRIAL: Final = NftTransaction(create=True, set_chains=(door_chain()._replace(name="trial", device="lo"),))
+
+_PAUSES: Final = (0.1, 0.4, 1.5)
+"""Seconds between attempts to find out whether there can be a door."""
+
+_NO: Final = (
+    "nft is not installed",
+    "rule: Operation not supported",  # EOPNOTSUPP: no such hook (nft: "Could not process rule: …")
+    "rule: No such file or directory",  # ENOENT: no expression `fwd`, no family netdev
+    "rule: Protocol not supported",  # EPROTONOSUPPORT: no nf_tables for this family
+    "Error: Invalid",  # an nft that does not know the hook or the statement
+)
 
 
 class Nft:
@@ -36,14 +50,37 @@ class Nft:
     def has_door(self) -> bool:
         """Whether kernel and nft can make the door; tried by a dry run, which the kernel checks and forgets.
 
-        Needs egress hooks (kernel ≥ 5.16, CONFIG_NETFILTER_EGRESS) and CONFIG_NFT_FWD_NETDEV.
+        Needs egress hooks (kernel ≥ 5.16, CONFIG_NETFILTER_EGRESS) and CONFIG_NFT_FWD_NETDEV. Only the kernel's plain
+        no counts, since whoever is told "no door" takes a standing one down: a failure of another kind (nft hung, the
+        kernel busy) is tried again, and is a HostError in the end.
         """
-        trial = NftTransaction(create=True, set_chains=(door_chain()._replace(name="trial", device="lo"),))
+        for pause in _PAUSES:
+            try:
+                return self._try_door()
+            except HostError:
+                time.sleep(pause)
+        return self._try_door()
+
+    def _try_door(self) -> bool:
+        """HostError: it cannot be told now."""
         try:
-            _execute(commands(trial), "-c")
+            _execute(commands(_TRIAL), "-c")
+        except HostError as error:
+            if self._door_stands():
+                return True
+            if _is_no(error):
+                return False
+            raise
+        return True
+
+    def _door_stands(self) -> bool:
+        """Whether our door is in the kernel already."""
+        door = door_chain()
+        try:
+            ruleset = self.read()
         except HostError:
             return False
-        return True
+        return ruleset is not None and (door.family, door.name) in ruleset.chains
 
     def read(self) -> Ruleset | None:
         """Return what our tables hold, None if there is none. HostError."""
@@ -91,6 +128,11 @@ def _run(argv: Sequence[str], text: str = "") -> str:
         words = " ".join(done.stderr.split())[:400] or f"exit status {done.returncode}"
         raise HostError(f"{' '.join(argv[:3])} failed: {words}{_advice(words)}")
     return done.stdout
+
+
+def _is_no(error: HostError) -> bool:
+    """Whether this host says that it cannot, as opposed to not just now."""
+    return any(words in str(error) for words in _NO)
 
 
 def _advice(words: str) -> str:

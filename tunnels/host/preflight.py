@@ -72,7 +72,7 @@ def gather(subject: Subject) -> Facts:
         kernel_wireguard=_kernel_wireguard(),
         wireguard_go=shutil.which("wireguard-go"),
         nft=Nft().version(),
-        door=Nft().has_door(),
+        door=_door(unknown),
         ports=frozenset(_ports(root)) - _our_ports(subject.policy, interfaces),
         ipv6=_ipv6(root),
         forwarding={4: _flag(root, "ipv4/ip_forward"), 6: _flag(root, "ipv6/conf/all/forwarding")},
@@ -108,6 +108,14 @@ def _kernel_wireguard() -> str | None:
 def _ipv6(root: Path) -> bool:
     switch = _read(root / "proc/sys/net/ipv6/conf/all/disable_ipv6").strip()
     return switch == "0"
+
+
+def _door(unknown: dict[str, str]) -> bool:
+    try:
+        return Nft().has_door()
+    except HostError as error:
+        unknown["door"] = str(error)
+        return False
 
 
 def _flag(root: Path, name: str) -> bool:
