@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from linkseal.tunnels.findings import CATALOGUE
 from linkseal.tunnels.model import LinkState, Stage
 from linkseal.tunnels.policy import Policy
-from linkseal.tunnels.status import WORST_FIRST, NodeEncryption, NodeStatus, PairStatus
+from linkseal.tunnels.status import MAX_PAIRS, WORST_FIRST, NodeEncryption, NodeStatus, PairStatus
 
 REPORT_INTERVAL: Final = 300.0
 """Seconds after which an agent reports even if nothing changed."""
@@ -26,6 +27,7 @@ CLOCK_AHEAD: Final = 60.0
 MAX_LISTED: Final = 500
 """Unsealed pairs listed by name; their number is always exact."""
 _NAMED: Final = 5
+_HOST_CODES: Final = "LS3"
 
 Evidence = Literal["fresh", "stale", "ahead", "missing"]
 
@@ -152,10 +154,11 @@ def _view(status: NodeStatus, peers: int) -> _View:
     for peer in status.unsealed:
         if peer.name not in view.listed or view.listed[peer.name][0] is LinkState.SEALED:
             view.listed[peer.name] = (peer.state, peer.code)
-    # Reports list at most 200 links. The others are sealed if the counts leave no room for anything else: as many
-    # peers as there are, and every one that is not sealed is named.
+    # A full list leaves links out. Those are sealed if the counts leave no room for anything else: as many peers as
+    # there are, and every one that is not sealed is named. In a list with room, who is missing is not known there.
     counts = status.links
-    if counts.total == peers and counts.total - counts.sealed == len(status.unsealed):
+    full = len(status.pairs) == MAX_PAIRS
+    if full and counts.total == peers and counts.total - counts.sealed == len(status.unsealed):
         view.rest = LinkState.SEALED
     return view
 
@@ -202,9 +205,22 @@ def _reasons(
     others = [s.name for s in summaries if s.status and (s.status.stage, s.status.scope, s.status.protocol) != wanted]
     if others:
         yield f"the cluster's stage, scope or protocol is not applied yet on {_names(others)}"
+    yield from _host_errors(summaries)
     for state, count in directed.items():
         if state is not LinkState.SEALED and count:
             yield f"{count} directed {'pair is' if count == 1 else 'pairs are'} {state.value if state else 'unknown'}"
+
+
+def _host_errors(summaries: Sequence[NodeSummary]) -> Iterator[str]:
+    """What is wrong with hosts as they say themselves: with it nobody knows what else does not hold there."""
+    found: dict[str, list[str]] = {}
+    for summary in summaries:
+        for code in sorted({finding.code for finding in summary.status.findings} if summary.status else ()):
+            entry = CATALOGUE.get(code)
+            if code.startswith(_HOST_CODES) and (entry is None or entry.severity == "error"):
+                found.setdefault(code, []).append(summary.name)
+    for code, names in sorted(found.items()):
+        yield f"{code} ({CATALOGUE[code].title if code in CATALOGUE else 'unknown'}) on {_names(names)}"
 
 
 def _not_covered(summaries: Sequence[NodeSummary], opted_out: Collection[str]) -> Iterator[NotCovered]:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from linkseal.tunnels import codes
 from linkseal.tunnels.cluster import STALE_AFTER, ClusterStatus, cluster_status, pair_state
 from linkseal.tunnels.model import LinkState, Scope, Stage
 from linkseal.tunnels.policy import Policy
-from linkseal.tunnels.status import LinkCounts, Metadata, NodeEncryption, NodeStatus, PairStatus, UnsealedPeer
+from linkseal.tunnels.status import (
+    MAX_PAIRS,
+    FindingStatus,
+    LinkCounts,
+    Metadata,
+    NodeEncryption,
+    NodeStatus,
+    PairStatus,
+    UnsealedPeer,
+)
 
 NOW = 1793613600.0
 POLICY = Policy(stage=Stage.PREFER)
@@ -140,14 +150,38 @@ def test_the_list_of_unsealed_peers_wins_over_a_sealed_link() -> None:
 
 
 def test_peers_beyond_the_listed_links_are_sealed_only_if_the_counts_leave_nothing_else() -> None:
+    names = ["a", *(f"n{number:03}" for number in range(MAX_PAIRS + 2))]
+    others = len(names) - 1
+
+    def counted(links: LinkCounts, pairs: int = MAX_PAIRS, **more: Any) -> Mapping[LinkState | None, int]:
+        first = node("a", [link(peer) for peer in names[1 : pairs + 1]], links=links, **more)
+        return judged({"a": first}, nodes=names).directed
+
+    full = LinkCounts(total=others, sealed=others - 1, stale=1)
+    unknown = others * others  # of all others nothing is known
+    named = (UnsealedPeer(names[-1], LinkState.STALE),)
+    assert counted(full, unsealed=named) == counted(full) | {SEALED: others - 1, LinkState.STALE: 1, None: unknown}
+    assert counted(full)[None] == unknown + 2  # one is stale and is not named
+    less = LinkCounts(total=others - 1, sealed=others - 1)  # it does not know of all
+    assert counted(less)[None] == unknown + 2
+
+
+def test_a_peer_that_a_node_has_never_heard_of_is_unknown_though_its_counts_match() -> None:
     reports = mesh("abc")
-    full = LinkCounts(total=2, sealed=1, stale=1)
-    reports["a"] = node("a", links=full, unsealed=(UnsealedPeer("b", LinkState.STALE),))
-    assert judged(reports).directed == judged(reports).directed | {SEALED: 5, LinkState.STALE: 1, None: 0}
-    reports["a"] = node("a", links=full)  # one is stale and is not named
-    assert judged(reports).directed[None] == 2
-    reports["a"] = node("a", links=LinkCounts(total=1, sealed=1))  # it does not know of all
-    assert judged(reports).directed[None] == 2
+    reports["a"] = node("a", [link("b"), link("gone")], links=LinkCounts(total=2, sealed=2))
+    result = judged(reports)
+    assert not result.everything_sealed
+    assert [(p.source, p.target, p.state) for p in result.unsealed] == [("a", "c", None)]
+
+
+def test_what_is_broken_on_a_host_stands_against_everything_is_sealed() -> None:
+    def with_finding(code: str) -> tuple[str, ...]:
+        found = FindingStatus(code, "", "it is so", NOW)
+        return judged(mesh("ab") | {"b": node("b", [link("a")], findings=(found,))}).reasons
+
+    assert with_finding(codes.FOREIGN_RULE) == ("LS3018 (a foreign rule comes before ours) on b",)
+    assert with_finding("LS3999") == ("LS3999 (unknown) on b",)  # of a newer version: not known to be harmless
+    assert with_finding(codes.DRIFT_HEALED) == with_finding(codes.ROTATION_HELD) == ()
 
 
 @given(st.dictionaries(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), st.sampled_from(LinkState)))

@@ -15,7 +15,7 @@ from linkseal.tunnels.cli.load import Seen
 from linkseal.tunnels.cli.output import Paint, structured
 from linkseal.tunnels.cli.svg import _PALETTE, svg
 from linkseal.tunnels.model import LinkState, Stage
-from linkseal.tunnels.status import FindingStatus
+from linkseal.tunnels.status import MAX_PAIRS, FindingStatus
 
 from .samples import NOW, healthy, names, pair, report, seen, troubled
 
@@ -115,7 +115,7 @@ def test_more_links_than_a_report_lists_are_counted_and_not_guessed() -> None:
     whole = report("n1", everybody, {})
     assert whole.status is not None
     reports = {name: report(name, everybody, {}) for name in everybody}
-    cut = replace(whole, status=replace(whole.status, pairs=whole.status.pairs[:1]))
+    cut = replace(whole, status=replace(whole.status, pairs=whole.status.pairs[:1] * MAX_PAIRS))
     rows = linksview.rows(seen({**reports, "n1": cut}))
     assert [row.word for row in rows if (row.source, row.target) == ("n1", "n3")] == ["sealed"]
     miscounted = replace(cut, status=replace(cut.status, links=replace(whole.status.links, total=9)))  # type: ignore[arg-type]
