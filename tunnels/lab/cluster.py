@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -106,8 +107,8 @@ class Cluster(Sequence[Node]):
     ) -> None:
         """Describe it; namespaces begin with `prefix`, names of nodes with `stem`. ConfigError.
 
-        `nat` and `narrow` name nodes by index from 1: behind a masquerading router, or behind one whose
-        link to the node has that MTU. `delay_ms` is added in each direction. `outside` adds a machine at 192.0.2.1 and
+        `nat` and `narrow` name nodes by index from 1: behind a masquerading router, or behind one that
+        passes on no more than that many bytes. `delay_ms` is added in each direction. `outside` adds a machine at 192.0.2.1 and
         2001:db8::1 that is no node, the nodes' default gateway. rp_filter 1 is strict, as on RHEL.
         """
         if not 0 < count <= MOST_NODES:
@@ -252,18 +253,31 @@ class Cluster(Sequence[Node]):
                 yield from [f"route add {peer.pod_cidr6} via {peer.address6}"] if peer.address6 else []
 
     def _set_up_router(self, node: Node, router: Namespace, mtu: int) -> None:
-        """`mtu` is of the router's link to the node; the node's own NIC does not know of it."""
+        """`mtu` is what the router passes on in either direction; the NICs at both ends do not know of it."""
         up4, up6 = _router_addresses(node)
         down4, down6 = ("198.51.100.1", "2001:db8:a::1") if node.behind == "nat" else ("203.0.113.1", "2001:db8:b::1")
-        router.ip("link set lo up", "link set wan up", f"link set lan up mtu {mtu}")
+        router.ip("link set lo up", "link set wan up", "link set lan up")
         if "4" in self.families:
             router.ip(f"address add {up4}/24 dev wan", f"address add {down4}/24 dev lan")
         if "6" in self.families:
             router.ip(f"address add {up6}/64 dev wan nodad", f"address add {down6}/64 dev lan nodad")
+        if mtu < self.mtu:
+            router.ip(*self._narrowed(down4, up4, down6, up6, mtu))
         if node.behind == "nat":
             router.run("nft add table inet nat")
             router.run("nft 'add chain inet nat out { type nat hook postrouting priority srcnat; }'")
             router.run("nft add rule inet nat out oifname wan masquerade")
+
+    def _narrowed(self, down4: str, up4: str, down6: str, up6: str, mtu: int) -> Iterator[str]:
+        """Give the routes to both sides an MTU: "packet too big" in each direction. A link's own would say nothing to
+        what arrives by it, but drop it."""
+        for device, address4, address6 in (("lan", down4, down6), ("wan", up4, up6)):
+            if "4" in self.families:
+                network = ip_interface(f"{address4}/24").network
+                yield f"route replace {network} dev {device} src {address4} mtu lock {mtu}"
+            if "6" in self.families:
+                network = ip_interface(f"{address6}/64").network
+                yield f"route replace {network} dev {device} metric 256 mtu lock {mtu}"
 
     def _set_up_vxlan(self, family: str) -> None:
         """As flannel does: one device, a route, a neighbour and a forwarding entry for each peer."""
