@@ -107,8 +107,8 @@ class Cluster(Sequence[Node]):
     ) -> None:
         """Describe it; namespaces begin with `prefix`, names of nodes with `stem`. ConfigError.
 
-        `nat` and `narrow` name nodes by index from 1: behind a masquerading router, or behind one that
-        passes on no more than that many bytes. `delay_ms` is added in each direction. `outside` adds a machine at 192.0.2.1 and
+        `nat` and `narrow` name nodes by index from 1: behind a masquerading router, or behind one that passes on no
+        more than that many bytes. `delay_ms` is added in each direction. `outside` adds a machine at 192.0.2.1 and
         2001:db8::1 that is no node, the nodes' default gateway. rp_filter 1 is strict, as on RHEL.
         """
         if not 0 < count <= MOST_NODES:
@@ -269,8 +269,7 @@ class Cluster(Sequence[Node]):
             router.run("nft add rule inet nat out oifname wan masquerade")
 
     def _narrowed(self, down4: str, up4: str, down6: str, up6: str, mtu: int) -> Iterator[str]:
-        """Give the routes to both sides an MTU: "packet too big" in each direction. A link's own would say nothing to
-        what arrives by it, but drop it."""
+        """Give the routes to both sides an MTU: a link's own would drop what arrives by it without a word."""
         for device, address4, address6 in (("lan", down4, down6), ("wan", up4, up6)):
             if "4" in self.families:
                 network = ip_interface(f"{address4}/24").network
