@@ -6,6 +6,7 @@ This file does no I/O.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from ipaddress import ip_address, ip_network, summarize_address_range
 from typing import NamedTuple
 
@@ -45,6 +46,27 @@ def flatten(slots: Mapping[Prefix, str]) -> dict[Prefix, str]:
         else:
             result.update(dict.fromkeys(_cover(outer.family, start, last), slots[outer.prefix]))
     return result
+
+
+@lru_cache(maxsize=1 << 14)
+def outermost(prefixes: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
+    """Return those that lie in no other: for prefixes of one node, which all go the same way. Remembers its answers.
+
+    >>> outermost((Prefix("10.0.0.0/24"), Prefix("10.0.0.7/32"), Prefix("10.0.1.0/24")))
+    ('10.0.0.0/24', '10.0.1.0/24')
+    """
+    if len(prefixes) < 2:  # noqa: PLR2004 - one lies in no other
+        return prefixes
+    networks = {prefix: ip_network(prefix) for prefix in prefixes}
+
+    def inside(inner: Prefix) -> bool:
+        one = networks[inner]
+        return any(
+            one != other and one.version == other.version and one.subnet_of(other)  # type: ignore[arg-type]
+            for other in networks.values()
+        )
+
+    return tuple(prefix for prefix in prefixes if not inside(prefix))
 
 
 def overlapping(prefixes: Collection[Prefix], others: Collection[Prefix]) -> set[Prefix]:

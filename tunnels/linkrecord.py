@@ -32,6 +32,8 @@ class LinkRecord:
     """The announced one that was last written to the kernel, and when."""
     endpoint_set_at: float = -inf
     handshake_at: float | None = None
+    kernel_handshake: float = 0.0
+    """The same as the kernel gave it, by its wall clock; 0.0 is never."""
     session_lost_at: float | None = None
     """When its session was found to be gone though the peer is there; handshakes up to then are of no use."""
     proven_at: float | None = None
@@ -72,11 +74,12 @@ class LinkRecord:
 
     def usable(self, now: float) -> bool:
         """Proven, and nothing says otherwise since."""
-        return self.installed and self.proven_at is not None and not self.lost and self.fresh(now)
+        proven = self.proven_at is not None and self.code is None and not self.lost
+        return self.installed and proven and self.fresh(now)
 
     def without_peer(self) -> LinkRecord:
         """The link after its peer vanished from the kernel: to be made anew, as announced."""
-        bare = replace(self, installed=False, handshake_at=None, endpoint=None, endpoint_set=None)
+        bare = replace(self, installed=False, handshake_at=None, kernel_handshake=0.0, endpoint=None, endpoint_set=None)
         return replace(bare, session_lost_at=None, provoke=True, lost=self.proven_at is not None)
 
     def without_session(self, now: float) -> LinkRecord:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from linkseal.keys.values import PublicKey
 from linkseal.tunnels.addressing import slot_port
@@ -26,6 +26,9 @@ from linkseal.tunnels.model import KeyOfGeneration, LinkKey, LinkState
 from linkseal.tunnels.plan import initiates, pair_links
 from linkseal.tunnels.world import Me, Peer, PeerLinks
 from linkseal.wireguard.model import DeviceState, Endpoint, PeerState
+
+PROOF_LASTS: Final = 240.0
+"""Seconds: three probe intervals of 60 s and a minute; an older proof says nothing about now (law 9)."""
 
 DEAD_AFTER: Final = 600.0
 """Seconds without a handshake on any generation after which a peer holds neither a stage nor a rotation (DESIGN 6)."""
@@ -48,6 +51,14 @@ LAST_PROVOKE: Final = 60.0
 """Seconds between attempts to provoke a handshake: doubled from the first to the last."""
 
 
+class Move(NamedTuple):
+    """A peer's traffic goes from one link to another."""
+
+    peer: str
+    old: tuple[int, int] | None
+    new: tuple[int, int]
+
+
 class LinkBook:
     """All links of one node. Holds state, does no I/O."""
 
@@ -59,6 +70,12 @@ class LinkBook:
         self.announced: dict[str, Endpoint | None] = {}
         self.path_mtu: dict[str, int] = {}
         self._by_peer: dict[str, list[LinkKey]] = {}
+        self.proof_lasts = PROOF_LASTS
+        """Seconds a proof holds; some intervals of the probes."""
+        self._watched: dict[str, float] = {}
+        """When this process began to listen to a peer."""
+        self._entered: set[str] = set()
+        """Peers whose traffic has gone into a tunnel: from then on it never goes elsewhere by itself."""
         self.leaving: frozenset[int] = frozenset()
         """Generations of ours that were aborted: left for any other that works."""
         self._withdrawn: set[tuple[str, int]] = set()
@@ -90,6 +107,7 @@ class LinkBook:
         self._by_peer = {}
         for key in wanted:
             self._by_peer.setdefault(key.peer, []).append(key)
+        self._watched = {name: self._watched.get(name, now) for name in self._by_peer}
         self._forget(peers, {generation.number for generation in me.generations})
 
     def _forget(self, peers: Mapping[str, Peer], own: set[int]) -> None:
@@ -99,6 +117,7 @@ class LinkBook:
         self.moved_at = {name: at for name, at in self.moved_at.items() if name in peers}
         self.path_mtu = {name: mtu for name, mtu in self.path_mtu.items() if name in peers}
         self._left = {name: left for name, left in self._left.items() if name in peers}
+        self._entered = {name for name in {*self._entered, *self.current} if name in peers}
         self._heard = {key: at for key, at in self._heard.items() if key[0] in peers and key[1] in own}
 
     def _standing(self, name: str, pair: tuple[int, int]) -> tuple[int, int] | None:
@@ -137,13 +156,24 @@ class LinkBook:
 
     def adopt(self, name: str, pair: tuple[int, int]) -> None:
         """Take over what the kernel (or the disk) says carries a peer's traffic, at start."""
-        if LinkKey(name, *pair) in self.records:
-            self.current[name] = pair
+        self._entered.add(name)
+        standing = self._standing(name, pair)
+        if standing is not None:
+            self.current[name] = standing
 
     # --- evidence -----------------------------------------------------------------------------------------------
 
-    def observe(self, devices: Mapping[str, DeviceState], now: float, *, down: Collection[str] = ()) -> list[LinkKey]:
+    def observe(
+        self,
+        devices: Mapping[str, DeviceState],
+        now: float,
+        *,
+        down: Collection[str] = (),
+        wall: float | None = None,
+    ) -> list[LinkKey]:
         """Take in device dumps; return links whose peer or session was there before and is gone (drift).
+
+        `now` is a clock that never jumps; `wall` the kernel's, in which it gives handshakes (None: the same).
 
         A device that is `down`, or was given another key, has forgotten its sessions, though it still has its peers.
         """
@@ -157,15 +187,17 @@ class LinkBook:
                     self.records[key] = record.without_peer() if state is None else record.without_session(now)
                     gone += [] if record.provoke and state is not None else [key]  # a session: told once
                 continue
-            seen = self._seen(record, state)
+            seen = self._seen(record, state, now, now if wall is None else wall)
             self.records[key] = seen if seen.fresh(now) or seen.proven_at is None else replace(seen, lost=True)
             if seen.handshake_at is not None:
                 self._heard[key.peer, key.own] = max(seen.handshake_at, self._heard.get((key.peer, key.own), 0.0))
         return gone
 
-    def _seen(self, record: LinkRecord, state: PeerState) -> LinkRecord:
-        handshake: float | None = state.last_handshake
-        if not handshake or (record.session_lost_at is not None and handshake <= record.session_lost_at):
+    def _seen(self, record: LinkRecord, state: PeerState, now: float, wall: float) -> LinkRecord:
+        handshake = record.handshake_at
+        if state.last_handshake != record.kernel_handshake:  # its age is true now; later the wall clock may jump
+            handshake = now - max(0.0, wall - state.last_handshake) if state.last_handshake else None
+        if handshake is not None and record.session_lost_at is not None and handshake <= record.session_lost_at:
             handshake = None
         answered = handshake is not None and handshake != record.handshake_at
         announced = self.announced_endpoint(record.key)
@@ -176,6 +208,7 @@ class LinkBook:
             endpoint=state.endpoint,
             endpoint_set=announced if state.endpoint == announced or adopted else record.endpoint_set,
             handshake_at=handshake,
+            kernel_handshake=state.last_handshake,
             rx_bytes=state.rx_bytes,
             tx_bytes=state.tx_bytes,
             session_lost_at=None if answered else record.session_lost_at,
@@ -218,28 +251,40 @@ class LinkBook:
         if record is not None:
             self.records[key] = replace(record, code=code, detail=detail, lost=record.lost or lost)
 
+    def usable(self, record: LinkRecord, now: float) -> bool:
+        """Proven, not too long ago, and nothing says otherwise since."""
+        return record.usable(now) and record.proven_at is not None and now - record.proven_at <= self.proof_lasts
+
     # --- decisions ----------------------------------------------------------------------------------------------
 
-    def choose(self, now: float) -> list[tuple[str, tuple[int, int] | None, tuple[int, int]]]:
-        """Move each peer to its best proven link; return the moves (peer, from, to).
+    def choose(self, now: float) -> list[Move]:
+        """Move each peer to its best proven link; return the moves.
 
         Never back to an older generation of either end while the link in use works: the other end has been told that
         it is in use, and may be retiring the older one at this moment. But one that is withdrawn is left for any other.
         """
-        moves: list[tuple[str, tuple[int, int] | None, tuple[int, int]]] = []
+        moves: list[Move] = []
         for name, keys in self._by_peer.items():
             current = self.current.get(name)
             own, remote = current if current is not None and self._keeps(name, current, now) else (0, 0)
-            usable = [k for k in keys if k.own >= own and k.remote >= remote and self.records[k].usable(now)]
+            usable = [k for k in keys if k.own >= own and k.remote >= remote and self.usable(self.records[k], now)]
             if not usable:
                 continue
             best = max(usable, key=lambda key: (not self._leaves(key), key.own + key.remote, key.own))
             pair = (best.own, best.remote)
             if pair != current:
-                moves.append((name, current, pair))
+                moves.append(Move(name, current, pair))
                 self.current[name] = pair
                 self.moved_at[name] = now
         return moves
+
+    def take_back(self, moves: Iterable[Move]) -> None:
+        """The kernel refused them: traffic goes where it went before."""
+        for move in moves:
+            if move.old is None:
+                self.current.pop(move.peer, None)
+            else:
+                self.current[move.peer] = move.old
 
     def _keeps(self, name: str, pair: tuple[int, int], now: float) -> bool:
         """Whether nothing speaks against a link in use. One taken over at start need not have been proven yet."""
@@ -253,14 +298,16 @@ class LinkBook:
 
     def peer_links(self, now: float) -> dict[str, PeerLinks]:
         """Return what `plan` needs to know of each peer."""
+        entered = self._entered | set(self.current)
         return {
             name: PeerLinks(
                 self.current.get(name),
                 frozenset(key[1:] for key in keys if self._wants_endpoint(self.records[key], now)),
                 self.path_mtu.get(name),
                 frozenset(key[1:] for key in keys if self.records[key].provoke),
+                name in entered,
             )
-            for name, keys in self._by_peer.items()
+            for name, keys in {**dict.fromkeys(entered, ()), **self._by_peer}.items()
         }
 
     def provocations(self, now: float) -> list[LinkKey]:
@@ -295,7 +342,7 @@ class LinkBook:
         if not record.installed:
             return LinkState.ABSENT
         carries = self.current.get(record.key.peer) == record.pair
-        if record.usable(now):
+        if self.usable(record, now):
             return LinkState.SEALED if carries else LinkState.PROVEN
         return LinkState.STALE if carries or record.proven_at is not None else LinkState.PENDING
 
@@ -306,6 +353,8 @@ class LinkBook:
     def alive(self, name: str, now: float, own: Iterable[int] | None = None) -> bool:
         """Whether any link to a peer, or one by these generations of ours, has had a handshake within DEAD_AFTER."""
         numbers = {key.own for key in self._by_peer.get(name, ())} if own is None else own
+        if now - self._watched.get(name, -inf) < DEAD_AFTER:
+            return True  # not heard yet is not silent: this process has not listened long enough
         return any(now - self._heard.get((name, number), -inf) <= DEAD_AFTER for number in numbers)
 
     def several(self, name: str) -> bool:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from linkseal.keys.values import Prefix, PublicKey
 from linkseal.tunnels import addressing as names
+from linkseal.tunnels.intervals import outermost
 from linkseal.tunnels.model import (
     V4,
     V6,
@@ -70,9 +71,17 @@ def protected(scope: Scope, addresses: Iterable[str], prefixes: Iterable[Prefix]
 
 
 def families_of(world: World) -> tuple[Family, ...]:
-    """Address families in which this node has something protected."""
-    mine = protected(world.layout.scope, world.me.addresses, world.me.prefixes)
-    return tuple(family for family in (V4, V6) if any(family_of(prefix) == family for prefix in mine))
+    """Address families in which this node or a peer has something protected, as far as this host has them.
+
+    A peer's alone counts too: what goes to it must not pass by the door because this node owns nothing of that family.
+    """
+    found: set[Family] = set()
+    nodes: list[Me | Peer] = [world.me, *world.peers.values()]
+    for node in nodes:
+        found.update(map(family_of, protected(world.layout.scope, node.addresses, node.prefixes)))
+        if len(found) == 2:  # noqa: PLR2004 - there are no more
+            break
+    return tuple(family for family in (V4, V6) if family in found and (family == V4 or world.ipv6))
 
 
 def door_sources(world: World) -> dict[Family, str]:
@@ -161,9 +170,10 @@ def _view(ground: _Ground, peer: Peer) -> _View:
 
 
 def _carries(world: World, peer: Peer, links: PeerLinks) -> bool:
-    if world.layout.stage is Stage.PREPARE or not peer.generations:
+    if world.layout.stage is Stage.PREPARE:
         return False
-    return world.layout.scope is Scope.OVERLAY or links.current is not None
+    overlay = world.layout.scope is Scope.OVERLAY and bool(peer.generations)
+    return overlay or links.current is not None or links.entered
 
 
 def _interfaces(ground: _Ground, devices: Mapping[str, DeviceSpec]) -> dict[str, Interface]:
@@ -237,6 +247,8 @@ def _routes(ground: _Ground, views: list[_View]) -> Iterator[Route]:
         if view.carried:
             out = _way_out(world, view)
             for prefix in view.carried:
+                if family_of(prefix) not in ground.families:
+                    continue
                 yield Route(table, prefix, out, sources.get(family_of(prefix)), view.mtu)
 
 
@@ -258,7 +270,8 @@ def _way_out(world: World, view: _View) -> str:
         return names.DOOR
     if view.links.current is not None:
         return names.slot_name(*view.links.current)
-    return names.slot_name(world.me.generations[-1].number, view.peer.generations[-1].number)
+    remote = view.peer.generations[-1].number if view.peer.generations else 0
+    return names.slot_name(world.me.generations[-1].number, remote)
 
 
 def _rules(ground: _Ground) -> Iterator[Rule]:
@@ -292,8 +305,7 @@ def _slots(views: list[_View]) -> dict[Prefix, str]:
                 slots[prefix] = names.slot_name(own.number, remote.number)
         if view.links.current is not None:
             slot = names.slot_name(*view.links.current)
-            for prefix in view.carried:
-                slots[prefix] = slot
+            slots.update(dict.fromkeys(outermost(view.carried), slot))
     return slots
 
 

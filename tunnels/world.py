@@ -60,6 +60,8 @@ class PeerLinks:
     """Of the underlay towards this peer, where it is narrower than the NIC."""
     provoke: frozenset[tuple[int, int]] = frozenset()
     """Pairs where this end initiates whoever should: it has just made the peer anew."""
+    entered: bool = False
+    """Its traffic went into a tunnel before: without a link it is dropped in the door, never sent in plaintext."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ class World:
     door: bool = True
     """The kernel can forward in netdev egress; else routes go to the slots."""
     endpoint_overrides: Mapping[str, Endpoint] = field(default_factory=dict)
+    ipv6: bool = True
+    """This host has IPv6; where it is switched off every IPv6 address, route and rule would be refused."""
 
 
 def endpoint_of(world: World, peer: Peer) -> Endpoint | None:

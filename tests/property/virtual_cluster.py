@@ -164,7 +164,9 @@ class Cluster(Wire):
                     pair = node.book.current[peer]
                     assert slot_name(*pair) == move.new
                     proven = (node.name, pair[0], peer, pair[1]) in self.proven
-                    waits = move.old is not None and not node.book.alive(peer, self.now)  # dead: kept from plaintext
+                    links = node.book.of_peer(peer)
+                    nothing_works = not any(node.book.usable(record, self.now) for record in links)
+                    waits = move.old is not None and nothing_works  # it stays in the tunnel: no plaintext
                     assert proven or waits, "moved to a link that is not proven"
 
         node.host.watch = check

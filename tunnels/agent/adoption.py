@@ -16,8 +16,11 @@ from linkseal.tunnels.world import Peer, World
 
 
 def adopt(book: LinkBook, world: World, observed: Observed, saved: Mapping[str, SavedLink], now: float) -> None:
-    """Take over the current pair of every peer that has one. Call once, after the first `sync`."""
-    book.observe(observed.devices, now)
+    """Take over the current pair of every peer that has one. Call once, after the first `sync` and `observe`.
+
+    Where that pair is no more (the peer rotated while this node was down), the newest link stands in: what went into a
+    tunnel does not go out in plaintext because nobody was there to see it.
+    """
     for name, peer in world.peers.items():
         known = saved.get(name)
         pair = _in_kernel(world, observed, peer) or (None if known is None else known.current)
@@ -28,6 +31,7 @@ def adopt(book: LinkBook, world: World, observed: Observed, saved: Mapping[str, 
 
 
 def _in_kernel(world: World, observed: Observed, peer: Peer) -> tuple[int, int] | None:
+    """The pair whose slot the peer's traffic goes into; (0, 0): into one that belongs to no live pair."""
     slots = {
         slot_name(own.number, remote.number): (own.number, remote.number) for own, remote in pair_links(world.me, peer)
     }
@@ -35,9 +39,9 @@ def _in_kernel(world: World, observed: Observed, peer: Peer) -> tuple[int, int] 
         route = observed.routes.get((world.layout.table, prefix))
         if route is None:
             continue
-        slot = route.interface
+        slot: str | None = route.interface
         if slot == DOOR:
-            slot = "" if observed.nft is None else observed.nft.slots.get(prefix, "")
-        if slot in slots:
-            return slots[slot]
+            slot = None if observed.nft is None else observed.nft.slots.get(prefix)
+        if slot is not None:
+            return slots.get(slot, (0, 0))
     return None

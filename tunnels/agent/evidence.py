@@ -15,13 +15,21 @@ PROBE_CODES = frozenset(
 
 
 def take_outcomes(
-    book: LinkBook, findings: ActiveFindings, outcomes: Sequence[Outcome], path_mtus: Mapping[str, int], now: float
+    book: LinkBook,
+    findings: ActiveFindings,
+    outcomes: Sequence[Outcome],
+    path_mtus: Mapping[str, int],
+    now: float,
+    steady: float,
 ) -> None:
-    """Enter what the probes found; then say of each peer's best link why it is not proven, if it is not."""
+    """Enter what the probes found; then say of each peer's best link why it is not proven, if it is not.
+
+    `steady` is the book's clock.
+    """
     for outcome in outcomes:
         if isinstance(outcome, Proof):
             uses = None if outcome.uses is None else (outcome.uses[1], outcome.uses[0])
-            book.proved(outcome.key, now, max(outcome.sizes.values(), default=0), uses)
+            book.proved(outcome.key, steady, max(outcome.sizes.values(), default=0), uses)
         elif isinstance(outcome, Lost):
             book.diagnosed(outcome.key, outcome.diagnosis.code, outcome.diagnosis.detail, lost=True)
         elif isinstance(outcome, Diagnosis):

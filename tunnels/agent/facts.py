@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from linkseal.keys.announcement import AnnouncedEndpoint
 from linkseal.keys.grant import Grant
 from linkseal.tunnels.addressing import OURS
-from linkseal.tunnels.model import Family, KeyOfGeneration, Observed, family_of
+from linkseal.tunnels.model import Family, KeyOfGeneration, Observed, Stage, family_of
 from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.register import Peer as Accepted
 from linkseal.tunnels.settings import AgentSettings, EndpointSetting
@@ -15,11 +15,11 @@ from linkseal.tunnels.world import Layout, Me, Peer, Underlay
 from linkseal.wireguard.model import Endpoint
 
 
-def layout_of(policy: Policy) -> Layout:
-    """The cluster-wide numbers `plan` needs."""
+def layout_of(policy: Policy, *, opted_out: bool) -> Layout:
+    """The cluster-wide numbers `plan` needs; a node that is opted out does as in stage `off`."""
     return Layout(
         scope=policy.scope,
-        stage=policy.stage,
+        stage=Stage.OFF if opted_out else policy.stage,
         port=policy.wireguard.port,
         mtu=policy.wireguard.mtu,
         keepalive=policy.wireguard.keepalive,

@@ -25,7 +25,7 @@ from linkseal.tunnels.agent.knowledge import Knowledge
 from linkseal.tunnels.agent.loop import Agent
 from linkseal.tunnels.agent.memory import one_arena
 from linkseal.tunnels.agent.state import KnownGood
-from linkseal.tunnels.agent.worker import Job, Worker, unix_now
+from linkseal.tunnels.agent.worker import Job, Worker, steady_now, unix_now
 from linkseal.tunnels.directory.base import Directory, DirectoryView
 from linkseal.tunnels.directory.files import FileDirectory
 from linkseal.tunnels.findings import ActiveFindings
@@ -73,11 +73,15 @@ def restore(settings: AgentSettings) -> int:
         worker = Worker(settings, host, keyring, knowledge, known, findings)
         steps = 0
         for _ in range(3):  # the second pass puts in what the first made possible, the third finds nothing to do
-            result = worker.run(Job(unix_now()))
+            result = worker.run(Job(unix_now(), steady=steady_now(), speak=False))
             steps += len(result.steps)
             if not result.steps:
                 break
         host.close()
+        if worker.world is None:
+            raise HostError(
+                "; ".join(found.message for found in findings.shown(unix_now())) or "nothing is known to restore"
+            )
         if result.failures:
             raise HostError(f"not everything could be restored: {result.failures[0].error}")
         _LOG.info("restored from %s: %d steps, %d peers", settings.state_directory, steps, len(worker.book.current))

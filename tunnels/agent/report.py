@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 
 from linkseal.keys.secrets import fingerprint
+from linkseal.tunnels import codes
 from linkseal.tunnels.agent.worker import Worker
 from linkseal.tunnels.linkrecord import LinkRecord
 from linkseal.tunnels.model import LinkState, Scope, Stage
@@ -85,23 +86,43 @@ def _peer_state(worker: Worker, name: str, peer: Peer, now: float) -> tuple[Link
         return (LinkState.ABSENT if peer.announcement is not None else LinkState.REFUSED), None
     carrying = [record for record in records if record.pair == worker.book.current.get(name)]
     best = carrying or sorted(records, key=lambda record: record.key)[-1:]
-    return worker.book.state(best[0], now), best[0].code
+    return _state(worker, best[0], now)
+
+
+def _state(worker: Worker, record: LinkRecord, now: float) -> tuple[LinkState, str | None]:
+    """A link's state, and the code that says why it is no better.
+
+    Sealed is what the book calls so, if moreover the kernel took all that sends traffic into it, and any is sent.
+    """
+    state = worker.book.state(record, now - worker.ahead)
+    if state is not LinkState.SEALED:
+        return state, record.code
+    if worker.unfit is None or record.key.peer in worker.unfit:
+        return LinkState.STALE, codes.STEP_REFUSED
+    if worker.world is None or worker.world.layout.stage in (Stage.OFF, Stage.PREPARE):
+        return LinkState.PROVEN, None
+    return state, record.code
 
 
 def _pair(worker: Worker, record: LinkRecord, now: float) -> PairStatus:
+    state, code = _state(worker, record, now)
+
+    def wall(at: float | None) -> float | None:
+        return None if at is None else at + worker.ahead
+
     return PairStatus(
         peer=record.key.peer,
         own=record.key.own,
         remote=record.key.remote,
         slot=record.slot,
-        state=worker.book.state(record, now),
-        since=record.since,
-        last_handshake=record.handshake_at,
-        last_proof=record.proven_at,
+        state=state,
+        since=record.since + worker.ahead,
+        last_handshake=wall(record.handshake_at),
+        last_proof=wall(record.proven_at),
         rx_bytes=record.rx_bytes,
         tx_bytes=record.tx_bytes,
         endpoint=None if record.endpoint is None else str(record.endpoint),
         path_mtu=record.proof_size or None,
         carries=worker.book.current.get(record.key.peer) == record.pair,
-        code=record.code,
+        code=code,
     )

@@ -15,7 +15,7 @@ from linkseal.keys.ca import Trust
 from linkseal.keys.errors import ConfigError
 from linkseal.tunnels import codes
 from linkseal.tunnels.addressing import slot_name
-from linkseal.tunnels.agent.keyring import Keyring, Statement
+from linkseal.tunnels.agent.keyring import CLOCK_TOLERANCE, Keyring, Statement
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.links import LinkBook
 from linkseal.tunnels.model import Observed
@@ -30,7 +30,8 @@ class Speaker:
     def __init__(self, keyring: Keyring, findings: ActiveFindings) -> None:
         self._keyring = keyring
         self._findings = findings
-        self._wanted: str | None = None
+        self._ahead: float | None = None
+        """Seconds the wall clock was ahead of the steady one."""
         self._published: str | None = None
 
     # --- rotation -----------------------------------------------------------------------------------------------
@@ -47,13 +48,24 @@ class Speaker:
         _LOG.info("generation %d aborted; peers go back to the one before", number)
         return number
 
+    def watch_clock(self, wall: float, steady: float) -> None:
+        """Raise a generation if the wall clock stepped back: peers refuse handshakes dated before those they had.
+
+        Seen while running against a clock that never jumps, and at start against what this node signed last.
+        """
+        generations = self._keyring.generations
+        if generations is None or len(generations.live) > 1:
+            return  # the one that is coming is a new key anyway
+        ahead = wall - steady
+        stepped = self._ahead is not None and ahead < self._ahead - CLOCK_TOLERANCE
+        if stepped or self._keyring.clock_stepped_back(datetime.fromtimestamp(wall, UTC)):
+            self._clock_stepped_back(wall)
+        self._ahead = ahead
+
     def rotate(self, book: LinkBook, now: float) -> None:
-        """Raise a generation if the clock stepped back; retire the old one when nothing holds it."""
+        """Retire the generation that is to go when nothing holds it. `now` is the book's clock."""
         generations = self._keyring.generations
         if generations is None:
-            return
-        if self._keyring.clock_stepped_back(datetime.fromtimestamp(now, UTC)) and len(generations.live) == 1:
-            self._clock_stepped_back(now)
             return
         leaving = generations.leaving
         if leaving is None:

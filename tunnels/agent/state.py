@@ -4,6 +4,7 @@
     STATE/announcement.json   this node's own announcement, as last signed
     STATE/peers/NAME.json     a node's documents exactly as they were accepted, this node's own grant among them
     STATE/links.json          the pair of generations that carries each peer's traffic, and the endpoints last set
+    STATE/underlay.json       the NIC that carries the tunnels, as last seen
     STATE/host.json           settings of foreign interfaces that we changed, with what they were
 
 A file is written only when its content changes. One that is damaged is reported and treated as absent: the directory
@@ -17,13 +18,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.errors import HostError
 from linkseal.keys.files import atomic_write, erase_file, private_folder, read_file
 from linkseal.keys.grant import SignedGrant
 from linkseal.tunnels.register import NodeDocuments
+from linkseal.tunnels.world import Underlay
 from linkseal.wireguard.model import Endpoint
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -66,6 +68,14 @@ class _Cluster(_Strict):
 
 class _Host(_Strict):
     rp_filter: dict[str, int] = Field(default_factory=dict)
+
+
+class _Underlay(_Strict):
+    interface: str
+    mtu: int
+    families: list[Literal[4, 6]]
+    rp_filter: int
+    rp_filter_all: int
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -161,6 +171,24 @@ class KnownGood:
     def save_changed_rp_filter(self, values: Mapping[str, int]) -> bool:
         """Write them; whether anything changed."""
         return self._write(self._dir / "host.json", {"rp_filter": dict(sorted(values.items()))})
+
+    def underlay(self) -> Underlay | None:
+        """The NIC that carried the tunnels last; None: never seen."""
+        model = self._read(self._dir / "underlay.json", _Underlay)
+        if model is None:
+            return None
+        return Underlay(model.interface, model.mtu, frozenset(model.families), model.rp_filter, model.rp_filter_all)
+
+    def save_underlay(self, underlay: Underlay) -> bool:
+        """Write it; whether anything changed."""
+        fields = {
+            "interface": underlay.interface,
+            "mtu": underlay.mtu,
+            "families": sorted(underlay.families),
+            "rp_filter": underlay.rp_filter,
+            "rp_filter_all": underlay.rp_filter_all,
+        }
+        return self._write(self._dir / "underlay.json", fields)
 
     def _read(self, path: Path, model: type[_Model]) -> _Model | None:
         try:

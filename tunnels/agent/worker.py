@@ -8,10 +8,9 @@ A pass that finds nothing to do writes nothing, to the kernel or to the disk (la
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from errno import EADDRINUSE
 from typing import Final
 
 from linkseal.keys.announcement import SignedAnnouncement
@@ -20,6 +19,7 @@ from linkseal.keys.grant import Grant
 from linkseal.tunnels import codes
 from linkseal.tunnels.addressing import slot_name
 from linkseal.tunnels.agent.adoption import adopt
+from linkseal.tunnels.agent.clock import steady_now, unix_now, utc
 from linkseal.tunnels.agent.evidence import take_outcomes
 from linkseal.tunnels.agent.facts import endpoints_to_announce, layout_of, me_of, overrides_of, peers_of, underlay_of
 from linkseal.tunnels.agent.keyring import Keyring
@@ -28,18 +28,21 @@ from linkseal.tunnels.agent.memory import BURST, give_back
 from linkseal.tunnels.agent.speaker import Speaker
 from linkseal.tunnels.agent.state import KnownGood, SavedLink
 from linkseal.tunnels.agent.targets import targets
+from linkseal.tunnels.agent.unfit import unfit
 from linkseal.tunnels.diff import diff
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.host.host import ALL, Aspect, Failure, Host
-from linkseal.tunnels.links import LinkBook
-from linkseal.tunnels.model import Desired, LinkKey, Observed, SetRpFilter, Stage, Step
+from linkseal.tunnels.links import PROOF_LASTS, LinkBook, Move
+from linkseal.tunnels.model import Desired, LinkKey, NftTransaction, Observed, SetRoute, SetRpFilter, Stage, Step
 from linkseal.tunnels.plan import plan
 from linkseal.tunnels.probe.outcomes import Outcome, Target
 from linkseal.tunnels.render import render_steps
 from linkseal.tunnels.settings import AgentSettings
 from linkseal.tunnels.world import Underlay, World, endpoint_of
 from linkseal.wireguard.model import ConfigureDevice, PeerSpec, ReprovokePeer, SetPeer
+
+__all__ = ["Job", "Result", "Worker", "steady_now", "unix_now", "utc"]
 
 _LOG: Final = logging.getLogger("linkseal.agent")
 
@@ -62,6 +65,10 @@ class Job:
     """None: the directory has not changed."""
     outcomes: Sequence[Outcome] = ()
     path_mtus: Mapping[str, int] = field(default_factory=dict)
+    steady: float | None = None
+    """The same instant by a clock that never jumps; None: `now`."""
+    speak: bool = True
+    """Whether generations may be raised and retired, and announcements signed: not in `agent restore`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +116,11 @@ class Worker:
         self._settled = False
         self._retry = 0.0
         self._saved_links: dict[str, SavedLink] = {}
+        self.ahead = 0.0
+        """Seconds the wall clock is ahead of the book's, which never jumps."""
+        self._saved_underlay: Underlay | None = None
+        self.unfit: frozenset[str] | None = frozenset()
+        """Peers whose traffic may not take the way it should, because the kernel refused a step; None: every peer."""
 
     @property
     def retry_in(self) -> float:
@@ -119,37 +131,48 @@ class Worker:
 
     def run(self, job: Job) -> Result:
         """Do one pass. Raises HostError only if this host cannot be looked at."""
+        steady = job.now if job.steady is None else job.steady
+        self.ahead = job.now - steady
         changed = self.knowledge.learn(job.view, job.now) if job.view is not None else frozenset[str]()
         self.observed = self.host.observe(job.aspects, self.observed)
         self._ensure_generation(job)
-        world = self._world(job.now)
+        world = self._world(job, steady)
         if world is None:
             return Result(wake_in=5.0)
-        self.book.observe(self.observed.devices, job.now, down=self._down())
-        take_outcomes(self.book, self.findings, job.outcomes, job.path_mtus, job.now)
-        moves = self.book.choose(job.now)
-        for peer, old, new in moves:
-            _LOG.info("traffic to %s moves from %s to link %d→%d", peer, "nothing" if old is None else old, *new)
-        world = self.world = replace(world, links=self.book.peer_links(job.now))
+        self.book.observe(self.observed.devices, steady, down=self._down(), wall=job.now)
+        take_outcomes(self.book, self.findings, job.outcomes, job.path_mtus, job.now, steady)
+        moves = self.book.choose(steady)
+        world = self.world = replace(world, links=self.book.peer_links(steady))
         before, seen, settled = self.desired, self.observed, self._settled
-        steps = self._steps(world)
-        steps += self._provocations(job.now)
-        failures = self._apply(steps, job.now)
+        due = self._steps(world)
+        steps = due + self._provocations(job, steady)
+        failures = self._apply(steps, job.now, steady)
+        self._settle_moves(moves, failures)
+        self.unfit = unfit(failures, world)
         if steps and settled:
             self._tell_drift(diff(before, seen), failures, job.now)
         self._save_links(job.now)
-        publish = self._speak(world, job.now)
+        publish = self._speak(world, job, steady, still=not due) if job.speak else None
         if len(changed) >= BURST:
             give_back()
         return Result(
             steps,
             failures,
             targets(world, self.book) if world.layout.stage is not Stage.OFF else {},
-            (*self._pokes(job.now), *self._reconfigured(steps)),
+            (*self._pokes(steady), *self._reconfigured(steps)),
             publish,
             ALL if steps else frozenset(),
-            self._wake(job.now, failures),
+            self._wake(steady, failures),
         )
+
+    def _settle_moves(self, moves: Sequence[Move], failures: Sequence[Failure]) -> None:
+        """Tell of moves; take them back where the kernel refused them: what carries the traffic is what it says."""
+        if any(isinstance(failure.step, NftTransaction | SetRoute) for failure in failures):
+            self.book.take_back(moves)
+            return
+        for move in moves:
+            old = "nothing" if move.old is None else f"link {move.old[0]}→{move.old[1]}"
+            _LOG.info("traffic to %s moves from %s to link %d→%d", move.peer, old, *move.new)
 
     def plan_now(self) -> tuple[Desired, Observed, tuple[Step, ...]]:
         """What would be done now, without doing it."""
@@ -164,11 +187,11 @@ class Worker:
         if register is None or self.knowledge.grant is None:
             return
         own = register.peers.get(self.knowledge.node)
-        when = datetime.fromtimestamp(job.now, UTC)
-        if self.keyring.ensure(None if own is None else own.announcement, when):
+        if self.keyring.ensure(None if own is None else own.announcement, utc(job.now)):
             _LOG.info("made the key of generation %d", self.keyring.own_keys()[-1].number)
 
-    def _world(self, now: float) -> World | None:
+    def _world(self, job: Job, steady: float) -> World | None:
+        now = job.now
         policy, register, grant = self.knowledge.policy, self.knowledge.register, self.knowledge.grant
         if policy is None or register is None:
             return None
@@ -178,36 +201,51 @@ class Worker:
         self.findings.clear(codes.OWN_GRANT_MISSING, HOST_SUBJECT)
         underlay = self._underlay(grant, now)
         if underlay is None:
-            return self.world
+            return None
         reachable = self.settings.endpoints is None or bool(self.settings.endpoints)
         me = me_of(grant, self.keyring.own_keys(), reachable=reachable)
         world = World(
             me,
-            layout_of(policy),
+            layout_of(policy, opted_out=grant.opted_out),
             underlay,
             self.book.retain(peers_of(register.peers, me.name)),
             {},
             self.door,
             overrides_of(self.settings.peer_endpoints, policy.wireguard.port),
+            ipv6=any(":" in address for address in self.observed.host_addresses),
         )
+        self.book.proof_lasts = max(PROOF_LASTS, 3.0 * policy.probe.interval + 60.0)
         self.book.leaving = self.keyring.withdrawing()
-        self.book.sync(me, world.peers, {n: endpoint_of(world, peer) for n, peer in world.peers.items()}, now)
+        self.book.sync(me, world.peers, {n: endpoint_of(world, peer) for n, peer in world.peers.items()}, steady)
         if not self._adopted:
-            adopt(self.book, world, self.observed, self._known.links(), now)
+            self.book.observe(self.observed.devices, steady, down=self._down(), wall=now)
+            adopt(self.book, world, self.observed, self._known.links(), steady)
             self._adopted = True
         return world
 
     def _underlay(self, grant: Grant, now: float) -> Underlay | None:
+        """The NIC as it is; while it or its address is missing, as it was last."""
         found = underlay_of(self.observed, self.settings.interface, grant.addresses)
         if found is not None:
             self.findings.clear(codes.NO_UNDERLAY, HOST_SUBJECT)
+            self._keep_underlay(found, now)
             return found
         if self.settings.interface is not None:
             message = f"interface {self.settings.interface} is not there"
         else:
             message = f"none of the granted addresses {', '.join(grant.addresses)} is on this host"
         self.findings.raise_(codes.NO_UNDERLAY, HOST_SUBJECT, message, now)
-        return None
+        return self.world.underlay if self.world is not None else self._known.underlay()
+
+    def _keep_underlay(self, found: Underlay, now: float) -> None:
+        """What `agent restore` plans from when the network is not up yet."""
+        if self._saved_underlay == found:
+            return
+        try:
+            self._known.save_underlay(found)
+            self._saved_underlay = found
+        except HostError as error:
+            self.findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, str(error), now)
 
     # --- steps --------------------------------------------------------------------------------------------------
 
@@ -215,13 +253,13 @@ class Worker:
         self.desired = plan(world)
         return diff(self.desired, self.observed)
 
-    def _provocations(self, now: float) -> tuple[Step, ...]:
+    def _provocations(self, job: Job, now: float) -> tuple[Step, ...]:
         """Peers to remove and add anew; looked at once more before, so that none is taken that has just answered."""
         due = self.book.provocations(now)
         if not due:
             return ()
         self.observed = self.host.observe(frozenset({Aspect.WIREGUARD}), self.observed)
-        self.book.observe(self.observed.devices, now, down=self._down())
+        self.book.observe(self.observed.devices, now, down=self._down(), wall=job.now)
         steps: list[Step] = []
         for key in due:
             record = self.book.records[key]
@@ -237,9 +275,10 @@ class Worker:
 
     def _initiating(self, spec: PeerSpec, key: LinkKey) -> PeerSpec:
         keepalive = spec.keepalive or (self.world.layout.keepalive if self.world else 0) or 1
-        return spec._replace(endpoint=spec.endpoint or self.book.announced_endpoint(key), keepalive=keepalive)
+        roamed = self.book.records[key].endpoint
+        return spec._replace(endpoint=spec.endpoint or roamed or self.book.announced_endpoint(key), keepalive=keepalive)
 
-    def _apply(self, steps: Sequence[Step], now: float) -> tuple[Failure, ...]:
+    def _apply(self, steps: Sequence[Step], now: float, steady: float) -> tuple[Failure, ...]:
         if not steps:
             self._retry = 0.0
             self.findings.replace({codes.STEP_REFUSED, codes.PORT_IN_USE}, {}, now)
@@ -250,7 +289,7 @@ class Worker:
         failed = {id(failure.step) for failure in failures}
         for step in steps:
             if isinstance(step, SetPeer) and step.endpoint is not None and id(step) not in failed:
-                self.book.endpoint_written(step.device, step.public_key, now)
+                self.book.endpoint_written(step.device, step.public_key, steady)
         self._tell_failures(failures, now)
         return failures
 
@@ -269,7 +308,7 @@ class Worker:
     def _tell_failures(self, failures: Sequence[Failure], now: float) -> None:
         reasons: dict[str, list[str]] = {}
         for failure in failures:
-            code = codes.PORT_IN_USE if failure.error.errno == _EADDRINUSE else codes.STEP_REFUSED
+            code = codes.PORT_IN_USE if failure.error.errno == EADDRINUSE else codes.STEP_REFUSED
             reasons.setdefault(code, []).append(str(failure.error))
         current = {
             (code, HOST_SUBJECT): found[0] + (f" (and {len(found) - 1} more)" if found[1:] else "")
@@ -300,13 +339,16 @@ class Worker:
         except HostError as error:
             self.findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, str(error), now)
 
-    def _speak(self, world: World, now: float) -> SignedAnnouncement | None:
-        grant = self.knowledge.grant
+    def _speak(self, world: World, job: Job, steady: float, *, still: bool) -> SignedAnnouncement | None:
+        """`still`: the kernel was found as it should be, so that a generation may go."""
+        now, grant = job.now, self.knowledge.grant
         if grant is None:
             return None
         endpoints = endpoints_to_announce(self.settings, grant, self.observed, world.layout.port)
         try:
-            self.speaker.rotate(self.book, now)
+            self.speaker.watch_clock(now, steady)
+            if still:
+                self.speaker.rotate(self.book, steady)
             return self.speaker.announcement(
                 endpoints, self.door, self.observed, self.knowledge.published_serial(), self.knowledge.trust, now
             )
@@ -338,16 +380,3 @@ class Worker:
             elif self.book.several(record.key.peer) or self.book.insists(record.key, now):
                 wake = min(wake, 1.0)
         return wake
-
-
-_EADDRINUSE: Final = 98
-
-
-def unix_now() -> float:
-    """The clock of jobs."""
-    return time.time()
-
-
-def utc(seconds: float) -> datetime:
-    """Unix seconds as a datetime."""
-    return datetime.fromtimestamp(seconds, UTC)

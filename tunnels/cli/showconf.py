@@ -62,7 +62,7 @@ def world_of(register: Register, node: str, policy: Policy) -> World:
         for name, peer in peers.items()
     }
     underlay = Underlay("", 1500, frozenset(family_of(address) for address in own.grant.addresses))
-    return World(me, layout_of(policy), underlay, peers, links)
+    return World(me, layout_of(policy, opted_out=own.grant.opted_out), underlay, peers, links)
 
 
 def render(world: World) -> str:
