@@ -18,6 +18,7 @@ from typing import Any, Self
 from ground.namespaces import ForkedProcess
 from ground.net import Cluster, Node
 from linkseal.keys.ca import CertificateAuthority
+from linkseal.keys.errors import DirectoryError
 from linkseal.tunnels.agent import main as agent
 from linkseal.tunnels.agent.control import ask
 from linkseal.tunnels.directory.inventory import parse_inventory
@@ -120,12 +121,13 @@ class Deployment:
         return parse_agent_settings(config, "test", hostname=node.name)
 
     def start(self, *nodes: Node, **more: Any) -> None:
-        """Start the agents of these nodes (all without any), and answer their certificate requests."""
+        """Start the agents of these nodes (all without any), answer their certificate requests, wait for them."""
         chosen = nodes or tuple(self.cluster)
         for node in chosen:
             self.agents[node.name] = node.fork(agent.run, self.agent_settings(node, **more))
         waiting = {node.name for node in chosen if not (self.state(node) / "identity.crt").exists()}
         self.until(lambda: self._certified(waiting), "certificates")
+        self.until(lambda: all(map(self.answers, chosen)), "agents that answer")
 
     def _certified(self, names: Iterable[str]) -> bool:
         self.sign()
@@ -152,6 +154,14 @@ class Deployment:
         report = parse_report(answer["status"], node.name).status
         assert report is not None
         return report
+
+    def answers(self, node: Node) -> bool:
+        """Whether the agent's control socket does."""
+        try:
+            self.status(node)
+        except DirectoryError:
+            return False
+        return True
 
     def rotate(self, node: Node) -> int:
         """Raise a generation; returns its number."""

@@ -16,9 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ground.agents import Deployment
 from ground.net import Node
 from ground.probes import Connections, Loss, echo_server, loss_probe, tcp_probe
 from ground.service import Service
+from linkseal.tunnels.addressing import ProbeRange
+from linkseal.tunnels.codes import DRIFT_HEALED
+from linkseal.tunnels.model import V4, V6
 
 REKEY_AFTER = 110.0
 """Seconds: WireGuard makes a new handshake of its own after 120 s (whitepaper 6.1); an older one may be replaced."""
@@ -154,3 +158,14 @@ def data_path(node: Node) -> str:
     ]
     commands = ("ip rule; ip -6 rule", "ip route show table 51820; ip -6 route show table 51820", "nft -a list ruleset")
     return "\n".join([*links, *(node.run(command) for command in commands)])
+
+
+def probe_addresses(node: Node) -> list[str]:
+    """What stands for a node's probe addresses in the door's map."""
+    ranges = ProbeRange()
+    return [str(ranges.pair(family, node.index, a, b)) for family in (V4, V6) for a in (0, 1) for b in (0, 1)]
+
+
+def assert_no_drift(linkseal: Deployment) -> None:
+    """What agents do themselves is never taken for somebody else's doing."""
+    assert [node.name for node in linkseal.members if DRIFT_HEALED in linkseal.log(node)] == []

@@ -11,15 +11,12 @@ import time
 import pytest
 from ground.agents import Deployment, Nodes
 from ground.net import Node
-from ground.traffic import data_path, of_peer, steady_traffic, tunnels, watched
-from linkseal.tunnels.addressing import ProbeRange
+from ground.traffic import assert_no_drift, data_path, of_peer, probe_addresses, steady_traffic, tunnels, watched
 from linkseal.tunnels.agent.control import ask
 
 pytestmark = pytest.mark.kernel
 
 DUAL = ("4", "6")
-
-DRIFT = "LS3009"
 
 TRIAL = "lslt"
 """Begins the name of the interface by which an agent finds out at its start whether the kernel has WireGuard."""
@@ -32,20 +29,9 @@ NEW = "192.0.2.112"
 """b's second address."""
 
 
-def probe_addresses(node: Node) -> list[str]:
-    """What stands for a node's probe addresses in the door's map."""
-    ranges = ProbeRange()
-    return [str(ranges.pair(family, node.index, a, b)) for family in (4, 6) for a in (0, 1) for b in (0, 1)]
-
-
 def endpoint(node: Node, peer: Node) -> str:
     """Where a node sends what goes to a peer."""
     return next(iter(of_peer(tunnels(node), peer).values()), "").split(" ")[0]
-
-
-def assert_no_drift(linkseal: Deployment) -> None:
-    """What agents do themselves is never taken for somebody else's doing."""
-    assert [node.name for node in linkseal.members if DRIFT in linkseal.log(node)] == []
 
 
 def test_agents_that_stop_start_and_reconcile_touch_nothing(nodes: Nodes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from dataclasses import replace
@@ -9,11 +10,13 @@ from dataclasses import replace
 import pytest
 from ground.agents import Deployment, Nodes
 from ground.net import Node
-from ground.traffic import of_peer, steady_traffic, watched
+from ground.traffic import assert_no_drift, of_peer, probe_addresses, steady_traffic, watched
 from linkseal.keys.errors import HostError
 from linkseal.tunnels.agent.control import ask
 from linkseal.tunnels.codes import ROTATION_HELD as HELD
+from linkseal.tunnels.directory.files import FileDirectory
 from linkseal.tunnels.findings import CATALOGUE
+from linkseal.tunnels.status import Request
 
 pytestmark = pytest.mark.kernel
 
@@ -57,26 +60,26 @@ def test_one_node_and_then_all_at_once_change_their_keys(nodes: Nodes, scope: st
                 traffic.note("a raises a generation")
                 assert linkseal.rotate(a) == 2
                 linkseal.until(lambda: slots(a) == ["lsl00", "lsl01", "lsl10", "lsl11"], "four slots")
-                print("one", linkseal.until(lambda: live(linkseal, a) == [2], "one live generation"))
                 linkseal.until(lambda: slots(a) == ["lsl00", "lsl01"], "two slots")
+                linkseal.until(linkseal.settled, "one live generation everywhere")
+            assert (live(linkseal, a), key_files(linkseal, a)) == ([2], ["gen-2.key"])
+            assert at_c.besides(*a.pod_cidrs, *a.addresses, *probe_addresses(a)) == []
             assert of_peer(at_c.peers_after, b) == of_peer(at_c.peers_before, b)
-            assert key_files(linkseal, a) == ["gen-2.key"]
             traffic.note("all raise a generation")
             for node in cluster:
                 linkseal.rotate(node)
-            print("all", linkseal.until(linkseal.settled, "one live generation everywhere", 60))
+            linkseal.until(linkseal.settled, "one live generation everywhere", 60)
             assert [live(linkseal, node) for node in cluster] == [[3], [2], [2]]
-        for node in cluster:
-            print(linkseal.log(node))
-        print(*at_c.lines, sep="\n")
-        print(traffic.connections, traffic.losses)
+            assert [len(slots(node)) for node in cluster] == [2, 2, 2]
         traffic.assert_unharmed()
+        assert_no_drift(linkseal)
 
 
-def test_a_stopped_agent_holds_a_rotation_which_can_be_aborted_or_waits_for_it(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """c's tunnels work, but nobody there moves to new keys: the old stay until c is back."""
+def test_a_rotation_waits_for_a_stopped_agent_and_can_be_aborted(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """c's tunnels work, but nobody there moves to new keys: the old stay until c is back, and its packets cross.
+
+    The second rotation is asked for in the directory while a is down.
+    """
     monkeypatch.setitem(CATALOGUE, HELD, replace(CATALOGUE[HELD], hold=2))
     cluster = nodes(3)
     a, b, c = cluster
@@ -84,21 +87,31 @@ def test_a_stopped_agent_holds_a_rotation_which_can_be_aborted_or_waits_for_it(
         linkseal.start()
         linkseal.wait_sealed()
         with steady_traffic(a, b, c) as traffic:
-            traffic.note("the agent of c stops")
             linkseal.stop(c)
-            traffic.note("a raises a generation")
+            traffic.note("a raises a generation, c has no agent")
             assert linkseal.rotate(a) == 2
-            with pytest.raises(HostError, match=r"generation"):
+            with pytest.raises(HostError, match=r"generation.*abort|not announced yet"):
                 linkseal.rotate(a)
             linkseal.until(lambda: used(linkseal, a, b) == (2, 1) and used(linkseal, b, a) == (1, 2), "moved to 2")
             linkseal.until(lambda: held_by(linkseal, a) == {c.name}, "held by c")
             assert live(linkseal, a) == [1, 2]
             traffic.note("a aborts")
             ask(linkseal.run_folder(a), {"do": "abort"})
-            linkseal.until(lambda: live(linkseal, a) == [1] and slots(a) == ["lsl10", "lsl11"], "aborted")
-            assert key_files(linkseal, a) == ["gen-1.key"]
+            linkseal.until(lambda: slots(a) == ["lsl10", "lsl11"], "aborted")
+            assert (live(linkseal, a), key_files(linkseal, a)) == ([1], ["gen-1.key"])
             assert used(linkseal, b, a) == (1, 1)
+            traffic.note("a is restarted and finds a request to rotate")
+            linkseal.stop(a)
+            asyncio.run(FileDirectory(linkseal.directory).request(a.name, Request("again", "rotate", time.time())))
+            linkseal.start(a)
+            linkseal.until(lambda: used(linkseal, a, b) == (4, 1), "moved to 4: 2 was aborted, 3 has the parity of 1")
+            linkseal.until(lambda: held_by(linkseal, a) == {c.name}, "held by c")
+            traffic.note("the agent of c starts")
+            linkseal.start(c)
+            linkseal.until(linkseal.settled, "one live generation everywhere")
+            assert (live(linkseal, a), key_files(linkseal, a)) == ([4], ["gen-4.key"])
             assert held_by(linkseal, a) == set()
-            time.sleep(2)
-        print(linkseal.report())
+            answer = linkseal.status(a).requests["again"]
+            assert (answer.type, answer.state) == ("rotate", "done"), answer
         traffic.assert_unharmed()
+        assert_no_drift(linkseal)
