@@ -227,6 +227,7 @@ class Keyring:
     def _adopt(self, raised: Generations) -> None:
         number = raised.newest.number
         key = PrivateKey.generate()
+        self._store.erase_key(number)  # one that a crash left between the two writes below; it was never used
         self._store.save_key(number, key)
         self._store.save_generations(raised)
         self._keys[number] = key

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
+from linkseal.keys.errors import ConfigError, DirectoryError, HostError, PeerError
 from linkseal.tunnels.agent.worker import Worker
 from linkseal.tunnels.directory.base import Directory
 from linkseal.tunnels.status import MAX_REQUESTS, Request, RequestStatus, parse_report
@@ -26,7 +26,7 @@ class RequestDesk:
         """Take up what the last status of this node answered."""
         node = self._worker.settings.node
         with contextlib.suppress(DirectoryError, PeerError):
-            text = (await directory.statuses()).get(node)
+            text = await directory.status(node)
             report = None if text is None else parse_report(text, node)
             if report is not None and report.status is not None:
                 self._states = dict(report.status.requests)
@@ -74,4 +74,6 @@ class RequestDesk:
                 return RequestStatus("abort", "done", f"generation {self._worker.speaker.request_abort()} aborted")
         except ConfigError as error:
             return RequestStatus(request.type, "refused", str(error))
+        except HostError as error:  # the disk; other passes must not fail for it
+            return RequestStatus(request.type, "failed", str(error))
         return RequestStatus(request.type, "refused", "this version cannot do that yet")

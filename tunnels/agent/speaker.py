@@ -18,7 +18,7 @@ from linkseal.tunnels.addressing import slot_name
 from linkseal.tunnels.agent.keyring import CLOCK_TOLERANCE, Keyring, Statement
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.links import LinkBook
-from linkseal.tunnels.model import Observed
+from linkseal.tunnels.model import KeyOfGeneration, Observed
 from linkseal.tunnels.rotation import holders
 
 _LOG: Final = logging.getLogger("linkseal.agent")
@@ -133,14 +133,19 @@ class Speaker:
         self._published = None
 
     def _ready(self, observed: Observed) -> list[int]:
-        """Generations whose slots stand: peers may begin with them."""
+        """Generations to announce: those announced before, and those whose slots stand now, so that peers may begin.
+
+        A slot that somebody deletes does not take its generation back: that would burn its number with every peer.
+        """
+        generations = self._keyring.generations
+        said = set() if generations is None else {generation.number for generation in generations.announced}
+
+        def stands(entry: KeyOfGeneration) -> bool:
+            devices = [observed.devices.get(slot_name(entry.number, remote)) for remote in (0, 1)]
+            return all(device is not None and device.public_key == entry.public_key for device in devices)
+
         return [
             entry.number
             for entry in self._keyring.own_keys()
-            if entry.number not in self._keyring.withdrawing()
-            and all(
-                (device := observed.devices.get(slot_name(entry.number, remote))) is not None
-                and device.public_key == entry.public_key
-                for remote in (0, 1)
-            )
+            if entry.number not in self._keyring.withdrawing() and (entry.number in said or stands(entry))
         ]

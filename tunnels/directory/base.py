@@ -58,6 +58,9 @@ class Directory(Protocol):
     async def publish_status(self, node: str, report: str) -> None:
         """Put the node's report there (JSON text of `linkseal.tunnels.status.to_json`)."""
 
+    async def status(self, node: str) -> str | None:
+        """Return one node's report as published, None while there is none."""
+
     async def statuses(self) -> Mapping[str, str]:
         """Return every node's report as published; a node without one is missing, an unreadable one is empty text."""
 

@@ -183,6 +183,11 @@ class FileDirectory:
         path = f"{self._root}/{NODES}/{node}/{CERTIFICATE}"
         return await asyncio.to_thread(_reading, lambda: read(path, MAX_CERTIFICATE, node))
 
+    async def status(self, node: str) -> str | None:
+        """Return one node's report as published, None while there is none. PeerError if it cannot be read as one."""
+        path = f"{self._root}/{NODES}/{node}/{STATUS}"
+        return await asyncio.to_thread(_reading, lambda: read(path, MAX_REPORT, node))
+
     async def statuses(self) -> Mapping[str, str]:
         """Return every node's report as published; one that cannot be read is empty text."""
         return await asyncio.to_thread(self._statuses)

@@ -154,3 +154,25 @@ def test_a_clock_that_steps_back_raises_a_generation_once(tmp_path: Path) -> Non
         a.run(T + 696_000 + second, steady=T + second)
     assert a.keyring.generations.numbers == (1, 2)
     assert [finding.code for finding in a.status(T + 696_008).findings if finding.code == "LS3016"]
+
+
+def test_a_slot_deleted_in_mid_rotation_takes_no_generation_back(tmp_path: Path) -> None:
+    a, b = sealed_pair(tmp_path)
+    raised(a, b, T + 1)
+    serial = a.keyring.last_parsed.serial if a.keyring.last_parsed else 0
+    a.host.kernel.drop_interface("lsl01")
+    for second in range(2, 5):
+        a.run(T + second)
+    assert a.keyring.last_parsed is not None
+    assert [g.number for g in a.keyring.last_parsed.generations] == [1, 2]
+    assert a.keyring.last_parsed.serial == serial, "nothing new was said"
+
+
+def test_a_key_that_a_crash_left_behind_does_not_stop_the_next_rotation(tmp_path: Path) -> None:
+    a, _ = sealed_pair(tmp_path)
+    folder = tmp_path / "a" / "keys"
+    (folder / "gen-2.key").write_bytes((folder / "gen-1.key").read_bytes())
+    (folder / "gen-2.key").chmod(0o600)
+    assert a.worker.speaker.request_rotation(T + 1) == 2
+    a.run(T + 1)
+    assert len({entry.public_key for entry in a.keyring.own_keys()}) == 2
