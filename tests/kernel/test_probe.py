@@ -151,7 +151,9 @@ def probe(end: Link, *, handshake: bool = True, interval: float = 60.0, seconds:
     async def run() -> None:
         settings = ProbeSettings(end.node.name, end.node.index, RANGES, interval=interval)
         peers = {end.peer.name: end.peer.index}
-        engine = ProbeEngine(settings, note, lambda _: (end.key.own, end.key.remote), peers.get)
+        theirs = Link(end.peer, end.node)
+        owned = {end.peer.name: [address for addresses in theirs.sources.values() for address in addresses]}
+        engine = ProbeEngine(settings, note, lambda _: (end.key.own, end.key.remote), peers.get, owned.__getitem__)
         engine.set_own_sources(end.sources)
         engine.start()
         ways = {family: end.way(family) for family in FAMILIES}

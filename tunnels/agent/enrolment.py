@@ -6,12 +6,14 @@ Renewed at two thirds of its life; the old one stays until a new one has been ve
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
 from linkseal.keys.errors import DirectoryError, PeerError
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
+from linkseal.tunnels.agent.trouble import Pauses
 from linkseal.tunnels.agent.worker import unix_now, utc
 from linkseal.tunnels.directory.base import Directory
 
@@ -22,16 +24,30 @@ RENEW_AT: Final = 2 / 3
 
 
 class Enrolment:
-    """Asks and takes. Called whenever the directory was looked at."""
+    """Asks and takes. Called whenever the directory was looked at; `warn` is told what is wrong each time."""
 
-    def __init__(self, keyring: Keyring, knowledge: Knowledge, directory: Directory) -> None:
+    def __init__(
+        self, keyring: Keyring, knowledge: Knowledge, directory: Directory, warn: Callable[[str], None]
+    ) -> None:
         self._keyring = keyring
         self._knowledge = knowledge
         self._directory = directory
+        self._warn = warn
         self._asked = False
+        self._pauses = Pauses()
 
-    async def step(self) -> bool:
-        """Do what is needed now; True: an answer is still to come."""
+    async def step(self) -> float:
+        """Do what is needed now; returns the seconds until it is worth another look, 0.0 if nothing is to come.
+
+        Less and less often: a signer may be away for months, and a directory tells when something comes.
+        """
+        if await self._waits():
+            return self._pauses.next()
+        self._pauses.reset()
+        return 0.0
+
+    async def _waits(self) -> bool:
+        """Ask or take; whether an answer is still to come."""
         trust, node = self._knowledge.trust, self._keyring.node
         if trust is None:
             return True
@@ -67,10 +83,10 @@ class Enrolment:
         try:
             known = trust.verify_certificate(offered, self._keyring.node, self._keyring.uid, now)
         except PeerError as error:
-            _LOG.warning("the certificate offered is refused: %s", error)
+            self._warn(f"the certificate offered is refused: {error}")
             return False
         if not self._keyring.is_ours(known):
-            _LOG.warning("the certificate offered is for another key; asking for one for ours")
+            self._warn("the certificate offered is for another key; asking for one for ours")
             return False
         self._keyring.save_certificate(offered)
         return True

@@ -9,11 +9,12 @@ control   ─┘
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.errors import DirectoryError, LinksealError
@@ -21,17 +22,17 @@ from linkseal.tunnels import codes
 from linkseal.tunnels.agent.control import ControlServer
 from linkseal.tunnels.agent.enrolment import Enrolment
 from linkseal.tunnels.agent.paths import PathMeter
+from linkseal.tunnels.agent.prober import Picture, Prober, latest
+from linkseal.tunnels.agent.published import compare, published
 from linkseal.tunnels.agent.report import node_status
 from linkseal.tunnels.agent.requests import RequestDesk
-from linkseal.tunnels.agent.targets import sources_of
-from linkseal.tunnels.agent.worker import Job, Result, Worker, unix_now
+from linkseal.tunnels.agent.trouble import Alarms, Trouble
+from linkseal.tunnels.agent.worker import Job, Result, Worker, steady_now, unix_now
 from linkseal.tunnels.directory.base import Directory, DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT
 from linkseal.tunnels.host.events import Events
 from linkseal.tunnels.host.host import ALL, Aspect
 from linkseal.tunnels.model import Observed
-from linkseal.tunnels.plan import protected
-from linkseal.tunnels.probe.engine import ProbeEngine, ProbeSettings
 from linkseal.tunnels.probe.outcomes import Outcome
 from linkseal.tunnels.render import render, render_steps
 from linkseal.tunnels.status import NodeStatus, significant, to_json
@@ -52,10 +53,24 @@ DIRECTORY_LOOK: Final = 60.0
 """Seconds one wait for a change of the directory lasts."""
 STATUS_REFRESH: Final = 300.0
 """Seconds between two writes of an unchanged status (DESIGN 5), give or take a tenth."""
-POKE_EVERY: Final = 1.0
-"""Seconds between two requests for the replies that a rotation waits for."""
+SAVE_RETRY: Final = 60.0
+"""Seconds until what could not be saved is tried again, if nothing changes before."""
 PUBLISH_RETRY: Final = 5.0
 """Seconds until a publication that failed is tried again."""
+
+PASS, TURN, LOOKING, COMPARING = "a pass", "a turn of the agent", "looking at the directory", "comparing with it"
+PUBLISHING, REPORTING, ENROLLING, PROBING = "publishing", "reporting", "enrolling", "probing"
+_LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
+
+
+class Done(NamedTuple):
+    """A pass, and what the loop may know of the state after it: taken in the worker's thread, changed by nobody."""
+
+    result: Result
+    picture: Picture | None
+    retry_in: float
+    unsaved: bool
+    log: list[tuple[int, str]]
 
 
 class Agent:
@@ -63,65 +78,78 @@ class Agent:
 
     def __init__(self, worker: Worker, directory: Directory, executor: ThreadPoolExecutor) -> None:
         self.worker = worker
+        self._node = worker.settings.node
         self._directory = directory
         self._executor = executor
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._dirty: set[Aspect] = set(ALL)
         self._look = True
         self._view: DirectoryView | None = None
         self._outcomes: list[Outcome] = []
+        self._path_mtus: dict[str, int] = {}
         self._polls = 0
+        self._next = 0.0
         self._poll_due = 0.0
-        self._poke_due = 0.0
         self._passes = 0
         self._published_serial = 0
         self._status: NodeStatus | None = None
         self._status_due = 0.0
         self._status_refresh = 0.0
+        self._unprobed: tuple[float, str] | None = None
+        """Since when (Unix seconds) and why no link is probed."""
+        self._trouble = Trouble(steady_now)
+        self._again = Alarms(self._look_again)
         self._tasks: list[asyncio.Task[None]] = []
-        settings = worker.settings
         self.desk = RequestDesk(worker)
-        self._enrolment = Enrolment(worker.keyring, worker.knowledge, directory)
+        self._enrolment = Enrolment(worker.keyring, worker.knowledge, directory, self._trouble.warn)
         self._events = Events(self._on_dirty, worker.host.table)
         self._paths = PathMeter(self._on_path)
-        self._path_mtus: dict[str, int] = {}
-        self._control = ControlServer(settings.run_directory, self._answer)
-        self._engine: ProbeEngine | None = None
+        self._control = ControlServer(worker.settings.run_directory, self._answer)
+        self._prober = Prober(self._on_outcome, steady_now)
 
     # --- life ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Work until stopped."""
+        """Work until stopped. Raises HostError if it cannot begin; what fails later is tried again."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._callback_failed)
         await self._control.start()
         self._events.start(loop)
-        self._spawn(self._watch_directory())
-        self._spawn(self._paths.run())
-        await self.desk.remember(self._directory)
-        timeout = 0.0
+        self._spawn("watching the directory", self._watch_directory)
+        self._spawn("measuring paths", self._paths.run)
         try:
-            while not self._stopping:
-                timeout = await self._pass(timeout)
+            await self._trouble.guard("remembering requests", self._remember())
+            while not self._stopping.is_set():
+                pause = await self._trouble.guard(TURN, self._turn())
+                self._next = loop.time() + pause
+                await self._rest(self._trouble.paused(TURN))
         finally:
             await self._close()
 
+    async def _remember(self) -> float:
+        await self.desk.remember(self._directory)
+        return 0.0
+
     def stop(self) -> None:
         """End after the pass under way."""
-        self._stopping = True
+        self._stopping.set()
         self._wake.set()
 
     async def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._again.cancel()
         self._events.close()
-        if self._engine is not None:
-            self._engine.close()
+        self._prober.close()
         await self._control.close()
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        self._tasks.append(asyncio.ensure_future(work))
+    def _spawn(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        self._tasks.append(asyncio.ensure_future(self._trouble.keep(what, work)))
+
+    def _callback_failed(self, _: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+        self._trouble.failed("a callback", context.get("exception") or RuntimeError(str(context.get("message"))))
 
     # --- what wakes a pass --------------------------------------------------------------------------------------
 
@@ -145,8 +173,19 @@ class Agent:
                 await asyncio.sleep(PUBLISH_RETRY)
                 changed = True
             if changed:
-                self._look = True
-                self._wake.set()
+                self._look_again()
+
+    def _look_again(self) -> None:
+        self._look = True
+        self._wake.set()
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait for this long, whatever happens, unless the agent is to stop."""
+        if seconds <= 0:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     async def _wait(self, seconds: float) -> None:
         """Wait for something to do, at most `seconds`."""
@@ -159,9 +198,10 @@ class Agent:
 
     # --- one pass -----------------------------------------------------------------------------------------------
 
-    async def _pass(self, seconds: float) -> float:
+    async def _turn(self) -> float:
+        """Wait for something to do and do it; returns the seconds until the next turn at the latest."""
         clock = asyncio.get_running_loop().time
-        await self._wait(max(0.0, min(seconds, self._poll_due - clock())))
+        await self._wait(max(0.0, min(self._next, self._poll_due) - clock()))
         polled = clock() >= self._poll_due
         if polled:
             self._polls += 1
@@ -169,66 +209,74 @@ class Agent:
         self._wake.clear()
         self._passes += 1
         view = await self._look_at_directory()
-        job = Job(unix_now(), frozenset(self._dirty), view, tuple(self._outcomes), dict(self._path_mtus))
+        done = await self._pass(view)
+        if done is None:
+            return 0.0
+        self._after(done)
+        result = done.result
+        # Only ever sooner until it has been: proofs that keep waking us must not put it off.
+        due = clock() + result.wake_in
+        self._poll_due = due if polled else min(self._poll_due, due)
+        announced = await self._trouble.guard(PUBLISHING, self._publish(result.publish))
+        wake = min(result.wake_in, announced, await self._trouble.guard(REPORTING, self._report()))
+        if result.again:
+            self._dirty |= result.again
+            wake = min(wake, done.retry_in or DEBOUNCE)
+        for level, text in done.log:
+            _LOG.log(level, "%s", text)
+        return wake
+
+    async def _pass(self, view: DirectoryView | None) -> Done | None:
+        """One pass in the worker's thread; None if it failed, after a pause: what it was given is kept for the next."""
+        job = Job(unix_now(), frozenset(self._dirty), view, tuple(self._outcomes), dict(self._path_mtus), steady_now())
         self._dirty.clear()
         self._outcomes.clear()
         self._path_mtus.clear()
         try:
-            result = await self._in_worker(lambda: self._work(job))
-        except LinksealError as error:
-            _LOG.error("this pass failed and is tried again: %s", error)
+            done = await self._in_worker(lambda: self._work(job))
+        except Exception as error:  # noqa: BLE001 - whatever it is, tunnels must go on being looked after
+            self._outcomes[:0] = job.outcomes
+            self._outcomes = latest(self._outcomes)
+            self._path_mtus = {**job.path_mtus, **self._path_mtus}
             self._dirty |= ALL
-            self._poll_due = clock() + PUBLISH_RETRY
-            return PUBLISH_RETRY
-        self._after(result)
-        # Only ever sooner until it has been: proofs that keep waking us must not put it off.
-        due = clock() + result.wake_in
-        self._poll_due = due if polled else min(self._poll_due, due)
-        wake = min(result.wake_in, await self._publish(result.publish), await self._report())
-        if result.again:
-            self._dirty |= result.again
-            wake = min(wake, self.worker.retry_in or DEBOUNCE)
-        self._log_findings()
-        return wake
+            self._look = self._look or view is not None
+            await self._rest(self._trouble.failed(PASS, error))
+            return None
+        self._trouble.over(PASS)
+        return done
 
-    def _work(self, job: Job) -> Result:
+    def _work(self, job: Job) -> Done:
         """What a pass does in the worker's thread; requests wait until the first pass has made a world to act on."""
         if self._view is not None:
             self.desk.take(self._view.requests, job.now)
-        return self.worker.run(job)
+        worker = self.worker
+        result = worker.run(job)
+        world, policy = worker.world, worker.knowledge.policy
+        interval = 60.0 if policy is None else float(policy.probe.interval)
+        uses = dict(worker.book.current)
+        picture = None if world is None else Picture(world, uses, interval, result.targets, result.poke)
+        if (unprobed := self._unprobed) is not None:
+            worker.findings.raise_(codes.PORT_IN_USE, HOST_SUBJECT, unprobed[1], unprobed[0])
+        lines = [(_LEVELS[line.severity], line.text) for line in worker.findings.log_lines(job.now)]
+        return Done(result, picture, worker.retry_in, worker.knowledge.unsaved, lines)
 
-    def _after(self, result: Result) -> None:
-        world = self.worker.world
-        if world is None:
+    def _after(self, done: Done) -> None:
+        if done.unsaved:
+            self._again.within("saving", SAVE_RETRY)
+        if done.picture is None:
             return
-        if self._engine is None:
-            probe = world.layout
-            policy = self.worker.knowledge.policy
-            interval = 60.0 if policy is None else float(policy.probe.interval)
-            self._engine = ProbeEngine(
-                ProbeSettings(world.me.name, world.me.index, probe.probe, probe.probe_port, interval),
-                self._on_outcome,
-                self._uses,
-                self._peer_index,
-            )
-            self._engine.start()
-        mine = sources_of(protected(world.layout.scope, world.me.addresses, world.me.prefixes))
-        self._engine.set_own_sources({family: tuple(s.address for s in found) for family, found in mine.items()})
-        self._engine.set_targets(result.targets)
-        now = asyncio.get_running_loop().time()
-        if result.poke and now >= self._poke_due:  # every proof comes back here: without a pause they would chase us
-            self._poke_due = now + POKE_EVERY
-            for key in result.poke:
-                self._engine.poke(key)
-        self._paths.set_world(world)
-
-    def _uses(self, peer: str) -> tuple[int, int] | None:
-        return self.worker.book.current.get(peer)
-
-    def _peer_index(self, peer: str) -> int | None:
-        world = self.worker.world
-        known = None if world is None else world.peers.get(peer)
-        return None if known is None else known.index
+        self._paths.set_world(done.picture.world)
+        if self._trouble.paused(PROBING):
+            return
+        try:
+            self._prober.show(done.picture)
+        except Exception as error:  # noqa: BLE001 - a port that is taken, or whatever it is: the agent goes on
+            self._trouble.failed(PROBING, error)
+            text = str(error) if isinstance(error, LinksealError) else type(error).__name__
+            self._unprobed = (self._unprobed[0] if self._unprobed else unix_now(), f"no link is probed: {text}")
+        else:
+            self._trouble.over(PROBING)
+            self._unprobed = None
 
     # --- directory ----------------------------------------------------------------------------------------------
 
@@ -237,68 +285,54 @@ class Agent:
             return None
         self._look = False
         try:
-            register = self.worker.knowledge.register
-            known = () if register is None else tuple(register.peers)
-            view = await self._directory.view(self.worker.settings.node, known)
+            view = await self._directory.view(self._node, await self._in_worker(self._known_names))
+            self._trouble.over(LOOKING)
         except DirectoryError as error:
-            self.worker.findings.raise_(codes.DIRECTORY_UNREADABLE, HOST_SUBJECT, str(error), unix_now())
-            self._later(PUBLISH_RETRY)
+            message = str(error)
+            await self._in_worker(
+                lambda: self.worker.findings.raise_(codes.DIRECTORY_UNREADABLE, HOST_SUBJECT, message, unix_now())
+            )
+            self._again.within(LOOKING, PUBLISH_RETRY)
             return None
-        self.worker.findings.clear(codes.DIRECTORY_UNREADABLE, HOST_SUBJECT)
+        except Exception as error:  # noqa: BLE001 - whatever it is, tunnels must go on being looked after
+            self._again.within(LOOKING, self._trouble.failed(LOOKING, error))
+            return None
         if self._view is not None and set(self._view.snapshot.nodes) - set(view.snapshot.nodes):
-            self._later(SECOND_LOOK)
+            self._again.within("a second look", SECOND_LOOK)
         self._view = view
-        self._note_own(view)
-        if await self._enrolment.step():
-            self._later(1.0)
+        self._again.within(COMPARING, await self._trouble.guard(COMPARING, self._compare(view)))
+        self._again.within(ENROLLING, await self._trouble.guard(ENROLLING, self._enrolment.step()))
         return view
 
-    def _later(self, seconds: float) -> None:
-        """Look at the directory again after some seconds."""
+    async def _compare(self, view: DirectoryView) -> float:
+        self._published_serial = await self._in_worker(lambda: compare(self.worker, view, self._published_serial))
+        return 0.0
 
-        def look() -> None:
-            self._look = True
-            self._wake.set()
-
-        asyncio.get_running_loop().call_later(seconds, look)
-
-    def _note_own(self, view: DirectoryView) -> None:
-        """Compare what is published of this node with what it signed last: an older directory is put right."""
-        own = view.snapshot.nodes.get(self.worker.settings.node)
-        text = None if own is None or own.announcement is None else own.announcement.text
-        speaker, keyring = self.worker.speaker, self.worker.keyring
-        if keyring.last is not None and keyring.last_parsed is not None and text == keyring.last.text:
-            speaker.published(text)
-            self._published_serial = keyring.last_parsed.serial
-        else:
-            if text is not None and speaker.held_another(text):
-                message = f"it no longer holds this node's announcement {self._published_serial}: publishing again"
-                self.worker.findings.raise_(codes.DIRECTORY_OLDER, HOST_SUBJECT, message, unix_now(), lasts=3600.0)
-            speaker.unpublished()
-            self._published_serial = 0
+    def _known_names(self) -> tuple[str, ...]:
+        register = self.worker.knowledge.register
+        return () if register is None else tuple(register.peers)
 
     async def _publish(self, signed: SignedAnnouncement | None) -> float:
         if signed is None:
             return STATUS_REFRESH
-        node = self.worker.settings.node
+        if paused := self._trouble.paused(PUBLISHING):
+            return paused
+        findings = self.worker.findings
         try:
-            await self._directory.publish(node, signed)
+            await self._directory.publish(self._node, signed)
         except DirectoryError as error:
-            self.worker.findings.raise_(codes.NOT_PUBLISHED, HOST_SUBJECT, str(error), unix_now())
+            message = str(error)
+            await self._in_worker(lambda: findings.raise_(codes.NOT_PUBLISHED, HOST_SUBJECT, message, unix_now()))
             return PUBLISH_RETRY
-        self.worker.findings.clear(codes.NOT_PUBLISHED, HOST_SUBJECT)
-        self.worker.speaker.published(signed.text)
-        last = self.worker.keyring.last_parsed
-        if last is not None:
-            self._published_serial = last.serial
-            numbers = [generation.number for generation in last.generations]
-            _LOG.info("announced generations %s with serial %d", numbers, last.serial)
+        self._published_serial = await self._in_worker(lambda: published(self.worker, signed))
         return DEBOUNCE
 
     # --- what others see ----------------------------------------------------------------------------------------
 
     async def _report(self) -> float:
         """Write the status when it says something new, at most once in the interval; returns when to come back."""
+        if paused := self._trouble.paused(REPORTING):
+            return paused
         now = unix_now()
         status = await self._in_worker(lambda: self._node_status(now))
         new = self._status is None or significant(status) != significant(self._status)
@@ -307,7 +341,7 @@ class Agent:
         if now < self._status_due:
             return self._status_due - now
         try:
-            await self._directory.publish_status(self.worker.settings.node, to_json(self.worker.settings.node, status))
+            await self._directory.publish_status(self._node, to_json(self._node, status))
         except DirectoryError as error:
             _LOG.debug("status not written: %s", error)
             return PUBLISH_RETRY
@@ -316,18 +350,13 @@ class Agent:
         self._status_refresh = now + STATUS_REFRESH * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
         return STATUS_REFRESH
 
-    def _log_findings(self) -> None:
-        levels = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
-        for line in self.worker.findings.log_lines(unix_now()):
-            _LOG.log(levels[line.severity], "%s", line.text)
-
     async def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """The control socket's requests."""
         match request["do"]:
             case "status":
-                status = await self._in_worker(lambda: self._node_status(unix_now()))
-                counts = {"passes": self._passes, "writes": self.worker.host.writes}
-                return {"status": to_json(self.worker.settings.node, status), **counts}
+                now = unix_now()
+                status, writes = await self._in_worker(lambda: (self._node_status(now), self.worker.host.writes))
+                return {"status": to_json(self._node, status), "passes": self._passes, "writes": writes}
             case "plan":
                 return await self._in_worker(self._plan)
             case "rotate":

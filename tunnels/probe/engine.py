@@ -18,7 +18,7 @@ import logging
 import os
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -92,8 +92,9 @@ class _Pending(NamedTuple):
 class ProbeEngine:
     """The probes of one node. Everything runs in the event loop of `start`; `on_outcome` is called there.
 
-    `uses` and `peer_index` are asked for each request that comes in: the generations (ours, the peer's) by which we
-    send to a node now, and the index of its grant, None for a node we do not know.
+    `uses`, `peer_index` and `owner` are asked for each request that comes in: the generations (ours, the peer's) by
+    which we send to a node now, the index of its grant (None for a node we do not know), and the addresses besides its
+    probe addresses that its probes come from.
     """
 
     def __init__(
@@ -102,10 +103,11 @@ class ProbeEngine:
         on_outcome: Callable[[Outcome], None],
         uses: Callable[[str], tuple[int, int] | None],
         peer_index: Callable[[str], int | None],
+        owner: Callable[[str], Collection[str]],
     ) -> None:
         self._settings = settings
         self._on_outcome = on_outcome
-        self._responder = Responder(settings.node, settings.index, settings.ranges, uses, peer_index)
+        self._responder = Responder(settings.node, settings.index, settings.ranges, uses, peer_index, owner)
         self._ladders: dict[LinkKey, Ladder] = {}
         self._heap: list[tuple[float, int, Ladder]] = []
         self._pushed = 0

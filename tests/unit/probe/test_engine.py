@@ -72,7 +72,7 @@ def requested(packet: bytes) -> tuple[Datagram, Request]:
 def reply_of(packet: bytes, change: Callable[[Reply], Reply] = lambda reply: reply, **more: Any) -> bytes:
     """What the peer (index 2, whatever its name) answers; `change` and `more` falsify it."""
     datagram, request = requested(packet)
-    peer = Responder("peer", 2, RANGES, lambda _: (8, 3), lambda _: 1)
+    peer = Responder("peer", 2, RANGES, lambda _: (8, 3), lambda _: 1, lambda _: (datagram.source,))
     peer.set_own_sources({4: ("10.0.2.1",)})
     out = peer.answer(datagram, request, 0.0, by_host=False)
     assert out is not None
@@ -87,7 +87,9 @@ class Running:
     def __init__(self, *, rate: float = 500, interval: float = 60.0) -> None:
         self.outcomes: list[Outcome] = []
         settings = ProbeSettings("me", 1, RANGES, PORT, interval, rate)
-        self.engine = ProbeEngine(settings, self.outcomes.append, lambda _: None, {"peer": 2}.get)
+        self.engine = ProbeEngine(
+            settings, self.outcomes.append, lambda _: None, {"peer": 2}.get, lambda _: ("10.0.2.1",)
+        )
 
     def __enter__(self) -> Self:
         self.engine.start()
@@ -198,7 +200,8 @@ async def test_a_taken_port_is_an_error_that_says_what_to_do() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("", 0))
         port = taken.getsockname()[1]
-        engine = ProbeEngine(ProbeSettings("me", 1, RANGES, port), lambda _: None, lambda _: None, lambda _: None)
+        nobody = ProbeSettings("me", 1, RANGES, port)
+        engine = ProbeEngine(nobody, lambda _: None, lambda _: None, lambda _: None, lambda _: ())
         with pytest.raises(HostError, match=f"UDP port {port} .* set another probe port"):
             engine.start()
 

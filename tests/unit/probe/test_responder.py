@@ -4,18 +4,20 @@ import pytest
 from linkseal.tunnels.addressing import ProbeRange
 from linkseal.tunnels.model import Family
 from linkseal.tunnels.probe.bucket import TokenBucket
-from linkseal.tunnels.probe.packet import PROBE_SLOT, Datagram, Reply, Request, Rung
+from linkseal.tunnels.probe.packet import PROBE_SLOT, SMALL_SIZE, Datagram, Reply, Request, Rung, encode_packet
 from linkseal.tunnels.probe.responder import MAX_BUCKETS, Outgoing, Responder
 
 RANGES = ProbeRange()
 HERE, THERE = 2, 5
 OWN, REMOTE = 3, 6  # as the asking node sees them
+OWNED = {"asker": ("10.244.5.1", "fd00:5::1"), "other": ("10.244.9.1",)}
 SOURCES: dict[Family, tuple[str, ...]] = {4: ("10.244.2.1", "192.0.2.12"), 6: ("fd00:2::1",)}
 
 
 def responder(peers: dict[str, int] | None = None) -> Responder:
     known = {"asker": THERE} if peers is None else peers
-    made = Responder("here", HERE, RANGES, lambda node: (REMOTE, OWN) if node == "asker" else None, known.get)
+    uses = {"asker": (REMOTE, OWN)}.get
+    made = Responder("here", HERE, RANGES, uses, known.get, lambda node: OWNED.get(node, ()))
     made.set_own_sources(SOURCES)
     return made
 
@@ -104,11 +106,38 @@ def test_a_peer_gets_fifty_replies_a_second_and_others_are_not_held_by_it() -> N
     made = responder({"asker": THERE, "other": 9})
     answered = [answer(made, asked(), now=1 + n / 1000) for n in range(1000)]
     assert 99 <= sum(out is not None for out in answered) <= 100
-    assert answer(made, asked(node="other"), now=2.0) is not None
+    assert answer(made, asked(node="other")._replace(source="10.244.9.1"), now=2.0) is not None
+
+
+@pytest.mark.parametrize(
+    "source", ["10.244.5.7", "10.244.9.1", RANGES.forwarded(4, THERE + 1, OWN, REMOTE)], ids=["pod", "peer", "probe"]
+)
+def test_what_does_not_come_from_the_node_it_names_uses_up_none_of_its_replies(source: str) -> None:
+    made = responder()
+    forged = [answer(made, asked()._replace(source=source)) for _ in range(1000)]
+    assert forged == [None] * 1000
+    assert answer(made, asked()) is not None
+
+
+@pytest.mark.parametrize(("own", "remote"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_all_probe_addresses_of_a_node_are_its_own(own: int, remote: int) -> None:
+    for address in (RANGES.forwarded, RANGES.local):
+        assert answer(responder(), asked()._replace(source=address(4, THERE, own, remote))) is not None
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_request_smaller_than_any_probe_is_refused_and_the_smallest_has_a_reply_that_fits(family: Family) -> None:
+    longest = "n" * 253
+    made = Responder(longest, HERE, RANGES, {"asker": (REMOTE, OWN)}.get, {"asker": THERE}.get, OWNED.__getitem__)
+    made.set_own_sources(SOURCES)
+    assert answer(made, asked(family=family)._replace(size=SMALL_SIZE - 1)) is None
+    out = answer(made, asked(family=family)._replace(size=SMALL_SIZE))
+    assert out is not None
+    assert len(encode_packet(out.probe, out.source, out.destination, 1, out.size)) == SMALL_SIZE
 
 
 def test_names_that_come_and_go_take_bounded_memory() -> None:
-    made = Responder("here", HERE, RANGES, lambda _: None, lambda _: THERE)
+    made = Responder("here", HERE, RANGES, lambda _: None, lambda _: THERE, lambda _: OWNED["asker"])
     for number in range(MAX_BUCKETS + 100):
         answer(made, asked(node=f"n{number}"), now=float(number))
     assert len(made._buckets) <= MAX_BUCKETS

@@ -1,0 +1,238 @@
+"""The agent's loop over a scripted worker: nothing unforeseen ends it, makes it deaf or loses what it was told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from linkseal.keys.announcement import SignedAnnouncement
+from linkseal.keys.errors import HostError
+from linkseal.tunnels import codes
+from linkseal.tunnels.agent import loop as loop_module
+from linkseal.tunnels.agent import trouble
+from linkseal.tunnels.agent.keyring import Keyring
+from linkseal.tunnels.agent.knowledge import Knowledge
+from linkseal.tunnels.agent.loop import Agent
+from linkseal.tunnels.agent.state import KnownGood
+from linkseal.tunnels.agent.worker import Job, Result, Worker
+from linkseal.tunnels.directory.base import DirectoryView
+from linkseal.tunnels.findings import ActiveFindings
+from linkseal.tunnels.host.host import Features
+from linkseal.tunnels.model import LinkKey
+from linkseal.tunnels.probe.outcomes import Diagnosis, Lost
+from linkseal.tunnels.register import Snapshot
+from linkseal.tunnels.settings import parse_agent_settings
+from unit.keys.cluster import GOOD, ONE, authority
+
+LOST = Lost(LinkKey("n2", 1, 1), Diagnosis(LinkKey("n2", 1, 1), "LS2001", "gone"))
+
+
+class Host:
+    table, writes = 51820, 0
+
+    def features(self) -> Features:
+        return Features(door=True, kernel="6.1", driver="kernel", nft="1.0.6")
+
+
+class Findings(ActiveFindings):
+    """Notes the threads that use it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[str] = set()
+
+    def raise_(self, *arguments: Any, **more: Any) -> None:
+        self.threads.add(threading.current_thread().name)
+        super().raise_(*arguments, **more)
+
+    def clear(self, code: str, subject: str) -> None:
+        self.threads.add(threading.current_thread().name)
+        super().clear(code, subject)
+
+    def shown(self, now: float) -> Any:
+        self.threads.add(threading.current_thread().name)
+        return super().shown(now)
+
+
+class Scripted(Worker):
+    """A worker whose passes fail as often as it is told."""
+
+    fail: list[Exception]
+    jobs: list[Job]
+    publish: SignedAnnouncement | None = None
+
+    def run(self, job: Job) -> Result:
+        self.jobs.append(job)
+        if job.view is not None:
+            self.knowledge.learn(job.view, job.now)
+        if self.fail:
+            raise self.fail.pop(0)
+        return Result(wake_in=0.02, publish=self.publish)
+
+
+class Folder:
+    """A directory in memory; methods named in `broken` have a bug."""
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()
+        self.calls: list[str] = []
+        self.offered: str | None = None
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def call(*arguments: Any) -> Any:
+            self.calls.append(name)
+            if name in self.broken:
+                raise RuntimeError(f"a bug in {name}")
+            match name:
+                case "view":
+                    return DirectoryView(Snapshot("c1", GOOD), {"stage": "prefer"}, authority().certificate_pem())
+                case "wait_for_change":
+                    await asyncio.sleep(0.05)
+                    return True
+                case "certificate":
+                    return self.offered
+            return None
+
+        return call
+
+
+class Running:
+    def __init__(self, folder: Path, executor: ThreadPoolExecutor) -> None:
+        config = {
+            "apiVersion": "linkseal.io/v1alpha1",
+            "kind": "AgentConfig",
+            "node": "n1",
+            "uid": "uid-1",
+            "directory": {"path": str(folder)},
+            "stateDirectory": str(folder / "state"),
+            "runDirectory": str(folder / "run"),
+        }
+        settings = parse_agent_settings(config, "test", hostname="n1")
+        self.keyring, self.findings, known = Keyring(folder / "state", "n1"), Findings(), KnownGood(folder / "state")
+        self.keyring.open("uid-1", "c1")
+        knowledge = Knowledge("n1", self.keyring, known, self.findings)
+        self.worker = Scripted(settings, Host(), self.keyring, knowledge, known, self.findings)  # type: ignore[arg-type]
+        self.worker.fail, self.worker.jobs = [], []
+        self.directory = Folder()
+        self.agent = Agent(self.worker, self.directory, executor)  # type: ignore[arg-type]
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.ensure_future(self.agent.run())
+        try:
+            yield
+            assert not task.done()
+        finally:
+            self.agent.stop()
+            await asyncio.wait_for(task, 5)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - nobody sets an event
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Running:
+    monkeypatch.setattr(trouble, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(trouble, "LAST_RETRY", 0.02)
+    monkeypatch.setattr(loop_module, "PUBLISH_RETRY", 0.01)
+    return Running(tmp_path, ThreadPoolExecutor(1, thread_name_prefix="worker"))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), HostError("netlink hung")])
+async def test_what_a_failed_pass_was_told_reaches_the_next(agent: Running, error: Exception) -> None:
+    agent.worker.fail = [error, error]
+    agent.agent._on_outcome(LOST)
+    agent.agent._on_path("n2", 1400)
+    async with agent.running():
+        await agent.until(lambda: len(agent.worker.jobs) > 3)
+    for job in agent.worker.jobs[:3]:
+        assert (list(job.outcomes), dict(job.path_mtus)) == ([LOST], {"n2": 1400})
+        assert job.view is not None
+    assert (agent.worker.jobs[3].outcomes, agent.worker.jobs[3].path_mtus) == ((), {})
+
+
+async def test_a_failing_pass_is_tried_with_pauses_however_much_wakes_it(
+    agent: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(trouble, "FIRST_RETRY", 0.1)
+    monkeypatch.setattr(trouble, "LAST_RETRY", 60.0)
+    agent.worker.fail = [RuntimeError("a bug")] * 1000
+    began = asyncio.get_running_loop().time()
+    async with agent.running():
+        while len(agent.worker.jobs) < 3:
+            agent.agent._on_outcome(LOST)
+            await asyncio.sleep(0.001)
+        assert asyncio.get_running_loop().time() - began >= 0.3
+        assert len(agent.agent._outcomes) < 1000
+    assert [r.message for r in caplog.records if "a pass" in r.message] == [
+        "a pass failed by a bug of Linkseal and is tried again"
+    ]
+
+
+@pytest.mark.parametrize("what", ["view", "publish", "publish_status", "status", "wait_for_change", "certificate"])
+async def test_a_bug_in_the_directory_ends_nothing_and_is_over_when_it_is(agent: Running, what: str) -> None:
+    agent.worker.publish = ONE.announce()
+    agent.directory.broken = {what}
+    async with agent.running():
+        tried = 2 if what != "status" else 1  # it is asked for once, at the start
+        await agent.until(lambda: agent.directory.calls.count(what) >= tried and len(agent.worker.jobs) > 3)
+        agent.directory.broken = set()
+        jobs = len(agent.worker.jobs)
+        await agent.until(lambda: any(job.view is not None for job in agent.worker.jobs[jobs:]))
+
+
+async def test_only_the_workers_thread_touches_findings(agent: Running) -> None:
+    agent.worker.publish = ONE.announce()
+    agent.directory.broken = {"publish"}
+    async with agent.running():
+        await agent.until(lambda: "publish_status" in agent.directory.calls and len(agent.worker.jobs) > 3)
+        await agent.agent._answer({"do": "status"})
+        agent.directory.broken = set()
+        await agent.until(lambda: agent.directory.calls.count("publish") > 2)
+    assert {name.rpartition("_")[0] for name in agent.findings.threads} == {"worker"}
+
+
+async def test_probes_without_a_port_are_a_finding_that_goes_when_there_is_one(
+    agent: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = [True]
+
+    def show(_: object) -> None:
+        if taken[0]:
+            raise HostError("UDP port 51829 is taken")
+
+    monkeypatch.setattr(agent.agent._prober, "show", show)
+    monkeypatch.setattr(agent.agent._paths, "set_world", lambda _: None)
+    monkeypatch.setattr(agent.worker, "world", object())
+
+    def shown() -> list[str]:
+        return [finding.code for finding in ActiveFindings.shown(agent.findings, 4e9)]
+
+    async with agent.running():
+        await agent.until(lambda: codes.PORT_IN_USE in shown())
+        taken[0] = False
+        await agent.until(lambda: agent.agent._unprobed is None)
+
+
+async def test_a_due_certificate_without_signer_is_looked_for_less_and_less_often(agent: Running) -> None:
+    agent.worker.knowledge.learn(await agent.directory.view("n1"), 0.0)
+    assert [await agent.agent._enrolment.step() for _ in range(4)] == [0.01, 0.02, 0.02, 0.02]
+    assert agent.directory.calls.count("request_certificate") == 1
+
+
+async def test_a_certificate_that_does_not_fit_is_told_once(agent: Running, caplog: pytest.LogCaptureFixture) -> None:
+    agent.worker.knowledge.learn(await agent.directory.view("n1"), 0.0)
+    agent.directory.offered = ONE.certificate()
+    for _ in range(5):
+        assert await agent.agent._enrolment.step() > 0
+    assert [record.message for record in caplog.records] == [
+        "the certificate offered is for another key; asking for one for ours"
+    ]
