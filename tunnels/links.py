@@ -72,8 +72,8 @@ class LinkBook:
         self._by_peer: dict[str, list[LinkKey]] = {}
         self.proof_lasts = PROOF_LASTS
         """Seconds a proof holds; some intervals of the probes."""
-        self._watched: dict[str, float] = {}
-        """When this process began to listen to a peer."""
+        self._watched: dict[tuple[str, int], float] = {}
+        """Peer and generation of ours → since when this process listens to it; -inf: from its beginning."""
         self._entered: set[str] = set()
         """Peers whose traffic has gone into a tunnel: from then on it never goes elsewhere by itself."""
         self.leaving: frozenset[int] = frozenset()
@@ -107,7 +107,9 @@ class LinkBook:
         self._by_peer = {}
         for key in wanted:
             self._by_peer.setdefault(key.peer, []).append(key)
-        self._watched = {name: self._watched.get(name, now) for name in self._by_peer}
+        old = {name for name, _ in self._watched}
+        pairs = {(key.peer, key.own) for key in wanted}
+        self._watched = {pair: self._watched.get(pair, -inf if pair[0] in old else now) for pair in pairs}
         self._forget(peers, {generation.number for generation in me.generations})
 
     def _forget(self, peers: Mapping[str, Peer], own: set[int]) -> None:
@@ -155,8 +157,14 @@ class LinkBook:
         return kept
 
     def adopt(self, name: str, pair: tuple[int, int]) -> None:
-        """Take over what the kernel (or the disk) says carries a peer's traffic, at start."""
+        """Take over what the kernel (or the disk) says carries a peer's traffic, at start.
+
+        What is on the disk alone is made anew: its peer still has a session and would not begin.
+        """
         self._entered.add(name)
+        for key in self._by_peer.get(name, ()):
+            if not self.records[key].installed:
+                self.records[key] = replace(self.records[key], provoke=True)
         standing = self._standing(name, pair)
         if standing is not None:
             self.current[name] = standing
@@ -353,9 +361,10 @@ class LinkBook:
     def alive(self, name: str, now: float, own: Iterable[int] | None = None) -> bool:
         """Whether any link to a peer, or one by these generations of ours, has had a handshake within DEAD_AFTER."""
         numbers = {key.own for key in self._by_peer.get(name, ())} if own is None else own
-        if now - self._watched.get(name, -inf) < DEAD_AFTER:
+        pairs = [(name, number) for number in numbers]
+        if any(now - self._watched.get(pair, -inf) < DEAD_AFTER for pair in pairs):
             return True  # not heard yet is not silent: this process has not listened long enough
-        return any(now - self._heard.get((name, number), -inf) <= DEAD_AFTER for number in numbers)
+        return any(now - self._heard.get(pair, -inf) <= DEAD_AFTER for pair in pairs)
 
     def several(self, name: str) -> bool:
         """Whether there is more than one link to a peer: a rotation is going on at one end."""

@@ -120,11 +120,13 @@ def test_a_device_deleted_by_somebody_does_not_make_its_peers_dead() -> None:
 
 
 def test_an_aborted_generation_is_held_by_those_alone_who_had_a_session_by_it() -> None:
-    """The same question the other way round: 2 goes, 1 stays."""
+    """The same question the other way round: 2, raised by this process, goes; 1 stays."""
     book = LinkBook()
+    book.sync(replace(ME, generations=keys("n1", 1)), {"n2": PEER}, {"n2": PEER.endpoints[0]}, NOW)
     see(book, NOW, OLD)
     book.proved(OLD, NOW, 1420, None)
     book.choose(NOW)
+    assert holders(book, 2, 1, NOW) == {}, "it cannot send by 2"
     see(book, NOW, OLD, NEW)
     assert "not yet replied" in holders(book, 2, 1, NOW)["n2"]
     book.proved(OLD, NOW + 1, 1420, (1, 5))
