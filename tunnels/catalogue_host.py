@@ -234,6 +234,8 @@ AGENT: Final = (
         "node without agent",
         "The cluster granted this node addresses, but it announces nothing: traffic to it is not encrypted.",
         "Start an agent there, or opt the node out if that is meant.",
+        # what it announces may be refused, for a reason that is told
+        ("LS1001", "LS1002", "LS1003", "LS1004", "LS1005", "LS1007", "LS1008", "LS1009", "LS1010", "LS4011"),
         hold=30,
     ),
     Finding(
@@ -250,5 +252,13 @@ AGENT: Final = (
         "Somebody else than root may replace what is in the directory. Everything in it is signed, but it could be "
         "withheld or replayed.",
         "Do what the message says.",
+    ),
+    Finding(
+        "LS4013",
+        "error",
+        "the cluster's policy is refused",
+        "The policy in the directory has an error, or changes what cannot be changed while agents run. The last one "
+        "that was good stays in force.",
+        "Correct the field that the message names.",
     ),
 )

@@ -7,7 +7,6 @@ A result that is not fine has a code of the catalogue; its severity and advice a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -16,6 +15,7 @@ from typing import Final, Literal, NamedTuple
 from linkseal.tunnels import codes
 from linkseal.tunnels.addressing import OURS, SLOTS
 from linkseal.tunnels.catalogue import Severity
+from linkseal.tunnels.cni import of_cni, pod_mtu
 from linkseal.tunnels.findings import CATALOGUE
 from linkseal.tunnels.model import Family, Scope
 from linkseal.tunnels.policy import SLOT_PORTS, Policy
@@ -29,11 +29,6 @@ CLOCK_TOLERANCE: Final = 60.0
 
 LOCAL_TABLE: Final = 255
 """RT_TABLE_LOCAL of linux/rtnetlink.h."""
-
-_CNI: Final = re.compile(
-    r"cni\d|flannel|cali|tunl0|vxlan|cilium_|lxc|weave|kube-bridge|ovn-k8s|genev|antrea|eni[0-9a-f]{6}"
-)
-"""Names of the interfaces CNIs make."""
 
 Status = Literal["ok", "info", "warning", "error", "skipped"]
 
@@ -237,10 +232,12 @@ def _mtu(facts: Facts, policy: Policy) -> Iterator[Result]:
         yield Result("network", "MTU", "skipped", "not known which interface carries the tunnels")
         return
     room = policy.wireguard.mtu or (nic.mtu - OVERHEAD[4] if nic is not None else 0)
-    large = [one for one in facts.interfaces if _CNI.match(one.name) and one.mtu > room]
+    least = pod_mtu([one.name for one in facts.interfaces], room, policy.scope, 4)
+    large = [one for one in facts.interfaces if of_cni(one.name) and one.mtu > least]
     if large:
         names = ", ".join(f"{one.name} {one.mtu}" for one in large[:5]) + (", …" if len(large) > 5 else "")  # noqa: PLR2004
-        yield _bad("network", "MTU", codes.CNI_MTU, f"tunnels carry {room} bytes; larger: {names}")
+        wrapped = f", {least} beside the CNI's encapsulation" if least < room else ""
+        yield _bad("network", "MTU", codes.CNI_MTU, f"tunnels carry {room} bytes{wrapped}; larger: {names}")
     else:
         yield _ok("network", "MTU", f"tunnels carry {room} bytes; no CNI interface is larger")
 

@@ -155,6 +155,8 @@ class Observed:
     host_addresses: Mapping[str, str] = field(default_factory=dict)
     """Every address of the host (without length) → name of its interface."""
     rp_filter_all: int = 0
+    forwards: frozenset[Family] = frozenset({4, 6})
+    """Families in which this host forwards packets."""
     devices: Mapping[str, DeviceState] = field(default_factory=dict)
     routes: Mapping[tuple[int, Prefix], Route] = field(default_factory=dict)
     rules: frozenset[Rule] = frozenset()

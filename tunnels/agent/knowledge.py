@@ -121,12 +121,14 @@ class Knowledge:
         try:
             policy = parse_policy(spec)
         except ConfigError as error:
-            self._findings.raise_(codes.INCOMPATIBLE, HOST_SUBJECT, f"policy refused, the last one stays: {error}", now)
+            self._findings.raise_(
+                codes.POLICY_REFUSED, HOST_SUBJECT, f"policy refused, the last one stays: {error}", now
+            )
             return
-        self._findings.clear(codes.INCOMPATIBLE, HOST_SUBJECT)
+        self._findings.clear(codes.POLICY_REFUSED, HOST_SUBJECT)
         if self.policy is not None and self._pinned(policy) != self._pinned(self.policy):
             message = "ports, marks, tables and probe addresses change only after stage off and a restart of the agent"
-            self._findings.raise_(codes.INCOMPATIBLE, HOST_SUBJECT, message, now)
+            self._findings.raise_(codes.POLICY_REFUSED, HOST_SUBJECT, message, now)
             return
         self.policy, self._spec = policy, spec
 

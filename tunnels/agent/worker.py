@@ -25,6 +25,7 @@ from linkseal.tunnels.agent.facts import endpoints_to_announce, layout_of, me_of
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
 from linkseal.tunnels.agent.memory import BURST, give_back
+from linkseal.tunnels.agent.observations import OBSERVED_CODES, observations
 from linkseal.tunnels.agent.speaker import Speaker
 from linkseal.tunnels.agent.state import KnownGood, SavedLink
 from linkseal.tunnels.agent.targets import targets
@@ -116,6 +117,7 @@ class Worker:
         self._settled = False
         self._retry = 0.0
         self._saved_links: dict[str, SavedLink] = {}
+        self._loosened = known.changed_rp_filter()
         self.ahead = 0.0
         """Seconds the wall clock is ahead of the book's, which never jumps."""
         self._saved_underlay: Underlay | None = None
@@ -151,6 +153,7 @@ class Worker:
         self.unfit = unfit(failures, world)
         if steps and settled:
             self._tell_drift(diff(before, seen), failures, job.now)
+        self._note(world, job.now, steady)
         self._save_links(job.now)
         publish = self._speak(world, job, steady, still=not due) if job.speak else None
         if len(changed) >= BURST:
@@ -297,13 +300,11 @@ class Worker:
         changes = {step.interface: step.was for step in steps if isinstance(step, SetRpFilter)}
         if not changes:
             return
+        self._loosened = {**changes, **self._loosened}  # what an interface had before the first change
         try:
-            self._known.save_changed_rp_filter({**changes, **self._known.changed_rp_filter()})
+            self._known.save_changed_rp_filter(self._loosened)
         except HostError as error:
             self.findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, str(error), now)
-        for name, was in changes.items():
-            message = f"{name} was {was}: it drops ARP and WireGuard's packets once node addresses go into the tunnel"
-            self.findings.raise_(codes.RP_FILTER_LOOSENED, name, message, now)
 
     def _tell_failures(self, failures: Sequence[Failure], now: float) -> None:
         reasons: dict[str, list[str]] = {}
@@ -328,6 +329,13 @@ class Worker:
         self.findings.raise_(codes.DRIFT_HEALED, HOST_SUBJECT, shown, now, lasts=300.0)
 
     # --- what follows -------------------------------------------------------------------------------------------
+
+    def _note(self, world: World, now: float, steady: float) -> None:
+        """Say what is wrong with host and peers as they are now."""
+        accepted = {} if self.knowledge.register is None else self.knowledge.register.peers
+        heard = {key.peer for key, record in self.book.records.items() if record.fresh(steady)}
+        found = observations(world, self.observed, accepted, self._loosened, heard)
+        self.findings.replace(OBSERVED_CODES, found, now)
 
     def _save_links(self, now: float) -> None:
         links = {name: SavedLink(pair, self.book.announced.get(name)) for name, pair in self.book.current.items()}

@@ -17,6 +17,7 @@ from linkseal.tunnels.host.addresses import Addresses
 from linkseal.tunnels.host.links import Links, open_route
 from linkseal.tunnels.host.nft import Nft
 from linkseal.tunnels.host.routes import apply_routes, read_routes
+from linkseal.tunnels.host.sysctls import forwarded
 from linkseal.tunnels.model import (
     AddAddress,
     AddInterface,
@@ -106,11 +107,12 @@ class Host:
         """Read these aspects; the others are taken from `previous`. HostError."""
         before = previous or Observed()
         interfaces, addresses, everywhere = before.interfaces, before.addresses, before.host_addresses
-        rp_filter_all = before.rp_filter_all
+        rp_filter_all, forwards = before.rp_filter_all, before.forwards
         if Aspect.LINKS in aspects:
             interfaces = self.links.read()
             addresses, everywhere = self._addresses.read({one.index: name for name, one in interfaces.items()})
             rp_filter_all = self.links.rp_filter_all()
+            forwards = forwarded()
         devices = before.devices
         if Aspect.WIREGUARD in aspects:
             kinds = {Kind.SLOT, Kind.DOOR} if self._driver.kind == "kernel" else {Kind.SLOT}
@@ -120,6 +122,7 @@ class Host:
             addresses=addresses,
             host_addresses=everywhere,
             rp_filter_all=rp_filter_all,
+            forwards=forwards,
             devices=devices,
             routes=read_routes(self._sock, self._table) if Aspect.ROUTES in aspects else before.routes,
             rules=self._addresses.read_rules() if Aspect.RULES in aspects else before.rules,
