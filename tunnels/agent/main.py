@@ -23,7 +23,7 @@ from linkseal.keys.errors import ConfigError, DirectoryError, HostError
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
 from linkseal.tunnels.agent.loop import Agent
-from linkseal.tunnels.agent.memory import one_arena
+from linkseal.tunnels.agent.memory import no_core, one_arena
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.agent.worker import Job, Worker, steady_now, unix_now
 from linkseal.tunnels.directory.base import Directory, DirectoryView
@@ -43,12 +43,17 @@ FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 15.0
 """Seconds between looks at a directory that is not there yet: growing from the first to the last."""
 
+FAILED: Final = "failed:"
+LEFT: Final = "left alone:"
+"""How lines of `cleanup` begin that tell of something that was not removed."""
+
 CAP_NET_ADMIN: Final = 12
 """Bit of CapEff in /proc/self/status (capabilities(7))."""
 
 
 def run(settings: AgentSettings) -> int:
     """Run the agent until SIGTERM or SIGINT; tunnels stay. Raises HostError, ConfigError."""
+    no_core()
     start_logging(settings)
     require_net_admin()
     one_arena()
@@ -59,6 +64,7 @@ def run(settings: AgentSettings) -> int:
 
 def restore(settings: AgentSettings) -> int:
     """Rebuild the data path from disk alone; returns how many steps it took. Raises HostError, ConfigError."""
+    no_core()
     start_logging(settings)
     require_net_admin()
     with only_one(settings.run_directory), driver_of(settings) as driver:
@@ -91,7 +97,9 @@ def restore(settings: AgentSettings) -> int:
 def cleanup(settings: AgentSettings, *, withdraw: bool) -> list[str]:
     """Remove everything of ours from this host and nothing else; returns it as lines. The keys stay on disk.
 
-    `withdraw`: take this node's announcement out of the directory too, so that peers stop sending to it.
+    A line that begins with `failed:` or `left alone:` is about something that is still there. `withdraw`: take this
+    node's announcement out of the directory too. Peers keep what they accepted: they go on sending into the tunnel
+    until the node is removed from the directory or opted out.
     """
     require_net_admin()
     with only_one(settings.run_directory), driver_of(settings) as driver:
@@ -102,16 +110,24 @@ def cleanup(settings: AgentSettings, *, withdraw: bool) -> list[str]:
                 knowledge = Knowledge(settings.node, keyring, known, findings)
                 knowledge.recall()
                 policy = knowledge.policy or policy
-        removed = []
-        if withdraw:
-            with contextlib.suppress(DirectoryError):
-                asyncio.run(open_directory(settings).withdraw(settings.node))
-                removed.append(f"announcement of {settings.node}")
+        lines = [_withdraw(settings)] if withdraw else []
         host = Host(driver, policy.routing.table)
-        removed += clean_host(host, known.changed_rp_filter())
-        known.save_changed_rp_filter({})
+        recorded = known.changed_rp_filter()
+        lines += clean_host(host, recorded)
+        failed = [line for line in lines if line.startswith(FAILED)]
+        kept = {n: v for n, v in recorded.items() if any(f"rp_filter of {n} back to " in line for line in failed)}
+        known.save_changed_rp_filter(kept)
         host.close()
-        return removed
+        return lines
+
+
+def _withdraw(settings: AgentSettings) -> str:
+    what = f"announcement of {settings.node}"
+    try:
+        asyncio.run(open_directory(settings).withdraw(settings.node))
+    except DirectoryError as error:
+        return f"{FAILED} {what}: {error}"
+    return what
 
 
 def open_directory(settings: AgentSettings) -> Directory:
@@ -221,12 +237,15 @@ async def _prepare(settings: AgentSettings, directory: Directory, executor: Thre
     loop = asyncio.get_running_loop()
     keyring, known, findings = _state(settings)
     saved = known.cluster() if settings.state_directory.is_dir() else None
-    view = await _first_view(directory, settings.node, patient=saved is None)
-    uid = saved.uid if saved is not None else "" if view is None else view.snapshot.cluster_uid
-    keyring.open(settings.uid, uid)
     knowledge = Knowledge(settings.node, keyring, known, findings)
-    knowledge.recall()
-    if view is not None and knowledge.register is None:
+    if saved is not None:
+        keyring.open(settings.uid, saved.uid)
+        knowledge.recall()
+    view = await _first_view(directory, settings.node, patient=knowledge.policy is None)
+    if saved is None:
+        keyring.open(settings.uid, "" if view is None else view.snapshot.cluster_uid)
+        knowledge.recall()
+    if view is not None and (knowledge.register is None or knowledge.policy is None):
         knowledge.learn(view, unix_now())
 
     def build() -> Worker:

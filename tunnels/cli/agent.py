@@ -88,26 +88,31 @@ def status(session: Session, output: str) -> None:
     examples=("linkseal agent cleanup", "linkseal agent cleanup --yes --keep-directory"),
 )
 @click.option("--yes", is_flag=True, help="Do not ask; without a terminal to ask on, exit code 5.")
-@click.option(
-    "--keep-directory", is_flag=True, help="Leave this node's announcement in the directory: peers go on sending to it."
-)
+@click.option("--keep-directory", is_flag=True, help="Leave this node's announcement in the directory too.")
 @pass_session
 def cleanup(session: Session, yes: bool, keep_directory: bool) -> int:  # noqa: FBT001 - click's flags
     """Remove everything Linkseal made on this host, and nothing else.
 
     Interfaces, routes, rules, nftables and changed settings go, and so does the announcement in the directory; what
-    was removed is listed. The keys stay in the state directory. From then on this host's traffic is NOT encrypted.
+    was removed is listed, and what could not be, or is not ours: exit code 1 then. The keys stay in the state
+    directory. From then on this host's traffic is NOT encrypted, and peers keep sending into the tunnel, where it is
+    lost, until this node is removed from the directory or opted out.
     """
     from linkseal.tunnels.agent import main
 
     settings = session.settings()
     if not yes:
         _confirm(f"This ends all encryption on {settings.node}. Remove its tunnels?")
-    removed = main.cleanup(settings, withdraw=not keep_directory)
-    if removed:
-        emit("\n".join(f"removed {line}" for line in removed))
-    else:
+    lines = main.cleanup(settings, withdraw=not keep_directory)
+    if not lines:
         note("there was nothing of Linkseal on this host")
+        return ExitCode.FINE
+    remains = [line for line in lines if line.startswith((main.FAILED, main.LEFT))]
+    emit("\n".join(line if line in remains else f"removed {line}" for line in lines))
+    note(f"peers keep sending into the tunnel until {settings.node} is removed from the directory or opted out")
+    if remains:
+        note(f"{plural(len(remains), 'thing')} of ours or under our names could not be removed: see above")
+        return ExitCode.FOUND
     return ExitCode.FINE
 
 

@@ -323,8 +323,19 @@ def test_cleanup_lists_what_it_removed(
 
     monkeypatch.setattr("linkseal.tunnels.agent.main.cleanup", cleanup)
     done = run("agent", "cleanup", "--yes", *words, "--config", config)
-    assert done == (0, "removed interface lsl0\nremoved table netdev linkseal\n", "")
+    assert (done.code, done.out) == (0, "removed interface lsl0\nremoved table netdev linkseal\n")
+    assert "peers keep sending into the tunnel until n1 is removed from the directory or opted out" in done.err
     assert asked == [withdraw]
+
+
+@pytest.mark.parametrize("line", ["failed: interface lsl0: busy", "left alone: lsl10 (bridge), not ours"])
+def test_cleanup_that_leaves_something_says_so_and_ends_with_1(
+    run: Run, config: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr("linkseal.tunnels.agent.main.cleanup", lambda *_, **__: ["interface lsl00", line])
+    done = run("agent", "cleanup", "--yes", "--config", config)
+    assert (done.code, done.out) == (1, f"removed interface lsl00\n{line}\n")
+    assert "1 thing" in done.err
 
 
 def test_a_bad_agent_file_is_a_usage_error_for_every_agent_command(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,141 @@
+"""What `agent run` and `agent cleanup` do besides the loop: start without usable policy, no core file, honest lines."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from linkseal.keys.errors import DirectoryError
+from linkseal.tunnels.agent import main
+from linkseal.tunnels.agent.state import KnownGood
+from linkseal.tunnels.directory.base import DirectoryView
+from linkseal.tunnels.host.host import Features
+from linkseal.tunnels.register import Snapshot
+from linkseal.tunnels.settings import AgentSettings, parse_agent_settings
+from unit.keys.cluster import GOOD, authority
+
+HARDENED = """
+import ctypes, resource
+from pathlib import Path
+from linkseal.tunnels.agent.main import require_net_admin
+from linkseal.tunnels.agent.memory import no_core
+no_core()
+assert ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) == 0  # PR_GET_DUMPABLE
+assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+assert Path("/proc/self/mountinfo").read_text() and "CapEff" in Path("/proc/self/status").read_text()
+import subprocess
+assert subprocess.run(["cat", "/proc/self/fd/0"], input=b"in", capture_output=True, check=True).stdout == b"in"
+print("fine")
+"""
+
+
+class Host:
+    table, writes = 51820, 0
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def features(self) -> Features:
+        return Features(door=True, kernel="6.1", driver="kernel", nft="1.0.6")
+
+    def close(self) -> None:
+        pass
+
+
+class Directory:
+    """Answers the second time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def view(self, *_: object) -> DirectoryView:
+        self.asked += 1
+        if self.asked == 1:
+            raise DirectoryError("not mounted yet")
+        return DirectoryView(Snapshot("c1", GOOD), {"stage": "prefer"}, authority().certificate_pem())
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AgentSettings:
+    @contextlib.contextmanager
+    def no_driver(_: object) -> Iterator[None]:
+        yield None
+
+    monkeypatch.setattr(main, "require_net_admin", lambda: None)
+    monkeypatch.setattr(main, "driver_of", no_driver)
+    monkeypatch.setattr(main, "choose_driver", lambda _: None)
+    monkeypatch.setattr(main, "Host", Host)
+    monkeypatch.setattr(main, "FIRST_RETRY", 0.01)
+    config = {
+        "apiVersion": "linkseal.io/v1alpha1",
+        "kind": "AgentConfig",
+        "node": "n1",
+        "uid": "uid-1",
+        "directory": {"path": str(tmp_path / "directory")},
+        "stateDirectory": str(tmp_path / "state"),
+        "runDirectory": str(tmp_path / "run"),
+    }
+    return parse_agent_settings(config, "test", hostname="n1")
+
+
+def test_the_process_that_holds_keys_leaves_no_core_and_still_reads_what_it_needs() -> None:
+    done = subprocess.run([sys.executable, "-c", HARDENED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "fine\n"), done.stderr
+
+
+@pytest.mark.parametrize("command", [main.run, main.restore])
+def test_run_and_restore_begin_with_it(
+    settings: AgentSettings, monkeypatch: pytest.MonkeyPatch, command: object
+) -> None:
+    class Begun(Exception):  # noqa: N818 - no error
+        pass
+
+    def begun() -> None:
+        raise Begun
+
+    monkeypatch.setattr(main, "no_core", begun)
+    with pytest.raises(Begun):
+        command(settings)  # type: ignore[operator]
+
+
+def test_cleanup_keeps_the_record_of_what_it_could_not_put_back(
+    settings: AgentSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = KnownGood(settings.state_directory)
+    known.open()
+    known.save_changed_rp_filter({"eth0": 1, "eth1": 1})
+    lines = ["rp_filter of eth1 back to 1", "failed: rp_filter of eth0 back to 1: read-only"]
+    monkeypatch.setattr(main, "clean_host", lambda *_: lines)
+    assert main.cleanup(settings, withdraw=False) == lines
+    assert known.changed_rp_filter() == {"eth0": 1}
+
+
+def test_an_announcement_that_could_not_be_withdrawn_is_told(
+    settings: AgentSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unmounted:
+        async def withdraw(self, _: str) -> None:
+            raise DirectoryError("not mounted")
+
+    settings.state_directory.mkdir(mode=0o700)
+    monkeypatch.setattr(main, "clean_host", lambda *_: [])
+    monkeypatch.setattr(main, "open_directory", lambda _: Unmounted())
+    assert main.cleanup(settings, withdraw=True) == ["failed: announcement of n1: not mounted"]
+
+
+async def test_a_broken_policy_on_disk_makes_the_agent_wait_for_the_directorys(settings: AgentSettings) -> None:
+    executor = ThreadPoolExecutor(1)
+    directory = Directory()
+    directory.asked = 1
+    await main._prepare(settings, directory, executor)  # type: ignore[arg-type]
+    path = settings.state_directory / "cluster.json"
+    path.write_text(path.read_text().replace('"prefer"', '"perfect"'))
+    directory.asked = 0
+    agent = await main._prepare(settings, directory, executor)  # type: ignore[arg-type]
+    assert directory.asked == 2
+    assert agent.worker.knowledge.policy is not None
