@@ -126,7 +126,8 @@ class Deployment:
         for node in chosen:
             self.agents[node.name] = node.fork(agent.run, self.agent_settings(node, **more))
         waiting = {node.name for node in chosen if not (self.state(node) / "identity.crt").exists()}
-        self.until(lambda: self._certified(waiting), "certificates")
+        if waiting:
+            self.until(lambda: self._certified(waiting), "certificates")
         self.until(lambda: all(map(self.answers, chosen)), "agents that answer")
 
     def _certified(self, names: Iterable[str]) -> bool:

@@ -27,6 +27,9 @@ from linkseal.tunnels.model import V4, V6
 REKEY_AFTER = 110.0
 """Seconds: WireGuard makes a new handshake of its own after 120 s (whitepaper 6.1); an older one may be replaced."""
 
+TRIAL = "lslt"
+"""Begins the name of the interface by which an agent finds out at its start whether the kernel has WireGuard."""
+
 SETTLE = 0.3
 """Seconds until the first packets are under way, and until the monitors listen."""
 

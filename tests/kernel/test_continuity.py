@@ -11,15 +11,12 @@ import time
 import pytest
 from ground.agents import Deployment, Nodes
 from ground.net import Node
-from ground.traffic import assert_no_drift, data_path, of_peer, probe_addresses, steady_traffic, tunnels, watched
+from ground.traffic import TRIAL, assert_no_drift, data_path, of_peer, probe_addresses, steady_traffic, tunnels, watched
 from linkseal.tunnels.agent.control import ask
 
 pytestmark = pytest.mark.kernel
 
 DUAL = ("4", "6")
-
-TRIAL = "lslt"
-"""Begins the name of the interface by which an agent finds out at its start whether the kernel has WireGuard."""
 
 
 LOOK_AGAIN = "102:"

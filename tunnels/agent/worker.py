@@ -51,6 +51,9 @@ YOUNG: Final = 2.0
 RECENT: Final = 30.0
 """Seconds since a link was made during which its handshake is looked for often, and fairly often."""
 
+STEP: Final = 1.0
+"""Seconds by which the wall clock must have stepped to count: less is the time between reading the two clocks."""
+
 FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 60.0
 """Seconds between attempts at steps the kernel refuses: doubled from the first to the last."""
@@ -134,7 +137,8 @@ class Worker:
     def run(self, job: Job) -> Result:
         """Do one pass. Raises HostError only if this host cannot be looked at."""
         steady = job.now if job.steady is None else job.steady
-        self.ahead = job.now - steady
+        if abs(job.now - steady - self.ahead) > STEP:
+            self.ahead = job.now - steady
         changed = self.knowledge.learn(job.view, job.now) if job.view is not None else frozenset[str]()
         self.observed = self.host.observe(job.aspects, self.observed)
         self._ensure_generation(job)
