@@ -31,7 +31,7 @@ class Speaker:
         self._keyring = keyring
         self._findings = findings
         self._ahead: float | None = None
-        """Seconds the wall clock was ahead of the steady one."""
+        """Seconds the wall clock was ahead of the steady one, at the most since it last stepped back."""
         self._published: str | None = None
 
     # --- rotation -----------------------------------------------------------------------------------------------
@@ -57,23 +57,24 @@ class Speaker:
         if generations is None or len(generations.live) > 1:
             return  # the one that is coming is a new key anyway
         ahead = wall - steady
-        stepped = self._ahead is not None and ahead < self._ahead - CLOCK_TOLERANCE
-        if stepped or self._keyring.clock_stepped_back(datetime.fromtimestamp(wall, UTC)):
+        most = ahead if self._ahead is None else max(ahead, self._ahead)
+        if most - ahead > CLOCK_TOLERANCE or self._keyring.clock_stepped_back(datetime.fromtimestamp(wall, UTC)):
             self._clock_stepped_back(wall)
-        self._ahead = ahead
+            most = ahead
+        self._ahead = most
 
-    def rotate(self, book: LinkBook, now: float) -> None:
-        """Retire the generation that is to go when nothing holds it. `now` is the book's clock."""
+    def rotate(self, book: LinkBook, steady: float, wall: float) -> None:
+        """Retire the generation that is to go when nothing holds it. `steady` is the book's clock."""
         generations = self._keyring.generations
         if generations is None:
             return
         leaving = generations.leaving
         if leaving is None:
-            self._tell_held({}, now)
+            self._tell_held({}, wall)
             return
         staying = next(g.number for g in generations.live if g is not leaving)
-        held = holders(book, leaving.number, staying, now)
-        self._tell_held({name: f"generation {leaving.number} stays: {why}" for name, why in held.items()}, now)
+        held = holders(book, leaving.number, staying, steady)
+        self._tell_held({name: f"generation {leaving.number} stays: {why}" for name, why in held.items()}, wall)
         if not held:
             _LOG.info("generation %d retired: every living peer uses %d", self._keyring.retire(), staying)
 

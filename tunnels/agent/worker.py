@@ -360,7 +360,7 @@ class Worker:
         try:
             self.speaker.watch_clock(now, steady)
             if still:
-                self.speaker.rotate(self.book, steady)
+                self.speaker.rotate(self.book, steady, now)
             return self.speaker.announcement(
                 endpoints, self.door, self.observed, self.knowledge.published_serial(), self.knowledge.trust, now
             )
