@@ -69,4 +69,4 @@ def test_passes_that_find_nothing_to_do_write_nothing(nodes: Nodes) -> None:
             assert report(linkseal, node).stat().st_mtime_ns == reports[node.name]
         assert stamps(linkseal.folder) == files
         assert at_a.besides("203.0.113.7") == []
-        assert (at_b.lines, at_c.lines) == ([], [])
+        assert (at_b.besides(), at_c.besides()) == ([], [])
