@@ -128,7 +128,6 @@ class Agent:
             await self._close()
 
     async def _remember(self) -> float:
-        await self.desk.remember(self._directory)
         return 0.0
 
     def stop(self) -> None:
@@ -286,6 +285,8 @@ class Agent:
         self._look = False
         try:
             view = await self._directory.view(self._node, await self._in_worker(self._known_names))
+            if not self.desk.ready:
+                await self.desk.remember(self._directory)
             self._trouble.over(LOOKING)
         except DirectoryError as error:
             message = str(error)

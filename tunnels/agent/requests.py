@@ -5,7 +5,6 @@ An id that the status already answers is not carried out again, also not after a
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 from linkseal.keys.errors import ConfigError, DirectoryError, HostError, PeerError
@@ -21,15 +20,22 @@ class RequestDesk:
         self._worker = worker
         self._states: dict[str, RequestStatus] = {}
         self._rotations: dict[str, int] = {}
+        self.ready = False
+        """The last status has been read; before that a request may have been answered already, so none is taken."""
 
     async def remember(self, directory: Directory) -> None:
-        """Take up what the last status of this node answered."""
+        """Take up what this node's last status answered; to be called again while the directory is out of reach."""
         node = self._worker.settings.node
-        with contextlib.suppress(DirectoryError, PeerError):
+        try:
             text = await directory.status(node)
             report = None if text is None else parse_report(text, node)
-            if report is not None and report.status is not None:
-                self._states = dict(report.status.requests)
+        except DirectoryError:
+            return
+        except PeerError:  # not by an agent of ours: it answers nothing
+            report = None
+        self.ready = True
+        if report is not None and report.status is not None:
+            self._states = dict(report.status.requests)
         generations = self._worker.keyring.generations
         for request, state in self._states.items():
             if generations is not None and (state.type, state.state) == ("rotate", "running"):
@@ -37,7 +43,7 @@ class RequestDesk:
 
     def take(self, requests: Sequence[Request], now: float) -> None:
         """Carry out what is new. Called in the worker's thread; before there is a world nothing is taken."""
-        if self._worker.world is None:
+        if self._worker.world is None or not self.ready:
             return
         for request in requests:
             if request.id not in self._states:

@@ -1,0 +1,64 @@
+"""Requests are carried out once, also when the report that answered them cannot be read for a while."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from linkseal.keys.errors import DirectoryError, HostError
+from linkseal.tunnels.agent.requests import RequestDesk
+from linkseal.tunnels.status import Request, RequestStatus, to_json
+from unit.agent.pair import T, sealed_pair
+
+ROTATE = Request("r1", "rotate", T)
+
+
+class Directory:
+    """One report, or none, or nothing to be had."""
+
+    def __init__(self, report: str | None = None, error: Exception | None = None) -> None:
+        self.report, self.error = report, error
+
+    async def status(self, _node: str) -> str | None:
+        if self.error is not None:
+            raise self.error
+        return self.report
+
+
+async def test_nothing_is_carried_out_before_the_last_report_was_read(tmp_path: Path) -> None:
+    a, _ = sealed_pair(tmp_path)
+    desk = RequestDesk(a.worker)
+    await desk.remember(Directory(error=DirectoryError("away")))  # type: ignore[arg-type]
+    desk.take([ROTATE], T)
+    assert desk.states(T) == {}
+    await desk.remember(Directory())  # type: ignore[arg-type]
+    desk.take([ROTATE], T)
+    assert desk.states(T)["r1"].state == "running"
+
+
+async def test_what_the_report_answers_is_not_carried_out_again(tmp_path: Path) -> None:
+    a, _ = sealed_pair(tmp_path)
+    desk = RequestDesk(a.worker)
+    status = a.status(T)
+    answered = {"r1": RequestStatus("rotate", "done", "generation 2 alone is live")}
+    report = to_json("n1", replace(status, requests=answered))
+    await desk.remember(Directory(report))  # type: ignore[arg-type]
+    desk.take([ROTATE], T)
+    assert a.keyring.generations is not None
+    assert a.keyring.generations.numbers == (1,)
+
+
+async def test_a_disk_that_refuses_fails_the_request_and_not_the_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = sealed_pair(tmp_path)
+    desk = RequestDesk(a.worker)
+    await desk.remember(Directory())  # type: ignore[arg-type]
+    monkeypatch.setattr("linkseal.keys.store.atomic_write", _full)
+    desk.take([ROTATE], T)
+    assert desk.states(T)["r1"].state == "failed"
+
+
+def _full(*_: object) -> bool:
+    raise HostError("no space left on device", errno=28)
