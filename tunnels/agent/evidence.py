@@ -31,13 +31,21 @@ def take_outcomes(
             uses = None if outcome.uses is None else (outcome.uses[1], outcome.uses[0])
             book.proved(outcome.key, steady, max(outcome.sizes.values(), default=0), uses)
         elif isinstance(outcome, Lost):
-            book.diagnosed(outcome.key, outcome.diagnosis.code, outcome.diagnosis.detail, lost=True)
+            book.diagnosed(outcome.key, *_reason(book, outcome.diagnosis, steady), lost=True)
         elif isinstance(outcome, Diagnosis):
-            book.diagnosed(outcome.key, outcome.code, outcome.detail)
+            book.diagnosed(outcome.key, *_reason(book, outcome, steady))
     if outcomes:
         findings.replace(PROBE_CODES, dict(_reasons(book)), now)
     for peer, mtu in path_mtus.items():
         book.path_mtu[peer] = mtu
+
+
+def _reason(book: LinkBook, diagnosis: Diagnosis, steady: float) -> tuple[str, str]:
+    """Code and detail; where nothing crosses because the session has ended, that is what is wrong."""
+    record = book.records.get(diagnosis.key)
+    if diagnosis.code == codes.NOTHING_CROSSES and record is not None and not record.fresh(steady):
+        return codes.NO_HANDSHAKE, f"the session with {diagnosis.key.peer} has ended, and no handshake makes a new one"
+    return diagnosis.code, diagnosis.detail
 
 
 def _reasons(book: LinkBook) -> list[tuple[tuple[str, str], str]]:
