@@ -43,6 +43,9 @@ from linkseal.wireguard.model import DeviceSpec, Endpoint, PeerSpec
 MAIN_TABLE = 254
 """RT_TABLE_MAIN of linux/rtnetlink.h."""
 
+FALLBACK_TABLE = 253
+"""RT_TABLE_DEFAULT of linux/rtnetlink.h: the kernel's own last rule looks there what `main` does not know."""
+
 _UNKNOWN = PeerLinks()
 
 
@@ -250,6 +253,18 @@ def _routes(ground: _Ground, views: list[_View]) -> Iterator[Route]:
                 if family_of(prefix) not in ground.families:
                     continue
                 yield Route(table, prefix, out, sources.get(family_of(prefix)), view.mtu)
+        elif view.pairs:
+            yield from _last_resort(world, view)
+
+
+def _last_resort(world: World, view: _View) -> Iterator[Route]:
+    """Return routes to what is not carried yet, which the loose filter of the slots wants to see.
+
+    Without any it drops the probes that come from there, and the link could never be proven. They stand after all
+    others, and what is sent by them is lost as before: the door answers that it is unreachable.
+    """
+    device = names.DOOR if world.door else names.PROBE
+    return (Route(FALLBACK_TABLE, prefix, device) for prefix in view.protected if family_of(prefix) == V4)
 
 
 def _probe_routes(ground: _Ground, view: _View) -> Iterator[Route]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.model import Address, Desired, Kind, Route, Rule, Scope, Stage
-from linkseal.tunnels.plan import door_sources, initiates, plan
+from linkseal.tunnels.plan import FALLBACK_TABLE, door_sources, initiates, plan
 from linkseal.tunnels.world import Layout, PeerLinks, Underlay, World, device_mtu, endpoint_of, link_mtu
 from linkseal.wireguard.model import Endpoint
 from property.worlds import as_me, make_peer
@@ -25,7 +25,9 @@ def world(scope: Scope = Scope.OVERLAY, links: PeerLinks = LINKED, **changes: ob
 
 
 def routed(desired: Desired) -> dict[str, Route]:
-    return {prefix: route for (_, prefix), route in desired.routes.items() if not prefix.startswith(("198.18", "fd6c"))}
+    """What leads into the tunnels, but for probes."""
+    ours = {prefix: route for (table, prefix), route in desired.routes.items() if table != FALLBACK_TABLE}
+    return {prefix: route for prefix, route in ours.items() if not prefix.startswith(("198.18", "fd6c"))}
 
 
 def test_steady_state_has_a_door_two_slots_and_the_probe_pair() -> None:
@@ -69,6 +71,14 @@ def test_prepare_has_everything_but_traffic() -> None:
     preferred = plan(world())
     assert prepared.devices == preferred.devices
     assert routed(prepared) == {}
+
+
+def test_what_is_not_carried_has_a_route_of_last_resort_for_the_loose_filter() -> None:
+    """Without any the kernel drops what comes from there; IPv6 has no such filter."""
+    prepared = plan(world(layout=replace(LAYOUT, stage=Stage.PREPARE)))
+    last = {route.prefix: route.interface for route in prepared.routes.values() if route.table == FALLBACK_TABLE}
+    assert last == {"10.244.2.0/24": "lsl0"}
+    assert FALLBACK_TABLE not in {route.table for route in plan(world()).routes.values()}
 
 
 def test_off_has_nothing() -> None:

@@ -27,6 +27,7 @@ from linkseal.tunnels.host.host import ALL, Aspect
 from linkseal.tunnels.host.nfnetlink import NETLINK_NETFILTER, NFT_SUBSYSTEM, TABLE_NAME, text_attribute
 from linkseal.tunnels.host.routes import RTA_TABLE, RTMSG
 from linkseal.tunnels.nftables import TABLE
+from linkseal.tunnels.plan import FALLBACK_TABLE
 from linkseal.wireguard.netlink import NETLINK_ROUTE
 from linkseal.wireguard.nlattr import HEADER, attributes
 
@@ -199,7 +200,7 @@ class Judge:
             for attr, begin, _stop in attributes(data, start + RTMSG.size, end):
                 if attr == RTA_TABLE:
                     (table,) = struct.unpack_from("=I", data, begin)
-        return _ROUTES if table == self._table else _NOTHING
+        return _ROUTES if table in (self._table, FALLBACK_TABLE) else _NOTHING
 
 
 def _nft_dirt(kind: int, data: bytes, start: int, end: int) -> frozenset[Aspect]:

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Final, NamedTuple, TypeGuard
 
 from linkseal.keys.errors import HostError
+from linkseal.keys.values import Prefix
 from linkseal.tunnels.host.addresses import Addresses
 from linkseal.tunnels.host.links import Links, open_route
 from linkseal.tunnels.host.nft import Nft
@@ -30,11 +31,13 @@ from linkseal.tunnels.model import (
     RemoveInterface,
     RemoveRoute,
     RemoveRule,
+    Route,
     SetInterface,
     SetRoute,
     SetRpFilter,
     Step,
 )
+from linkseal.tunnels.plan import FALLBACK_TABLE
 from linkseal.wireguard.driver import Driver, DriverKind, Secrets
 from linkseal.wireguard.model import ConfigureDevice, RemovePeer, ReprovokePeer, SetPeer, WireguardStep
 from linkseal.wireguard.netlink import NETLINK_ROUTE, NetlinkSocket
@@ -124,10 +127,13 @@ class Host:
             rp_filter_all=rp_filter_all,
             forwards=forwards,
             devices=devices,
-            routes=read_routes(self._sock, self._table) if Aspect.ROUTES in aspects else before.routes,
+            routes=self._read_routes() if Aspect.ROUTES in aspects else before.routes,
             rules=self._addresses.read_rules() if Aspect.RULES in aspects else before.rules,
             nft=self._nft.read() if Aspect.NFT in aspects else before.nft,
         )
+
+    def _read_routes(self) -> dict[tuple[int, Prefix], Route]:
+        return {**read_routes(self._sock, self._table), **read_routes(self._sock, FALLBACK_TABLE)}
 
     def apply(self, steps: Sequence[Step], secrets: Secrets) -> tuple[Failure, ...]:
         """Carry out steps in order, runs of routes and of one device's WireGuard steps in batches.

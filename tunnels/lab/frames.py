@@ -13,6 +13,9 @@ WIREGUARD_PORTS = range(51820, 51824)
 _HANDSHAKE_LENGTHS = {1: 148, 2: 92, 3: 64}
 """Message type → length (WireGuard whitepaper, section 5.4): initiation, response, cookie reply."""
 
+LEAST_FULL = 576
+"""Bytes of the smallest MTU a path may have (RFC 791): Linux pads no packet beyond the MTU of its route."""
+
 _ICMP_ERRORS = {1: {3, 4, 5, 11, 12}, 58: {1, 2, 3, 4}}
 _ND_TYPES, _MLD_TYPES = range(133, 138), {130, 131, 132, 143}
 _PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6"}
@@ -119,8 +122,8 @@ def _is_wireguard(payload: bytes, *, whole: bool) -> bool:
     """By type byte, zero reserved bytes and the length the type must have: a port alone says nothing."""
     if len(payload) < 32 or payload[1:4] != bytes(3):
         return False
-    if payload[0] == 4:  # data: 16 bytes header, padded to 16 bytes, 16 bytes tag
-        return len(payload) % 16 == 0 or not whole
+    if payload[0] == 4:  # data: 16 bytes header, padded to 16 bytes unless it is full-size (LEAST_FULL), 16 bytes tag
+        return len(payload) % 16 == 0 or len(payload) >= LEAST_FULL or not whole
     return len(payload) == _HANDSHAKE_LENGTHS.get(payload[0])
 
 

@@ -31,7 +31,7 @@ def kind(frame: bytes, fragments: Fragments | None = None) -> str:
 INITIATION, RESPONSE, COOKIE, DATA = b"\1" + bytes(147), b"\2" + bytes(91), b"\3" + bytes(63), b"\4" + bytes(127)
 
 
-@pytest.mark.parametrize("message", [INITIATION, RESPONSE, COOKIE, DATA, b"\4" + bytes(31)])
+@pytest.mark.parametrize("message", [INITIATION, RESPONSE, COOKIE, DATA, b"\4" + bytes(31), b"\4" + bytes(1371)])
 @pytest.mark.parametrize("ports", [(51820, 51823), (51822, 40000), (61000, 51821)])
 def test_wireguard_is_known_behind_nat_too(message: bytes, ports: tuple[int, int]) -> None:
     assert kind(ipv4(17, udp(*ports, message))) == "wireguard"

@@ -1,0 +1,137 @@
+"""Paths between nodes: narrow ones, strict filters, NAT, roaming, endpoints set by hand, IPv6 alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+from ground.agents import Deployment, Nodes
+from ground.namespaces import ForkedProcess, Namespace
+from ground.net import Node
+from ground.wire import Capture
+from linkseal.tunnels import codes
+from linkseal.tunnels.agent import main as agent
+
+pytestmark = pytest.mark.kernel
+
+SLOT = "lsl11"
+
+COPIED = 2_000_000
+"""Bytes."""
+
+
+class Copied(NamedTuple):
+    seconds: float
+    segment: int
+    """The receiver's, bytes."""
+
+
+def copy(source: Namespace, target: Namespace, address: str) -> Copied:
+    """Send COPIED bytes by TCP."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with target.entered():
+        listener = socket.create_server((address, 7000), family=family)
+
+    def receive() -> tuple[int, int]:
+        connection, _ = listener.accept()
+        total = 0
+        while data := connection.recv(1 << 16):
+            total += len(data)
+        return total, connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+
+    with listener:
+        receiver = ForkedProcess(receive)
+    began = time.monotonic()
+    with source.entered(), socket.create_connection((address, 7000), timeout=10) as connection:
+        connection.sendall(bytes(COPIED))
+    total, segment = receiver.result()
+    receiver.forget()
+    assert total == COPIED
+    return Copied(time.monotonic() - began, segment)
+
+
+def offered_segments(capture: Capture, node: Node) -> Iterator[int]:
+    """The MSS option of every SYN and SYN-ACK in a capture that goes to a pod of the node."""
+    pods = tuple(f"> {address} TCP" for pod in node.pods for address in (pod.address4, pod.address6))
+    for frame in capture.frames:
+        if not any(pod in frame.text for pod in pods):
+            continue
+        version = frame.data[14] >> 4
+        at = 14 + (40 if version == 6 else (frame.data[14] & 15) * 4)
+        if frame.data[at + 13] & 2:
+            options = frame.data[at + 20 :]
+            while options and options[0] != 2:
+                options = options[1 if options[0] == 1 else options[1] :]
+            yield struct.unpack_from("!H", options, 2)[0]
+
+
+def routes(node: Node, peer: Node) -> list[str]:
+    """Our routes to what a peer owns."""
+    lines = node.run("ip route show table 51820; ip -6 route show table 51820", check=False).splitlines()
+    return [line for line in lines if re.split(r"[\s/]", line)[0] in owned(peer)]
+
+
+def owned(peer: Node) -> set[str]:
+    return {text.split("/")[0] for text in (*peer.pod_cidrs, *peer.addresses)}
+
+
+def test_a_path_narrower_than_the_nic_is_found_and_what_crosses_it_fits(nodes: Nodes) -> None:
+    """Also: strict filters everywhere, loosened on the underlay and put back by cleanup; pods of 1,500 bytes."""
+    cluster = nodes(3, families=("4", "6"), narrow={3: 1400})
+    a, b, c = cluster
+    strict = "cat /proc/sys/net/ipv4/conf/all/rp_filter /proc/sys/net/ipv4/conf/eth0/rp_filter"
+    assert a.run(strict).split() == ["1", "1"]
+    with Deployment(cluster, scope="transparent") as linkseal:
+        linkseal.start()
+        linkseal.until(lambda: sizes(linkseal, a) == {b.name: 1440, c.name: 1340}, "both paths measured and proven")
+        linkseal.until(lambda: sizes(linkseal, c) == {a.name: 1340, b.name: 1340}, "from the other end too")
+        linkseal.wait_sealed()
+        assert [line for line in routes(a, c) if "mtu 1340" not in line] == []
+        assert len(routes(a, c)) == len(routes(a, b)) == 4
+        assert [line for line in routes(a, b) if "mtu" in line] == []
+        with cluster.capture() as wire, Capture(c, "cni0") as arriving:
+            copied = [copy(a.pods[0], c.pods[0], str(address)) for address in (c.pods[0].address4, c.pods[0].address6)]
+            copied += [copy(c.pods[1], a.pods[1], str(a.pods[1].address4)), copy(a, c, str(c.address4))]
+        assert wire.plaintext() == []
+        assert [frame.text for frame in wire.frames if "fragment" in frame.text] == []
+        data = [len(frame.data) for frame in wire.frames if frame.kind == "wireguard"]
+        assert max(data) == 14 + 1400
+        assert sum(size for size in data if size == max(data)) > 0.8 * len(copied) * COPIED, "full-size packets"
+        assert set(offered_segments(arriving, c)) == {1340 - 40, 1340 - 60}
+        found = {(one.code, one.subject): one.message for one in linkseal.status(a).findings}
+        assert [subject for code, subject in found if code == codes.PATH_MTU] == [c.name]
+        assert "set it to 1440" in found[codes.CNI_MTU, ""]
+        assert "eth0 was 1" in found[codes.RP_FILTER_LOOSENED, "eth0"]
+        assert a.run(strict).split() == ["1", "2"]
+        assert json.loads((linkseal.state(a) / "host.json").read_text()) == {"rp_filter": {"eth0": 1}}
+        linkseal.stop(a)
+        removed = linkseal.run_in(a, lambda: agent.cleanup(linkseal.agent_settings(a), withdraw=True))
+        assert "rp_filter of eth0 back to 1" in removed
+        assert a.run(strict).split() == ["1", "1"]
+
+
+def sizes(linkseal: Deployment, node: Node) -> dict[str, int | None]:
+    """Largest packet proven to each peer."""
+    return {pair.peer: pair.path_mtu for pair in linkseal.status(node).pairs}
+
+
+def test_links_are_proven_before_anything_is_routed_to_them_though_there_is_no_default_route(nodes: Nodes) -> None:
+    """Stage `prepare`: the kernel's loose filter drops what comes from where no route leads."""
+    cluster = nodes(2)
+    a, b = cluster
+    with Deployment(cluster, stage="prepare") as linkseal:
+        linkseal.start()
+        linkseal.until(lambda: all(linkseal.status(node).links.proven == 1 for node in cluster), "proven")
+        assert a.run("ip route show default") == ""
+        assert routes(a, b) == []
+        assert "Unreachable" in a.pods[0].run(f"ping -c 1 -W 1 {b.pods[0].address4}", check=False)
+        linkseal.set(stage="prefer")
+        linkseal.wait_sealed()
+        a.pods[0].run(f"ping -c 1 -W 2 {b.pods[0].address4}")
+        assert a.run("ip route show table default") == ""
