@@ -101,7 +101,9 @@ def test_a_proven_link_that_breaks_is_stale_soon_and_sealed_again_when_repaired(
         linkseal.start(b, poll=3600)  # it answers probes, and does not see what is done to its device
         linkseal.wait_sealed()
         shut_out(b, a)
-        linkseal.until(lambda: states(linkseal, a) == {b.name: (LinkState.STALE, codes.PREFIX_NOT_CARRIED)}, "stale")
+        linkseal.until(
+            lambda: states(linkseal, a) == {b.name: (LinkState.STALE, codes.PREFIX_NOT_CARRIED)}, "stale", 90
+        )
         linkseal.until(lambda: (codes.PREFIX_NOT_CARRIED, b.name) in findings(linkseal, a), "told")
         assert "10.244.1.0/24" in findings(linkseal, a)[codes.PREFIX_NOT_CARRIED, b.name]
         linkseal.stop(b)
