@@ -8,12 +8,14 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import pytest
 from ground.agents import Deployment, Nodes
 from ground.namespaces import ForkedProcess, Namespace
 from ground.net import Node
+from ground.probes import loss_probe
 from ground.wire import Capture
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent import main as agent
@@ -135,3 +137,73 @@ def test_links_are_proven_before_anything_is_routed_to_them_though_there_is_no_d
         linkseal.wait_sealed()
         a.pods[0].run(f"ping -c 1 -W 2 {b.pods[0].address4}")
         assert a.run("ip route show table default") == ""
+
+
+def peers(node: Node) -> dict[str, tuple[str, str]]:
+    """Public key → endpoint and keepalive of each peer in the slot of first generations."""
+    lines = node.run(f"wg show {SLOT} dump").splitlines()[1:]
+    return {fields[0]: (fields[2], fields[7]) for fields in (line.split("\t") for line in lines)}
+
+
+def key(node: Node) -> str:
+    return node.run(f"wg show {SLOT} public-key").strip()
+
+
+def flows_both_ways(*pairs: tuple[Node, Node], seconds: float) -> None:
+    """No packet between pods of each pair is lost in so many seconds."""
+    with ExitStack() as stack:
+        probes = [
+            stack.enter_context(loss_probe(x.pods[0], y.pods[0], str(y.pods[0].address4), pps=20, port=9000 + x.index))
+            for pair in pairs
+            for x, y in (pair, pair[::-1])
+        ]
+        time.sleep(seconds)
+    names = [f"{x.name} → {y.name}" for pair in pairs for x, y in (pair, pair[::-1])]
+    assert [f"{name}: {probe}" for name, probe in zip(names, probes, strict=True) if probe.lost] == []
+
+
+def test_nat_roaming_and_endpoints_set_by_hand(nodes: Nodes) -> None:
+    """c is behind NAT and announces nothing. Of a and b, x begins handshakes; it is told where y is, and y moves."""
+    cluster = nodes(3, nat=[3])
+    a, b, c = cluster
+    with Deployment(cluster) as linkseal:
+        linkseal.settings[c.name] = {"endpoints": []}
+        for node in (a, b):
+            node.ip(f"address add 192.0.2.{50 + node.index}/24 dev eth0")
+            linkseal.settings[node.name] = {"endpoints": [node.address4], "interface": "eth0"}
+        linkseal.start()
+        linkseal.wait_sealed()
+        assert {keepalive for _, keepalive in peers(c).values()} == {"25"}
+        assert (peers(a)[key(c)][1], peers(b)[key(c)][1]) == ("off", "off")
+        assert peers(a)[key(c)][0].startswith("192.0.2.103:")
+
+        x, y = (a, b) if peers(a)[key(b)][1] == "25" else (b, a)
+        linkseal.stop(x)
+        linkseal.start(x, peerEndpoints={y.name: f"192.0.2.{50 + y.index}"})
+        linkseal.until(lambda: peers(x)[key(y)][0] == f"192.0.2.{50 + y.index}:51823", "the endpoint set by hand")
+        flows_both_ways((x, c), (x, y), seconds=0.5)
+        assert peers(x)[key(y)][0] == f"192.0.2.{50 + y.index}:51823"
+
+        router = cluster.routers[c.index]
+        router.run("ip address flush dev wan; ip address add 192.0.2.113/24 dev wan")  # its mappings go too
+        y.run(f"ip address flush dev eth0; ip address add 192.0.2.{60 + y.index}/24 dev eth0")
+        for moved in (y, c):
+            moved.pods[0].run(f"ping -c 1 -W 1 {x.pods[0].address4}", check=False)  # whoever moves speaks first
+        flows_both_ways((x, c), (x, y), seconds=4.5)  # two polls
+        assert peers(x)[key(c)][0].startswith("192.0.2.113:")
+        assert peers(x)[key(y)][0] == f"192.0.2.{60 + y.index}:51823"
+        assert "drift" not in linkseal.log(x)
+
+
+def test_an_underlay_of_ipv6_alone_carries_pods_and_hosts(nodes: Nodes) -> None:
+    cluster = nodes(2, families=("6",), cni="host-gw")
+    a, b = cluster
+    with Deployment(cluster, scope="transparent") as linkseal:
+        linkseal.start()
+        linkseal.wait_sealed()
+        with cluster.capture() as wire:
+            copied = [copy(a.pods[0], b.pods[0], str(b.pods[0].address6)), copy(b, a, str(a.address6))]
+        assert [one.segment for one in copied] == [1420 - 60 - 12] * 2  # less TCP timestamps
+        assert wire.plaintext() == []
+        assert [frame.text for frame in wire.frames if "fragment" in frame.text] == []
+        assert sizes(linkseal, a) == {b.name: 1420}

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from linkseal.tunnels import codes
-from linkseal.tunnels.addressing import OURS
 from linkseal.tunnels.cni import of_cni, pod_mtu
 from linkseal.tunnels.findings import HOST_SUBJECT
 from linkseal.tunnels.model import V4, V6, Observed, Scope, Stage
@@ -92,7 +91,7 @@ def _without_ipv6(world: World) -> Iterator[Said]:
 
 
 def _cni_mtu(world: World, observed: Observed) -> Iterator[Said]:
-    foreign = {name: one.mtu for name, one in observed.interfaces.items() if name not in OURS and of_cni(name)}
+    foreign = {name: one.mtu for name, one in observed.interfaces.items() if one.up and of_cni(name)}
     room = device_mtu(world)
     least = pod_mtu(foreign, room, world.layout.scope, V4 if V4 in world.underlay.families else V6)
     large = sorted(f"{name} has {mtu}" for name, mtu in foreign.items() if mtu > least)

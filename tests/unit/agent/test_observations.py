@@ -85,6 +85,11 @@ def test_a_cni_mtu_above_what_tunnels_carry_is_told_with_the_right_one(
     assert (message and message.partition(" (")[0]) == wanted
 
 
+def test_a_device_that_is_down_wraps_nothing_and_is_too_large_for_nobody() -> None:
+    down = {name: state._replace(up=False) for name, state in cni(tunl0=1480, cni0=1500).interfaces.items()}
+    assert said(observed=Observed(down)) == {}
+
+
 def test_a_narrow_path_is_told_with_what_its_routes_got() -> None:
     narrow = replace(WORLD, links={"n2": PeerLinks(path_mtu=1400)})
     message = said(narrow)[codes.PATH_MTU, "n2"]
