@@ -25,6 +25,7 @@ def compare(worker: Worker, view: DirectoryView, before: int) -> int:
     speaker, keyring = worker.speaker, worker.keyring
     if keyring.last is not None and keyring.last_parsed is not None and text == keyring.last.text:
         speaker.published(text)
+        worker.findings.clear(codes.NOT_PUBLISHED, HOST_SUBJECT)
         return keyring.last_parsed.serial
     if text is not None and speaker.held_another(text):
         message = f"it no longer holds this node's announcement {before}: publishing again"
