@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from linkseal.keys.errors import DirectoryError, HostError
 from linkseal.tunnels.agent.requests import RequestDesk
-from linkseal.tunnels.status import Request, RequestStatus, to_json
+from linkseal.tunnels.status import MAX_REQUESTS, Request, RequestStatus, to_json
 from unit.agent.pair import T, sealed_pair
 
 ROTATE = Request("r1", "rotate", T)
@@ -62,3 +62,32 @@ async def test_a_disk_that_refuses_fails_the_request_and_not_the_pass(
 
 def _full(*_: object) -> bool:
     raise HostError("no space left on device", errno=28)
+
+
+async def test_a_rotation_that_runs_over_a_restart_is_answered_when_it_is_done(tmp_path: Path) -> None:
+    a, _ = sealed_pair(tmp_path)
+    report = to_json("n1", replace(a.status(T), requests={"r1": RequestStatus("rotate", "running", "raised")}))
+    a.worker.speaker.request_rotation(T)
+    for _ in range(2):
+        a.run(T)
+    a.published()
+    desk = RequestDesk(a.worker)
+    await desk.remember(Directory(report))  # type: ignore[arg-type]
+    assert desk.states(T)["r1"].state == "running"
+    a.keyring.retire()
+    assert desk.states(T)["r1"].state == "done"
+
+
+async def test_what_is_still_asked_stays_answered_however_many_were_before(tmp_path: Path) -> None:
+    """Or it would be carried out again; ids need not be in the order in which they were asked."""
+    a, _ = sealed_pair(tmp_path)
+    desk = RequestDesk(a.worker)
+    old = {f"z{number}": RequestStatus("verify", "refused") for number in range(MAX_REQUESTS - 1)}
+    report = to_json("n1", replace(a.status(T), requests={"a": RequestStatus("rotate", "done"), **old}))
+    await desk.remember(Directory(report))  # type: ignore[arg-type]
+    for number in range(10):
+        desk.take([Request("a", "rotate", T), Request(f"b{number}", "verify", T)], T)
+    assert a.keyring.generations is not None
+    assert a.keyring.generations.numbers == (1,)
+    assert desk.states(T)["a"].state == "done"
+    assert len(desk.states(T)) == MAX_REQUESTS
