@@ -38,6 +38,9 @@ CPUS = os.cpu_count() or 1
 SHARDS = min(2, CPUS)
 """Lab kernels side by side: each has one CPU."""
 
+ONCE_MORE = 6
+"""Failed kernel tests that are run again; where more fail it is not the machine's doing."""
+
 UNKNOWN_TEST_SECONDS = 3.0
 """What a kernel test takes that has not run yet, for sharing them out."""
 
@@ -127,7 +130,25 @@ class Session:
 
     def kernel(self) -> list[Result]:
         files = self._selection.files("kernel")
-        return self._in_kernel("kernel", files, "kernel", ["-v"], SHARDS) if files else []
+        results = self._in_kernel("kernel", files, "kernel", ["-v"], SHARDS) if files else []
+        return results + self._once_more(results)
+
+    def _once_more(self, results: Sequence[Result]) -> list[Result]:
+        """Run a few failed kernel tests again, alone: they measure packets and seconds on a machine that others use.
+
+        A test that passes now is told as such in the table; one that fails again has failed.
+        """
+        failed = [name for result in results for name in result.failures if "::" in name]
+        if not 0 < len(failed) <= ONCE_MORE:
+            return []
+        say(f"{len(failed)} failed; once more, with nothing beside: {', '.join(failed)}")
+        again = self._in_kernel("again", failed, "kernel", ["-v"], 1)
+        if not any(result.failed for result in again) and sum(result.passed for result in again) == len(failed):
+            for result in results:
+                given = [name for name in result.failures if name in failed]
+                result.failures = [name for name in result.failures if name not in failed]
+                result.failed -= len(given)
+        return again
 
     def bench(self) -> list[Result]:
         """Each bench is a program that prints figures; one at a time, and never beside anything else."""

@@ -87,3 +87,46 @@ def test_a_word_is_no_path_though_a_folder_has_its_name() -> None:
 def test_an_option_that_the_kernel_dropped_is_named() -> None:
     got = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_D=y\n"
     assert kernel.dropped_options("CONFIG_A=y\nCONFIG_B=n\nCONFIG_C=y\nCONFIG_D=n", got) == ["CONFIG_C=y", "CONFIG_D=n"]
+
+
+class Session(run.Session):
+    """Kernel tests without a kernel: what each call of a suite is to give."""
+
+    def __init__(self, *results: Result) -> None:
+        self.given = list(results)
+        self.asked: list[list[str]] = []
+        self._selection = run.Selection(["tests/kernel"])
+
+    def _in_kernel(self, _name: str, files: object, *_: object) -> list[Result]:
+        self.asked.append(list(files))  # type: ignore[call-overload]
+        return [self.given.pop(0)]
+
+
+def failed(*names: str) -> Result:
+    return Result("kernel", passed=5, failed=len(names), failures=list(names))
+
+
+def test_a_kernel_test_that_fails_on_a_busy_machine_is_run_once_more_and_told() -> None:
+    session = Session(failed("tests/kernel/a.py::b"), Result("again", passed=1))
+    results = session.kernel()
+    assert session.asked[1] == ["tests/kernel/a.py::b"]
+    assert run.summary(results, selective=False)[0].splitlines()[-1] == "6 passed, 0 failed"
+    assert [result.name for result in results] == ["kernel", "again"]
+
+
+def test_a_kernel_test_that_fails_twice_has_failed() -> None:
+    again = Result("again", failed=1, failures=["tests/kernel/a.py::b"])
+    assert run.summary(Session(failed("tests/kernel/a.py::b"), again).kernel(), selective=False)[1] == 1
+
+
+def test_one_that_is_not_run_the_second_time_has_failed() -> None:
+    assert run.summary(Session(failed("tests/kernel/a.py::b"), Result("again")).kernel(), selective=False)[1] == 1
+
+
+def test_many_failures_and_broken_suites_are_not_run_again() -> None:
+    many = failed(*(f"tests/kernel/a.py::t{n}" for n in range(run.ONCE_MORE + 1)))
+    broken = failed("kernel 1: interrupted")
+    for result in (many, broken):
+        session = Session(result)
+        assert run.summary(session.kernel(), selective=False)[1] == 1
+        assert len(session.asked) == 1
