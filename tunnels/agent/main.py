@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from linkseal.keys.errors import ConfigError, DirectoryError, HostError
+from linkseal.tunnels import codes
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
 from linkseal.tunnels.agent.loop import Agent
@@ -31,6 +32,7 @@ from linkseal.tunnels.directory.files import FileDirectory
 from linkseal.tunnels.findings import ActiveFindings
 from linkseal.tunnels.host.cleanup import cleanup as clean_host
 from linkseal.tunnels.host.host import Host
+from linkseal.tunnels.host.nft import Nft
 from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.settings import AgentSettings
 from linkseal.wireguard.choose import choose_driver
@@ -67,6 +69,7 @@ def restore(settings: AgentSettings) -> int:
     no_core()
     start_logging(settings)
     require_net_admin()
+    require_nft()
     with only_one(settings.run_directory), driver_of(settings) as driver:
         keyring, known, findings = _state(settings)
         if not keyring.open_existing():
@@ -133,6 +136,18 @@ def _withdraw(settings: AgentSettings) -> str:
 def open_directory(settings: AgentSettings) -> Directory:
     """The directory the settings name."""
     return FileDirectory(settings.directory.path)
+
+
+def require_nft() -> None:
+    """Raise HostError unless nft is there: without its rules no link is proven, and the door has no map."""
+    if Nft().version() is None:
+        raise HostError("nft is not installed, or does not run: install the package nftables (1.0.6 or later)")
+
+
+def fit_driver(settings: AgentSettings) -> Driver:
+    """The WireGuard driver of a host that has all an agent needs. HostError."""
+    require_nft()
+    return choose_driver(settings.driver)
 
 
 @contextlib.contextmanager
@@ -207,7 +222,8 @@ async def _run(settings: AgentSettings) -> None:
         loop.add_signal_handler(number, stop.set)
     directory = open_directory(settings)
     with ThreadPoolExecutor(1, "worker") as executor:
-        agent = await _until(stop, _prepare(settings, directory, executor))
+        driver = await loop.run_in_executor(executor, fit_driver, settings)  # before anything is written or waited for
+        agent = await _until(stop, _prepare(settings, directory, driver, executor))
         if agent is None:
             return
         work = asyncio.ensure_future(agent.run())
@@ -232,7 +248,9 @@ async def _until(stop: asyncio.Event, preparation: object) -> Agent | None:
     return agent
 
 
-async def _prepare(settings: AgentSettings, directory: Directory, executor: ThreadPoolExecutor) -> Agent:
+async def _prepare(
+    settings: AgentSettings, directory: Directory, driver: Driver, executor: ThreadPoolExecutor
+) -> Agent:
     """Wait until the cluster's policy is known, from the directory or from disk; then build everything."""
     loop = asyncio.get_running_loop()
     keyring, known, findings = _state(settings)
@@ -250,8 +268,8 @@ async def _prepare(settings: AgentSettings, directory: Directory, executor: Thre
 
     def build() -> Worker:
         if knowledge.policy is None:
-            raise ConfigError("the cluster has no usable policy: see the findings above, and correct it")
-        driver = choose_driver(settings.driver)
+            found = [one.message for one in findings.shown(unix_now()) if one.code == codes.POLICY_REFUSED]
+            raise ConfigError(f"the cluster has no usable policy, so correct it: {'; '.join(found)}")
         host = Host(driver, knowledge.policy.routing.table)
         return Worker(settings, host, keyring, knowledge, known, findings)
 

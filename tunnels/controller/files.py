@@ -59,6 +59,7 @@ class FileController:
     def __init__(self, directory: Path, inventory: Path, ca: Path) -> None:
         self._directory = directory
         self._inventory = inventory
+        load_inventory(inventory)  # before anything is made
         self._authority = authority_in(ca, datetime.now(UTC))
         self._seen = self._stamp()
         self._signer = self._new_signer()

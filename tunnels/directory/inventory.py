@@ -11,11 +11,11 @@ A value with a small function that reads it; conflicts between nodes are errors 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from linkseal.keys.documents import canonical_address, canonical_prefix
 from linkseal.keys.grant import MAX_ADDRESSES, MAX_PREFIXES, address_prefix
@@ -25,6 +25,8 @@ from linkseal.tunnels.policy import Policy, parse_policy
 from linkseal.tunnels.settings import read_yaml
 from linkseal.tunnels.validation import Edge, parse_address, parse_network, refuse, validate
 from pydantic import Field, field_validator
+
+ParsedT = TypeVar("ParsedT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +105,12 @@ class NodeEntry(Edge):
     @field_validator("addresses")
     @classmethod
     def _addresses(cls, texts: list[str]) -> list[str]:
-        return _distinct([canonical_address(parse_address(text)) for text in texts])
+        return _distinct([canonical_address(_named(parse_address, text)) for text in texts])
 
     @field_validator("prefixes")
     @classmethod
     def _prefixes(cls, texts: list[str]) -> list[str]:
-        return _distinct([canonical_prefix(str(parse_network(text))) for text in texts])
+        return _distinct([canonical_prefix(str(_named(parse_network, text))) for text in texts])
 
 
 class InventoryFile(Edge):
@@ -126,6 +128,14 @@ class InventoryFile(Edge):
         if uid is not None:
             check_identity("n", uid)
         return uid
+
+
+def _named(parse: Callable[[str], ParsedT], text: str) -> ParsedT:
+    """Return what one entry of a list says; the error names the entry."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f"`{text[:80]}` {error}") from None
 
 
 def _distinct(texts: Sequence[str]) -> list[str]:

@@ -228,7 +228,10 @@ def test_an_inventory_file_is_read(tmp_path: Path) -> None:
         ([entry("A", 1)], "nodes[0].name: 'A' is no node name"),
         ([entry("a", 0)], "nodes[0].index: must be greater than or equal to 1"),
         ([entry("a", 16384)], "nodes[0].index: must be less than or equal to 16383"),
-        ([entry("a", 1, prefixes=["10.0.0.1/8"])], "nodes[0].prefixes: has host bits set; did you mean 10.0.0.0/8?"),
+        (
+            [entry("a", 1, prefixes=["10.0.0.1/8"])],
+            "nodes[0].prefixes: `10.0.0.1/8` has host bits set; did you mean 10.0.0.0/8?",
+        ),
         (
             [entry("a", 1, prefixes=["0.0.0.0/0"])],
             "nodes[0].prefixes: unspecified, loopback and multicast addresses belong to no node",
