@@ -132,10 +132,10 @@ async def test_a_broken_policy_on_disk_makes_the_agent_wait_for_the_directorys(s
     executor = ThreadPoolExecutor(1)
     directory = Directory()
     directory.asked = 1
-    await main._prepare(settings, directory, executor)  # type: ignore[arg-type]
+    await main._prepare(settings, directory, None, executor)  # type: ignore[arg-type]
     path = settings.state_directory / "cluster.json"
     path.write_text(path.read_text().replace('"prefer"', '"perfect"'))
     directory.asked = 0
-    agent = await main._prepare(settings, directory, executor)  # type: ignore[arg-type]
+    agent = await main._prepare(settings, directory, None, executor)  # type: ignore[arg-type]
     assert directory.asked == 2
     assert agent.worker.knowledge.policy is not None
