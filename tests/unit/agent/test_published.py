@@ -6,17 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from linkseal.tunnels import codes
+from linkseal.tunnels.agent.clock import unix_now
 from linkseal.tunnels.agent.published import compare
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT
 from linkseal.tunnels.register import NodeDocuments, Snapshot
 from unit.agent.pair import Node, T, sealed_pair, view
 
-LATER = T + 100.0
-
 
 def shown(node: Node) -> set[str]:
-    return {finding.code for finding in node.findings.shown(LATER)}
+    return {finding.code for finding in node.findings.shown(unix_now() + 100.0)}
 
 
 def with_documents(of: DirectoryView, name: str, documents: NodeDocuments) -> DirectoryView:
