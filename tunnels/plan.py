@@ -46,6 +46,9 @@ MAIN_TABLE = 254
 FALLBACK_TABLE = 253
 """RT_TABLE_DEFAULT of linux/rtnetlink.h: the kernel's own last rule looks there what `main` does not know."""
 
+_LOOSE = 2
+"""Of rp_filter (ip-sysctl.rst): the source must be reachable, by whatever interface."""
+
 _UNKNOWN = PeerLinks()
 
 
@@ -325,7 +328,11 @@ def _slots(views: list[_View]) -> dict[Prefix, str]:
 
 
 def _underlay_rp_filter(world: World) -> dict[str, int]:
-    """Loosen a strict NIC, which drops WireGuard's own packets and ARP once node addresses are routed to the tunnel."""
+    """Loosen a strict NIC, which drops WireGuard's own packets and ARP once node addresses are routed to the tunnel.
+
+    One that is loose is to stay so: who makes it strict again has changed what is needed.
+    """
     underlay = world.underlay
     strict = max(underlay.rp_filter, underlay.rp_filter_all) == 1
-    return {underlay.interface: 2} if world.layout.scope is Scope.TRANSPARENT and strict else {}
+    wanted = world.layout.scope is Scope.TRANSPARENT and (strict or underlay.rp_filter == _LOOSE)
+    return {underlay.interface: _LOOSE} if wanted else {}

@@ -111,6 +111,9 @@ def test_a_path_narrower_than_the_nic_is_found_and_what_crosses_it_fits(nodes: N
         assert "set it to 1440" in found[codes.CNI_MTU, ""]
         assert "eth0 was 1" in found[codes.RP_FILTER_LOOSENED, "eth0"]
         assert a.run(strict).split() == ["1", "2"]
+        a.run("echo 1 > /proc/sys/net/ipv4/conf/eth0/rp_filter")
+        linkseal.until(lambda: "conf/eth0/rp_filter=2" in linkseal.log(a), "healed and told", 6)
+        assert a.run(strict).split() == ["1", "2"]
         assert json.loads((linkseal.state(a) / "host.json").read_text()) == {"rp_filter": {"eth0": 1}}
         linkseal.stop(a)
         removed = linkseal.run_in(a, lambda: agent.cleanup(linkseal.agent_settings(a), withdraw=True))
