@@ -222,7 +222,7 @@ PROBES: Final = (
         "The tunnel is up, but no probe comes back in either size: a firewall on the tunnel's interfaces, or an old "
         "address of the peer in its AllowedIPs.",
         "Look at nftables or iptables rules for `lsl*` on both nodes; `linkseal plan` shows what should be there.",
-        ("LS2001", "LS3010"),
+        ("LS2001", "LS3010", "LS4007"),
         hold=15,
     ),
     Finding(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
 
 import pytest
 from ground.agents import Deployment, Nodes
 from ground.net import Node
 from linkseal.tunnels import codes
+from linkseal.tunnels.agent.control import ask
 from linkseal.tunnels.findings import CATALOGUE
 from linkseal.tunnels.model import LinkState
 from linkseal.tunnels.probe import ladder
@@ -43,6 +45,13 @@ def shut_out(here: Node, other: Node) -> None:
     key, allowed = next((key, ips.split()) for key, ips in peers if other.pod_cidr4 in ips)
     left = ",".join(prefix for prefix in allowed if prefix != other.pod_cidr4)
     here.run(f"wg set {SLOT} peer {key} allowed-ips {left}")
+
+
+def is_quiet(linkseal: Deployment, node: Node) -> bool:
+    """Whether an agent does nothing for a second."""
+    before = ask(linkseal.run_folder(node), {"do": "status"})["passes"]
+    time.sleep(1)
+    return bool(ask(linkseal.run_folder(node), {"do": "status"})["passes"] == before)
 
 
 def states(linkseal: Deployment, node: Node) -> dict[str, tuple[LinkState, str | None]]:
@@ -100,6 +109,7 @@ def test_a_proven_link_that_breaks_is_stale_soon_and_sealed_again_when_repaired(
         linkseal.start(a)
         linkseal.start(b, poll=3600)  # it answers probes, and does not see what is done to its device
         linkseal.wait_sealed()
+        linkseal.until(lambda: is_quiet(linkseal, b), "nothing more to do at b, which would find out")
         shut_out(b, a)
         linkseal.until(
             lambda: states(linkseal, a) == {b.name: (LinkState.STALE, codes.PREFIX_NOT_CARRIED)}, "stale", 90

@@ -7,11 +7,31 @@ from collections.abc import Mapping, Sequence
 from linkseal.tunnels import codes
 from linkseal.tunnels.findings import ActiveFindings
 from linkseal.tunnels.links import LinkBook
-from linkseal.tunnels.probe.outcomes import Diagnosis, Lost, Outcome, Proof
+from linkseal.tunnels.model import LinkKey
+from linkseal.tunnels.probe.outcomes import Diagnosis, Lost, Outcome, Proof, Target
 
 PROBE_CODES = frozenset(
     {codes.NO_HANDSHAKE, codes.NOTHING_CROSSES, codes.NOT_FORWARDED, codes.MTU_HOLE, codes.PREFIX_NOT_CARRIED}
 )
+
+
+class News:
+    """Which outcomes say something new: 1,000 links send a proof every 60 ms that only repeats the last one."""
+
+    def __init__(self) -> None:
+        self._last: dict[LinkKey, object] = {}
+
+    def brought_by(self, outcome: Outcome) -> bool:
+        """Whether this was not known; remembers it."""
+        said = (outcome.sizes, outcome.uses) if isinstance(outcome, Proof) else None
+        repeated = said is not None and self._last.get(outcome.key) == said
+        self._last[outcome.key] = said
+        return not repeated
+
+    def keep(self, targets: Mapping[LinkKey, Target]) -> None:
+        """Forget links that are gone or have no session: what is proven there later is new."""
+        for key in [key for key in self._last if key not in targets or not targets[key].handshake]:
+            del self._last[key]
 
 
 def take_outcomes(

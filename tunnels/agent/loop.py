@@ -21,11 +21,13 @@ from linkseal.keys.errors import DirectoryError, LinksealError
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent.control import ControlServer
 from linkseal.tunnels.agent.enrolment import Enrolment
+from linkseal.tunnels.agent.evidence import News
 from linkseal.tunnels.agent.paths import PathMeter
 from linkseal.tunnels.agent.prober import Picture, Prober, latest
 from linkseal.tunnels.agent.published import compare, published
 from linkseal.tunnels.agent.report import node_status
 from linkseal.tunnels.agent.requests import RequestDesk
+from linkseal.tunnels.agent.silence import Silence
 from linkseal.tunnels.agent.trouble import Alarms, Trouble
 from linkseal.tunnels.agent.worker import Job, Result, Worker, steady_now, unix_now
 from linkseal.tunnels.directory.base import Directory, DirectoryView
@@ -87,6 +89,7 @@ class Agent:
         self._look = True
         self._view: DirectoryView | None = None
         self._outcomes: list[Outcome] = []
+        self._news = News()
         self._path_mtus: dict[str, int] = {}
         self._polls = 0
         self._next = 0.0
@@ -118,6 +121,7 @@ class Agent:
         self._events.start(loop)
         self._spawn("watching the directory", self._watch_directory)
         self._spawn("measuring paths", self._paths.run)
+        self._spawn("asking for reports", Silence(self.worker, self._directory, self._in_worker).run)
         try:
             await self._trouble.guard("remembering requests", self._remember())
             while not self._stopping.is_set():
@@ -158,7 +162,8 @@ class Agent:
 
     def _on_outcome(self, outcome: Outcome) -> None:
         self._outcomes.append(outcome)
-        self._wake.set()
+        if self._news.brought_by(outcome):  # what is known already can wait for the next poll
+            self._wake.set()
 
     def _on_path(self, peer: str, mtu: int) -> None:
         self._path_mtus[peer] = mtu
@@ -265,6 +270,7 @@ class Agent:
         if done.picture is None:
             return
         self._paths.set_world(done.picture.world)
+        self._news.keep(done.picture.targets)
         if self._trouble.paused(PROBING):
             return
         try:

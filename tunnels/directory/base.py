@@ -64,6 +64,9 @@ class Directory(Protocol):
     async def statuses(self) -> Mapping[str, str]:
         """Return every node's report as published; a node without one is missing, an unreadable one is empty text."""
 
+    async def report(self, node: str) -> str | None:
+        """Return one node's report as published, None while there is none, empty text if it cannot be read."""
+
     async def withdraw(self, node: str) -> None:
         """Take away what the node published. Peers keep what they accepted until the node itself is removed."""
 

@@ -192,6 +192,12 @@ class FileDirectory:
         """Return every node's report as published; one that cannot be read is empty text."""
         return await asyncio.to_thread(self._statuses)
 
+    async def report(self, node: str) -> str | None:
+        """Return the report of `node` as published: None while there is none, empty text if it cannot be read."""
+        if not is_node_name(node):
+            raise DirectoryError(f"{node[:80]!r} is no node name")
+        return await asyncio.to_thread(self._status, node)
+
     async def close(self) -> None:
         """Stop watching."""
         self._watcher.close()
@@ -262,13 +268,15 @@ class FileDirectory:
     def _statuses(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for name in self._names([]):
-            try:
-                text = read(f"{self._root}/{NODES}/{name}/{STATUS}", MAX_REPORT, name)
-            except PeerError:
-                text = ""
-            if text is not None:
+            if (text := self._status(name)) is not None:
                 found[name] = text
         return found
+
+    def _status(self, name: str) -> str | None:
+        try:
+            return read(f"{self._root}/{NODES}/{name}/{STATUS}", MAX_REPORT, name)
+        except PeerError:
+            return ""
 
     def _matters(self, node: str, file: str) -> bool:
         if not node:

@@ -287,6 +287,16 @@ async def test_reports_are_given_as_published_and_wrong_ones_as_unknown(director
     assert found["n1"].status is None
 
 
+async def test_one_report_is_read_alone(directory: FileDirectory) -> None:
+    assert await directory.report("n1") is None
+    await directory.publish_status("n1", "said")
+    assert await directory.report("n1") == "said"
+    (directory.path / "nodes/n2/status.json").symlink_to(directory.path / "nodes/n1/status.json")
+    assert await directory.report("n2") == ""
+    with pytest.raises(DirectoryError, match="no node name"):
+        await directory.report("../n1")
+
+
 async def test_requests_reach_the_node_and_are_bounded(directory: FileDirectory) -> None:
     await asyncio.gather(*(directory.request("n1", Request(f"r{i}", "rotate", 0.0)) for i in range(MAX_REQUESTS)))
     assert len((await directory.view("n1")).requests) == MAX_REQUESTS  # none is lost by writing at once
