@@ -261,4 +261,11 @@ AGENT: Final = (
         "that was good stays in force.",
         "Correct the field that the message names.",
     ),
+    Finding(
+        "LS4014",
+        "warning",
+        "metrics are not served",
+        "The address for /metrics, /healthz and /readyz cannot be listened on; everything else goes on.",
+        "Choose another address under `metrics.listen` in the agent's file, or end what uses it.",
+    ),
 )

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from linkseal.tunnels.catalogue import DOCUMENTS, PROBES, Finding, Severity
+from linkseal.tunnels.catalogue_guard import GUARD, STAGES, VERIFY
 from linkseal.tunnels.catalogue_host import AGENT, HOST
 
 __all__ = ["CATALOGUE", "HOST_SUBJECT", "ActiveFinding", "ActiveFindings", "Finding", "LogLine", "Severity"]
 
-CATALOGUE: Final[Mapping[str, Finding]] = {entry.code: entry for entry in (*DOCUMENTS, *PROBES, *HOST, *AGENT)}
+_ALL: Final = (*DOCUMENTS, *PROBES, *HOST, *AGENT, *GUARD, *STAGES, *VERIFY)
+
+CATALOGUE: Final[Mapping[str, Finding]] = {entry.code: entry for entry in _ALL}
 """Code → finding, in the order of codes: behind status, check, explain, metrics and docs/findings.md."""
 
 HOST_SUBJECT: Final = ""
@@ -198,6 +201,9 @@ def markdown() -> str:
         ("Links", PROBES),
         ("Host", HOST),
         ("Agent and directory", AGENT),
+        ("Guard", GUARD),
+        ("Stages", STAGES),
+        ("Verify", VERIFY),
     ):
         parts.append(f"## {title}\n")
         parts.extend(_section(entry) for entry in entries)

@@ -13,16 +13,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from linkseal.keys.codes import MALFORMED, TOO_LARGE
 from linkseal.keys.errors import PeerError
-from linkseal.keys.values import MAX_NUMBER, NODE_PATTERN
 from linkseal.tunnels.findings import CATALOGUE, MAX_MESSAGE, MAX_SUBJECT, SEVERITY_ORDER, printable
 from linkseal.tunnels.model import LinkState, Scope, Stage
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError, with_config
-from pydantic.alias_generators import to_camel
+from linkseal.tunnels.statusparts import MAX_VERIFIED, AppliedStatus, GuardStatus, Verification
+from linkseal.tunnels.statustypes import (
+    EDGE,
+    Bytes,
+    Code,
+    Count,
+    Message,
+    Name,
+    Number,
+    Short,
+    Subject,
+    Time,
+)
+from pydantic import Field, TypeAdapter, ValidationError, with_config
 
 API_VERSION: Final = "linkseal.io/v1alpha1"
 KIND: Final = "NodeEncryption"
@@ -33,9 +43,6 @@ MAX_UNSEALED: Final = 50
 MAX_PAIRS: Final = 200
 MAX_FINDINGS: Final = 100
 MAX_REQUESTS: Final = 32
-
-_PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
-"""No control characters: another node's report must not move the cursor of whoever reads it."""
 
 WORST_FIRST: Final = (
     LinkState.REFUSED,
@@ -50,38 +57,11 @@ WORST_FIRST: Final = (
 _RANK: Final = {state: rank for rank, state in enumerate(WORST_FIRST)}
 
 
-def format_time(seconds: float) -> str:
-    """Return Unix seconds as RFC 3339 in UTC, whole seconds: `2026-11-02T10:00:00Z`."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def parse_time(text: object) -> float:
-    """Return RFC 3339 text as Unix seconds. Raises ValueError; a time without zone is refused."""
-    if not isinstance(text, str) or len(text) > 40:  # noqa: PLR2004 - nanoseconds and an offset are 35
-        raise ValueError("must be a time such as 2026-11-02T10:00:00Z")
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("must be a time with its zone, such as 2026-11-02T10:00:00Z")
-    return moment.timestamp()
-
-
-Time = Annotated[float, BeforeValidator(parse_time, json_schema_input_type=str), PlainSerializer(format_time)]
-Name = Annotated[str, Field(max_length=253, pattern=NODE_PATTERN)]
-Short = Annotated[str, Field(max_length=128, pattern=_PRINTABLE)]
-Subject = Annotated[str, Field(max_length=MAX_SUBJECT, pattern=_PRINTABLE)]
-Message = Annotated[str, Field(max_length=MAX_MESSAGE, pattern=_PRINTABLE)]
-Code = Annotated[str, Field(pattern=r"^LS[0-9]{4}$")]
-Count = Annotated[int, Field(ge=0, le=1_000_000)]
-Bytes = Annotated[int, Field(ge=0, le=2**64)]
-Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
-
-_EDGE: Final = ConfigDict(strict=True, extra="ignore", alias_generator=to_camel)
-
 RequestType = Literal["rotate", "abort", "verify"]
 RequestState = Literal["accepted", "running", "done", "failed", "refused"]
 
 
-@with_config(_EDGE)
+@with_config(EDGE)
 @dataclass(frozen=True, slots=True)
 class GenerationStatus:
     """One of the node's generations; `state` as in `linkseal.keys.generations`, `fingerprint` of its public key."""
@@ -92,7 +72,7 @@ class GenerationStatus:
     created_at: Time
 
 
-@with_config(_EDGE)
+@with_config(EDGE)
 @dataclass(frozen=True, slots=True)
 class LinkCounts:
     """The node's peers, counted by the state of the link that carries (or should carry) its traffic to them."""
@@ -106,7 +86,7 @@ class LinkCounts:
     absent: Count = 0
 
 
-@with_config(_EDGE)
+@with_config(EDGE)
 @dataclass(frozen=True, slots=True)
 class UnsealedPeer:
     """A peer to which this node's traffic is not sealed, and the finding that says why."""
@@ -116,7 +96,7 @@ class UnsealedPeer:
     code: Code | None = None
 
 
-@with_config(_EDGE)
+@with_config(EDGE)
 @dataclass(frozen=True, slots=True)
 class PairStatus:
     """One directed link: this node at generation `own` to `peer` at generation `remote`."""
@@ -139,7 +119,7 @@ class PairStatus:
     code: Code | None = None
 
 
-@with_config(_EDGE)
+@with_config(EDGE)
 @dataclass(frozen=True, slots=True)
 class FindingStatus:
     """A finding the node shows (catalogue: `linkseal.tunnels.findings`)."""
@@ -150,7 +130,7 @@ class FindingStatus:
     since: Time
 
 
-@with_config(_EDGE)
+@with_config(EDGE)
 @dataclass(frozen=True, slots=True)
 class RequestStatus:
     """What became of a request."""
@@ -160,7 +140,7 @@ class RequestStatus:
     message: Message = ""
 
 
-@with_config(_EDGE)
+@with_config(EDGE)
 @dataclass(frozen=True, slots=True)
 class Request:
     """What an operator or the controller asks of a node's agent."""
@@ -170,7 +150,7 @@ class Request:
     requested_at: Time
 
 
-@with_config(_EDGE)
+@with_config(EDGE)
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
     """`status` of a NodeEncryption object."""
@@ -194,9 +174,12 @@ class NodeStatus:
     pairs: Annotated[tuple[PairStatus, ...], Field(max_length=MAX_PAIRS)] = ()
     findings: Annotated[tuple[FindingStatus, ...], Field(max_length=MAX_FINDINGS)] = ()
     requests: Annotated[Mapping[Short, RequestStatus], Field(max_length=MAX_REQUESTS)] = field(default_factory=dict)
+    policy: AppliedStatus = field(default_factory=AppliedStatus)
+    guard: GuardStatus = field(default_factory=GuardStatus)
+    verified: Annotated[tuple[Verification, ...], Field(max_length=MAX_VERIFIED)] = ()
 
 
-@with_config(_EDGE)
+@with_config(EDGE)
 @dataclass(frozen=True, slots=True)
 class Requests:
     """`spec` of a NodeEncryption object."""
@@ -204,7 +187,7 @@ class Requests:
     requests: Annotated[tuple[Request, ...], Field(max_length=MAX_REQUESTS)] = ()
 
 
-@with_config(_EDGE)
+@with_config(EDGE)
 @dataclass(frozen=True, slots=True)
 class Metadata:
     """What we use of an object's metadata."""
@@ -212,7 +195,7 @@ class Metadata:
     name: Name
 
 
-@with_config(_EDGE)
+@with_config(EDGE)
 @dataclass(frozen=True, slots=True)
 class NodeEncryption:
     """The object. `status` None: its agent has not reported yet."""

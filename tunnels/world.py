@@ -46,6 +46,8 @@ class Peer:
     """Empty: no agent there, or refused: no tunnel."""
     endpoints: tuple[Endpoint, ...] = ()
     """Address and base port, in the order announced."""
+    stage: Stage | None = None
+    """How far this peer has gone, where it is not as far as the cluster (a pool goes first); None: as the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,17 @@ class World:
     endpoint_overrides: Mapping[str, Endpoint] = field(default_factory=dict)
     ipv6: bool = True
     """This host has IPv6; where it is switched off every IPv6 address, route and rule would be refused."""
+
+
+STAGES: Final = (Stage.OFF, Stage.PREPARE, Stage.PREFER, Stage.ENFORCE)
+"""In their order: traffic between two nodes goes by the lesser of theirs."""
+
+
+def stage_towards(world: World, peer: Peer) -> Stage:
+    """Return the stage of the traffic to and from one peer: the lesser of this node's and the peer's."""
+    if peer.stage is None:
+        return world.layout.stage
+    return min(world.layout.stage, peer.stage, key=STAGES.index)
 
 
 def endpoint_of(world: World, peer: Peer) -> Endpoint | None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from linkseal.keys import codes as key_codes
 from linkseal.tunnels import codes
 from linkseal.tunnels.catalogue import DOCUMENTS, PROBES
+from linkseal.tunnels.catalogue_guard import GUARD, STAGES, VERIFY
 from linkseal.tunnels.catalogue_host import AGENT, HOST
 from linkseal.tunnels.findings import (
     CATALOGUE,
@@ -44,7 +45,7 @@ def test_every_named_code_is_in_the_catalogue_and_the_other_way_round() -> None:
 
 
 def test_codes_are_unique_and_in_order() -> None:
-    assert [entry.code for entry in (*DOCUMENTS, *PROBES, *HOST, *AGENT)] == list(CATALOGUE)
+    assert [e.code for e in (*DOCUMENTS, *PROBES, *HOST, *AGENT, *GUARD, *STAGES, *VERIFY)] == list(CATALOGUE)
     assert list(CATALOGUE) == sorted(CATALOGUE)
 
 

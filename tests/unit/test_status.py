@@ -25,15 +25,14 @@ from linkseal.tunnels.status import (
     RequestStatus,
     UnsealedPeer,
     bounded,
-    format_time,
     parse_report,
     parse_requests,
-    parse_time,
     report_schema,
     requests_json,
     significant,
     to_json,
 )
+from linkseal.tunnels.statustypes import format_time, parse_time
 
 T = 1793613600.0  # 2026-11-02T10:00:00Z
 
@@ -89,6 +88,7 @@ def test_the_json_has_the_documented_shape_in_a_stable_order() -> None:
     assert list(data["status"]) == [
         *("observedAt", "stage", "scope", "protocol", "driver", "door", "version", "kernel", "mtu", "serial"),
         *("announcedSerial", "generations", "links", "unsealed", "pairs", "findings", "requests"),
+        *("policy", "guard", "verified"),
     ]
     assert data["status"]["observedAt"] == "2026-11-02T10:00:00Z"
     assert data["status"]["generations"] == [

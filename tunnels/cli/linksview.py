@@ -12,7 +12,8 @@ from linkseal.tunnels.cli.output import Cell, Paint, since, size
 from linkseal.tunnels.cli.statusview import STATE_TONES, verdict
 from linkseal.tunnels.cluster import DirectedPair, NodeSummary, pair_state
 from linkseal.tunnels.model import LinkState
-from linkseal.tunnels.status import API_VERSION, PairStatus, format_time
+from linkseal.tunnels.status import API_VERSION, PairStatus
+from linkseal.tunnels.statustypes import format_time
 
 
 @dataclass(frozen=True, slots=True)

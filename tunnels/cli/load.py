@@ -15,7 +15,8 @@ from linkseal.tunnels.cluster import ClusterStatus, cluster_status
 from linkseal.tunnels.directory.base import Directory, DirectoryView, reports
 from linkseal.tunnels.policy import Policy, parse_policy
 from linkseal.tunnels.register import NodeDocuments
-from linkseal.tunnels.status import NodeEncryption, format_time
+from linkseal.tunnels.status import NodeEncryption
+from linkseal.tunnels.statustypes import format_time
 
 MAX_NOTES: Final = 10
 """Files of the directory that cannot be read, said on stderr."""

@@ -13,7 +13,8 @@ from linkseal.tunnels.cluster import ClusterStatus, DirectedPair, NodeSummary
 from linkseal.tunnels.codes import AGENT_SILENT, NO_AGENT
 from linkseal.tunnels.findings import CATALOGUE
 from linkseal.tunnels.model import LinkState, Scope, Stage
-from linkseal.tunnels.status import API_VERSION, format_time
+from linkseal.tunnels.status import API_VERSION
+from linkseal.tunnels.statustypes import format_time
 
 MAX_PAIRS: Final = 20
 MAX_FINDINGS: Final = 20

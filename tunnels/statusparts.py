@@ -1,0 +1,98 @@
+"""Parts of a node's report about plaintext: what the guard does and counted, and what `verify` saw. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from linkseal.tunnels.statustypes import EDGE, Bytes, Count, Message, Name, Number, Short, Time
+from pydantic import Field, with_config
+
+MAX_FLOWS: Final = 50
+MAX_COUNTS: Final = 40
+MAX_VERIFIED: Final = 200
+
+GuardMode = Literal["none", "count", "drop"]
+"""There is none; it counts plaintext; it drops what concerns peers in stage enforce, and counts the rest."""
+
+Direction = Literal["out", "in"]
+
+Reason = Literal["unknown", "unproven", "bypass", "exempt", "optedOut"]
+"""Why a packet was plaintext: its peer has no agent or is refused; has no proven link; is sealed (and the packet passed
+the tunnel by); an exemption let it through; its peer is opted out."""
+
+Redirects = Literal["none", "covered", "open", "unknown"]
+"""Packets that eBPF or tc send past nftables: nobody does; our program stops them; they can pass; not known."""
+
+VerifyResult = Literal["proven", "leaked", "blind", "unreachable"]
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
+class PlaintextCount:
+    """Packets and bytes since the agent started, of one direction, reason and verdict."""
+
+    direction: Direction
+    reason: Reason
+    verdict: Literal["counted", "dropped"]
+    packets: Bytes
+    bytes: Bytes
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
+class PlaintextFlow:
+    """A flow outside the tunnels that the guard saw in the last ten minutes. `port` is the destination's, 0: none."""
+
+    peer: Name
+    direction: Direction
+    protocol: Short
+    port: Annotated[int, Field(ge=0, le=65535)]
+    packets: Bytes
+    bytes: Bytes
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
+class GuardStatus:
+    """The guard as this node found it in the kernel in its last look."""
+
+    mode: GuardMode = "none"
+    whole: bool = True
+    """Everything of it was there as planned."""
+    redirects: Redirects = "unknown"
+    broken_glass: Message | None = None
+    """Why break-glass is in force; None: it is not."""
+    counts: Annotated[tuple[PlaintextCount, ...], Field(max_length=MAX_COUNTS)] = ()
+    last_plaintext: Time | None = None
+    """When a packet was last seen outside the tunnels that no exemption lets through."""
+    flows: Annotated[tuple[PlaintextFlow, ...], Field(max_length=MAX_FLOWS)] = ()
+    masqueraded: Count | None = None
+    """Connections of this node that are masqueraded towards protected addresses and would be reset when their traffic
+    moves to the door or back; None: not counted."""
+    uncovered: Annotated[tuple[Message, ...], Field(max_length=20)] = ()
+    """What of this host is not covered at all: further NICs, other networks of pods, multicast."""
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
+class AppliedStatus:
+    """How far this node has applied the cluster's policy."""
+
+    serial: Number = 0
+    """Of the policy it acts by."""
+    applied: bool = False
+    """The kernel was found to be as that policy wants it, with nothing left to do."""
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The last verification of the traffic from this node to `peer`."""
+
+    peer: Name
+    result: VerifyResult
+    at: Time
+    message: Message = ""
+    ciphertext: Count = 0
+    """Tunnel packets seen on the underlay while the canary crossed."""
