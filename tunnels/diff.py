@@ -3,8 +3,9 @@
 The order is part of the value. What adds comes before what removes, and within each half what others stand on
 comes first:
 
-    interfaces, addresses, filters, devices and peers, map elements and chains, routes, rules, IPv6 caches
-    rules, routes, map elements and chains, prefixes of peers, peers, addresses, interfaces       (removals)
+    interfaces, addresses, filters, devices and peers, programs on the NICs, map elements and chains, routes, rules,
+    IPv6 caches
+    rules, routes, map elements and chains, prefixes of peers, peers, addresses, interfaces, programs    (removals)
 
 So a peer's new link exists before its element of the map moves, the element before its route, the route before the
 rule; and a prefix leaves a peer's AllowedIPs only when nothing points to it any more.
@@ -38,6 +39,7 @@ from linkseal.tunnels.model import (
     Step,
 )
 from linkseal.tunnels.nftables import diff_ruleset
+from linkseal.tunnels.redirect.diff import diff_redirect
 from linkseal.wireguard.diff import diff_device
 from linkseal.wireguard.model import DeviceState, RemovePeer, SetPeer, WireguardStep
 
@@ -46,12 +48,14 @@ def diff(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     """Return ordered steps; none when nothing differs."""
     devices = list(_devices(desired, observed))
     early, late = diff_ruleset(desired.nft, observed.nft)
+    redirect = diff_redirect(desired.redirect, observed.redirect, observed.interfaces.keys())
     misfits = _misfits(desired, observed)
     return (
         *_interfaces(desired, observed),
         *(AddAddress(address) for address in sorted(desired.addresses - observed.addresses) if address not in misfits),
         *_underlay_filters(desired, observed),
         *(step for step in devices if not _takes_away(step)),
+        *redirect.early,
         *(() if early is None else (early,)),
         *_new_routes(desired, observed),
         *(AddRule(rule) for rule in sorted(desired.rules - observed.rules, key=_rule_order)),
@@ -63,6 +67,7 @@ def diff(desired: Desired, observed: Observed) -> tuple[Step, ...]:
         *_old_addresses(desired, observed),
         *(AddAddress(address) for address in sorted(misfits)),
         *_old_interfaces(desired, observed),
+        *redirect.late,
     )
 
 

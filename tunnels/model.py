@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Final, Literal, NamedTuple
 
 from linkseal.keys.values import Prefix, PublicKey
+from linkseal.tunnels.redirect.model import RedirectSpec, RedirectState, RedirectStep
 from linkseal.wireguard.model import DeviceSpec, DeviceState, WireguardStep
 
 Family = Literal[4, 6]
@@ -139,6 +140,8 @@ class Desired:
     """None: this stage or this kernel has no door and no nftables of ours."""
     underlay_rp_filter: Mapping[str, int] = field(default_factory=dict)
     """Foreign interfaces whose reverse path filter must be loose; what they had is put back by cleanup."""
+    redirect: RedirectSpec | None = None
+    """What programs on the NICs drop of packets that pass nftables by; None: no program of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,8 @@ class Observed:
     routes: Mapping[tuple[int, Prefix], Route] = field(default_factory=dict)
     rules: frozenset[Rule] = frozenset()
     nft: Ruleset | None = None
+    redirect: RedirectState | None = None
+    """None: could not be looked at."""
 
 
 # --- steps ---------------------------------------------------------------------------------------------------------
@@ -277,6 +282,7 @@ Step = (
     | LookAgain
     | NftTransaction
     | SetRpFilter
+    | RedirectStep
     | WireguardStep
 )
 

@@ -37,6 +37,7 @@ from linkseal.tunnels.model import (
     family_of,
 )
 from linkseal.tunnels.nftables import clamp_chain, door_chain, probe_chains
+from linkseal.tunnels.redirect.plan import plan_redirect
 from linkseal.tunnels.world import Me, Peer, PeerLinks, World, device_mtu, endpoint_of, host_prefix, link_mtu
 from linkseal.wireguard.model import DeviceSpec, Endpoint, PeerSpec
 
@@ -67,6 +68,11 @@ def plan(world: World) -> Desired:
         rules=frozenset(_rules(ground)),
         nft=_ruleset(ground, views),
         underlay_rp_filter=_underlay_rp_filter(world),
+        redirect=plan_redirect(
+            world,
+            {view.peer.name: view.protected for view in views},
+            protected(world.layout.scope, world.me.addresses, world.me.prefixes),
+        ),
     )
 
 

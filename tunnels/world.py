@@ -110,6 +110,11 @@ class World:
     endpoint_overrides: Mapping[str, Endpoint] = field(default_factory=dict)
     ipv6: bool = True
     """This host has IPv6; where it is switched off every IPv6 address, route and rule would be refused."""
+    redirect: bool = False
+    """The kernel can have the program that stops redirected packets; `no_redirect` says why not."""
+    no_redirect: str = ""
+    own_addresses: frozenset[str] = frozenset()
+    """What is on the underlay NIC now, granted or not: the tunnels' own packets may come from there."""
 
 
 STAGES: Final = (Stage.OFF, Stage.PREPARE, Stage.PREFER, Stage.ENFORCE)

@@ -48,6 +48,11 @@ def underlay_of(observed: Observed, chosen: str | None, addresses: Iterable[str]
     return Underlay(state.name, state.mtu, families, state.rp_filter, observed.rp_filter_all)
 
 
+def addresses_on(observed: Observed, interface: str) -> frozenset[str]:
+    """Every address of one interface of this host."""
+    return frozenset(address for address, name in observed.host_addresses.items() if name == interface)
+
+
 def me_of(grant: Grant, keys: tuple[KeyOfGeneration, ...], *, reachable: bool) -> Me:
     """This node, as its grant says."""
     return Me(grant.node, grant.index, grant.addresses, grant.prefixes, keys, reachable)
