@@ -1,4 +1,4 @@
-"""What the program on the NIC must do in every kernel: run by tests/unit/redirect here and by tests/kernel in the lab's.
+"""What the program on the NIC must do in every kernel: by tests/unit/redirect here, by tests/kernel in the lab's.
 
 Each is a function of `make`, which gives a `Redirector`, in the namespace of `host_with_pod`.
 """

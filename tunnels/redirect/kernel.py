@@ -264,7 +264,7 @@ class Redirector:
 
 
 def _foreign(one: Standing, *, first: bool) -> Foreign:
-    what = one.name or (one.kind if one.kind != "bpf" else f"program {one.program}")
+    what = one.name or (f"program {one.program}" if one.program else one.kind)
     return Foreign(one.hook.device, one.place, one.hook.way, what, first)
 
 
