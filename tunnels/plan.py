@@ -43,6 +43,7 @@ from linkseal.tunnels.model import (
     family_of,
 )
 from linkseal.tunnels.nftables import clamp_chain, door_chain, probe_chains
+from linkseal.tunnels.redirect.plan import plan_redirect
 from linkseal.tunnels.world import (
     Me,
     Peer,
@@ -95,6 +96,11 @@ def plan(world: World) -> Desired:
         nft=_ruleset(ground, views),
         underlay_rp_filter=_underlay_rp_filter(world),
         guard=guard_of(world),
+        redirect=plan_redirect(
+            world,
+            {view.peer.name: view.protected for view in views},
+            protected(world.layout.scope, world.me.addresses, world.me.prefixes),
+        ),
     )
 
 

@@ -57,6 +57,11 @@ def nics_of(observed: Observed, addresses: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found - {"", *OURS}))
 
 
+def addresses_on(observed: Observed, interface: str) -> frozenset[str]:
+    """Every address of one interface of this host."""
+    return frozenset(address for address, name in observed.host_addresses.items() if name == interface)
+
+
 def me_of(grant: Grant, keys: tuple[KeyOfGeneration, ...], *, reachable: bool) -> Me:
     """This node, as its grant says."""
     return Me(grant.node, grant.index, grant.addresses, grant.prefixes, keys, reachable)

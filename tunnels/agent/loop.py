@@ -44,7 +44,7 @@ _T = TypeVar("_T")
 
 DEBOUNCE: Final = 0.03
 """Seconds: one change of the kernel comes as several events."""
-POLLED: Final = frozenset({Aspect.WIREGUARD, Aspect.LINKS})
+POLLED: Final = frozenset({Aspect.WIREGUARD, Aspect.LINKS, Aspect.REDIRECT})
 """What has no events: WireGuard's configuration, and accept_local and rp_filter of interfaces when set by netlink.
 Reading 120 interfaces takes 25 ms: 0.25 % of a core at a poll every 10 s."""
 FULL_LOOK_EVERY: Final = 6

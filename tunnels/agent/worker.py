@@ -22,6 +22,7 @@ from linkseal.tunnels.agent.adoption import adopt
 from linkseal.tunnels.agent.clock import steady_now, unix_now, utc
 from linkseal.tunnels.agent.evidence import take_outcomes
 from linkseal.tunnels.agent.facts import (
+    addresses_on,
     endpoints_to_announce,
     layout_of,
     me_of,
@@ -231,6 +232,9 @@ class Worker:
             nics=nics_of(self.observed, grant.addresses),
             exemptions=tuple(one for one in policy.exemptions if one.is_open(now)),
             broken_glass=False,
+            redirect=self.features.redirect,
+            no_redirect=self.features.no_redirect,
+            own_addresses=addresses_on(self.observed, underlay.interface),
         )
         self.book.proof_lasts = max(PROOF_LASTS, 3.0 * policy.probe.interval + 60.0)
         self.book.leaving = self.keyring.withdrawing()
