@@ -57,6 +57,7 @@ def node_status(worker: Worker, requests: Mapping[str, RequestStatus], published
         pairs=tuple(_pair(worker, record, now) for _, record in sorted(worker.book.records.items()))[:MAX_PAIRS],
         findings=tuple(FindingStatus(f.code, f.subject, f.message, f.since) for f in shown)[:MAX_PAIRS],
         requests=dict(requests),
+        policy=worker.applied,
     )
 
 

@@ -19,6 +19,7 @@ from linkseal.keys.grant import Grant
 from linkseal.tunnels import codes
 from linkseal.tunnels.addressing import slot_name
 from linkseal.tunnels.agent.adoption import adopt
+from linkseal.tunnels.agent.applied import applied
 from linkseal.tunnels.agent.clock import steady_now, unix_now, utc
 from linkseal.tunnels.agent.evidence import take_outcomes
 from linkseal.tunnels.agent.facts import endpoints_to_announce, layout_of, me_of, overrides_of, peers_of, underlay_of
@@ -40,6 +41,7 @@ from linkseal.tunnels.plan import plan
 from linkseal.tunnels.probe.outcomes import Outcome, Target
 from linkseal.tunnels.render import render_steps
 from linkseal.tunnels.settings import AgentSettings
+from linkseal.tunnels.statusparts import AppliedStatus
 from linkseal.tunnels.world import Underlay, World, endpoint_of
 from linkseal.wireguard.model import ConfigureDevice, PeerSpec, ReprovokePeer, SetPeer
 
@@ -124,6 +126,7 @@ class Worker:
         self.ahead = 0.0
         """Seconds the wall clock is ahead of the book's, which never jumps."""
         self._saved_underlay: Underlay | None = None
+        self.applied = AppliedStatus()
         self.unfit: frozenset[str] | None = frozenset()
         """Peers whose traffic may not take the way it should, because the kernel refused a step; None: every peer."""
 
@@ -144,6 +147,7 @@ class Worker:
         self._ensure_generation(job)
         world = self._world(job, steady)
         if world is None:
+            self.applied = AppliedStatus(self.knowledge.policy_serial)
             return Result(wake_in=5.0)
         self.book.observe(self.observed.devices, steady, down=self._down(), wall=job.now)
         take_outcomes(self.book, self.findings, job.outcomes, job.path_mtus, job.now, steady)
@@ -155,6 +159,7 @@ class Worker:
         failures = self._apply(steps, job.now, steady)
         self._settle_moves(moves, failures)
         self.unfit = unfit(failures, world)
+        self.applied = applied(self.applied, self.knowledge.policy_serial, done=not due, failed=bool(failures))
         if steps and settled:
             self._tell_drift(diff(before, seen), failures, job.now)
         self._note(world, job.now, steady)

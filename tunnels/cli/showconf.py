@@ -8,12 +8,13 @@ import click
 from linkseal.keys.ca import Trust
 from linkseal.keys.errors import ConfigError
 from linkseal.tunnels.agent.facts import layout_of, me_of, peers_of
+from linkseal.tunnels.cli.load import policy_of
 from linkseal.tunnels.cli.options import Command, pass_session
 from linkseal.tunnels.cli.output import emit, note
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.model import KeyOfGeneration, family_of
 from linkseal.tunnels.plan import pair_links, plan
-from linkseal.tunnels.policy import Policy, parse_policy
+from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.register import Register
 from linkseal.tunnels.world import PeerLinks, Underlay, World
 from linkseal.wireguard.quick import export
@@ -38,7 +39,7 @@ def showconf(session: Session, node: str, form: str) -> None:
     """
     del form
     view = session.with_directory(lambda directory: directory.view(""))
-    policy = parse_policy(view.policy, "the cluster's policy")
+    policy = policy_of(view)
     register, findings, _ = Register(node).refresh(view.snapshot, Trust.from_pem(view.ca_bundle), datetime.now(UTC))
     for finding in (*view.findings, *findings):
         note(f"warning: {finding.code}: {finding.message}")
