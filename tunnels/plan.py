@@ -37,7 +37,17 @@ from linkseal.tunnels.model import (
     family_of,
 )
 from linkseal.tunnels.nftables import clamp_chain, door_chain, probe_chains
-from linkseal.tunnels.world import Me, Peer, PeerLinks, World, device_mtu, endpoint_of, host_prefix, link_mtu
+from linkseal.tunnels.world import (
+    Me,
+    Peer,
+    PeerLinks,
+    World,
+    device_mtu,
+    endpoint_of,
+    host_prefix,
+    link_mtu,
+    stage_towards,
+)
 from linkseal.wireguard.model import DeviceSpec, Endpoint, PeerSpec
 
 MAIN_TABLE = 254
@@ -176,7 +186,7 @@ def _view(ground: _Ground, peer: Peer) -> _View:
 
 
 def _carries(world: World, peer: Peer, links: PeerLinks) -> bool:
-    if world.layout.stage is Stage.PREPARE:
+    if stage_towards(world, peer) in (Stage.OFF, Stage.PREPARE):
         return False
     overlay = world.layout.scope is Scope.OVERLAY and bool(peer.generations)
     return overlay or links.current is not None or links.entered

@@ -1,4 +1,4 @@
-"""A second reader of announcements, grants and policies, written from their description alone: it imports nothing of linkseal.
+"""A second reader of all signed documents, written from their description alone: it imports nothing of linkseal.
 
 It answers one question: may a receiver accept this? It is slow and plain on purpose.
 """

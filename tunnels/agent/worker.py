@@ -218,9 +218,9 @@ class Worker:
         me = me_of(grant, self.keyring.own_keys(), reachable=reachable)
         world = World(
             me,
-            layout_of(policy, opted_out=grant.opted_out),
+            layout_of(policy, opted_out=grant.opted_out, node=me.name),
             underlay,
-            self.book.retain(peers_of(register.peers, me.name)),
+            self.book.retain(peers_of(register.peers, me.name, policy)),
             {},
             self.door,
             overrides_of(self.settings.peer_endpoints, policy.wireguard.port),

@@ -57,7 +57,7 @@ def world_of(register: Register, node: str, policy: Policy) -> World:
         raise ConfigError(f"{node} has announced nothing yet: start its agent, and look at `linkseal status {node}`")
     keys = tuple(KeyOfGeneration(g.number, g.public_key) for g in said.generations if g.protocol == "wireguard")
     me = me_of(own.grant, keys, reachable=bool(said.endpoints))
-    peers = peers_of(register.peers, node)
+    peers = peers_of(register.peers, node, policy)
     links = {
         name: PeerLinks(set_endpoint=frozenset((ours.number, theirs.number) for ours, theirs in pair_links(me, peer)))
         for name, peer in peers.items()

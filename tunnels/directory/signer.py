@@ -64,10 +64,11 @@ class FileSigner:
         self._uid = ""
         self._watcher = Watcher(path, lambda node, file: bool(node) and file == REQUEST)
 
-    def prepare(self) -> str:
+    def prepare(self, spec: Mapping[str, Any] | None = None, *, above: int = 0) -> str:
         """Make the directory or bring its cluster.json up to date; return the cluster's UID.
 
-        An existing UID stays: nodes keep to it. Raises DirectoryError if the inventory names another.
+        An existing UID stays: nodes keep to it. `spec`: the policy to sign, else the inventory's as it stands. `above`
+        as in `publish`. Raises DirectoryError if the inventory names another UID.
         """
         try:
             (self.path / NODES).mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ class FileSigner:
             )
         write(self.path / CA_BUNDLE, self._authority.certificate_pem())
         self._uid = uid
-        self.publish(self.inventory.spec, datetime.now(UTC))
+        self.publish(self.inventory.spec if spec is None else spec, datetime.now(UTC), above=above)
         return uid
 
     def policy(self) -> PolicyDocument | None:
