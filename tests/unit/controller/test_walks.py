@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -128,12 +127,12 @@ def test_a_directory_that_was_rolled_back_is_overtaken(site: Site) -> None:
 def test_a_policy_that_says_the_same_is_not_signed_again(site: Site) -> None:
     site.controller().sign()
     before = (site.path / "d/cluster.json").read_text()
-    saved = os.stat(site.path / "ca/stage.json").st_mtime_ns
+    saved = (site.path / "ca/stage.json").stat().st_mtime_ns
     again = site.controller()
     for _ in range(3):
         again.sign()
     assert (site.path / "d/cluster.json").read_text() == before
-    assert os.stat(site.path / "ca/stage.json").st_mtime_ns == saved
+    assert (site.path / "ca/stage.json").stat().st_mtime_ns == saved
 
 
 def test_scope_changes_while_off_only(site: Site, caplog: pytest.LogCaptureFixture) -> None:

@@ -101,27 +101,29 @@ def running(site: Site) -> Iterator[FileController]:
     controller = site.controller()
     controller.sign()
     site.report()
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
     ending = threading.Event()
+
+    async def work() -> None:
+        stop = asyncio.Event()
+        serving = asyncio.ensure_future(controller.run(stop))
+        await asyncio.to_thread(ending.wait)
+        stop.set()
+        await serving
 
     def follow() -> None:
         while not ending.wait(0.05):
             site.report()
 
-    threads = [threading.Thread(target=lambda: loop.run_until_complete(controller.run(stop)))]
-    threads.append(threading.Thread(target=follow))
+    threads = [threading.Thread(target=lambda: asyncio.run(work())), threading.Thread(target=follow)]
     for thread in threads:
         thread.start()
     try:
         until((site.path / "ca/controller.sock").exists)
         yield controller
     finally:
-        loop.call_soon_threadsafe(stop.set)
         ending.set()
         for thread in threads:
             thread.join()
-        loop.close()
 
 
 def until(condition: Callable[[], bool], patience: float = 30.0) -> None:
