@@ -161,6 +161,8 @@ class Observed:
     routes: Mapping[tuple[int, Prefix], Route] = field(default_factory=dict)
     rules: frozenset[Rule] = frozenset()
     nft: Ruleset | None = None
+    main_routes: frozenset[tuple[Prefix, str]] = frozenset()
+    """Everybody's IPv4 routes in the main table: prefix and interface."""
 
 
 # --- steps ---------------------------------------------------------------------------------------------------------

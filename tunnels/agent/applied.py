@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from linkseal.tunnels.codes import STAGE_NOT_APPLIED
+from linkseal.tunnels.findings import HOST_SUBJECT
+from linkseal.tunnels.model import Stage
 from linkseal.tunnels.statusparts import AppliedStatus
 
 
@@ -14,3 +17,10 @@ def applied(before: AppliedStatus, serial: int, *, done: bool, failed: bool) -> 
     if failed:
         return AppliedStatus(serial)
     return AppliedStatus(serial, done or (before.applied and before.serial == serial))
+
+
+def not_applied(status: AppliedStatus, stage: Stage) -> dict[tuple[str, str], str]:
+    """Return the finding (code, subject) → message while a policy is accepted and not applied."""
+    if status.applied:
+        return {}
+    return {(STAGE_NOT_APPLIED, HOST_SUBJECT): f"stage {stage.value} of the policy with serial {status.serial}"}

@@ -17,7 +17,7 @@ from linkseal.keys.values import Prefix
 from linkseal.tunnels.host.addresses import Addresses
 from linkseal.tunnels.host.links import Links, open_route
 from linkseal.tunnels.host.nft import Nft
-from linkseal.tunnels.host.routes import apply_routes, read_routes
+from linkseal.tunnels.host.routes import apply_routes, read_main, read_routes
 from linkseal.tunnels.host.sysctls import forwarded
 from linkseal.tunnels.model import (
     AddAddress,
@@ -130,6 +130,7 @@ class Host:
             routes=self._read_routes() if Aspect.ROUTES in aspects else before.routes,
             rules=self._addresses.read_rules() if Aspect.RULES in aspects else before.rules,
             nft=self._nft.read() if Aspect.NFT in aspects else before.nft,
+            main_routes=read_main(self._sock) if Aspect.ROUTES in aspects else before.main_routes,
         )
 
     def _read_routes(self) -> dict[tuple[int, Prefix], Route]:
