@@ -50,8 +50,8 @@ HOST: Final = (
         "a reverse path filter was loosened",
         "The underlay's interface, or another by which peers are reached without Linkseal, had a strict rp_filter: it "
         "drops what arrives there once this host sends into the tunnel. It was set to loose (2).",
-        "Nothing. Stage off and `linkseal agent cleanup` put it back. To be rid of this, set net.ipv4.conf.*.rp_filter=2 "
-        "yourself.",
+        "Nothing. Stage off and `linkseal agent cleanup` put it back. To be rid of this, set "
+        "net.ipv4.conf.*.rp_filter=2 yourself.",
     ),
     Finding(
         "LS3007",
