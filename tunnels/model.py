@@ -177,6 +177,8 @@ class Observed:
     guard: Guard | None = None
     redirect: RedirectState | None = None
     """None: could not be looked at."""
+    main_routes: frozenset[tuple[Prefix, str]] = frozenset()
+    """Everybody's IPv4 routes in the main table: prefix and interface."""
 
 
 # --- steps ---------------------------------------------------------------------------------------------------------

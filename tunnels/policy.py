@@ -15,6 +15,7 @@ from linkseal.tunnels.guard.exemption import Exemption
 from linkseal.tunnels.guard.policy import MAX_EXEMPTIONS, ExemptionSpec, GuardPolicy, GuardSpec, guard_collisions
 from linkseal.tunnels.model import Scope, Stage
 from linkseal.tunnels.validation import Edge, parse_network, refuse, validate
+from linkseal.tunnels.world import STAGES
 from pydantic import AfterValidator, Field, field_validator
 
 SLOT_PORTS: Final = 4
@@ -68,17 +69,31 @@ class ProbePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """Nodes that go before the others, and how far they have gone (never less far)."""
+
+    stage: Stage
+    nodes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the cluster decides for all nodes."""
 
     protocol: Literal["wireguard"] = "wireguard"
     scope: Scope = Scope.OVERLAY
     stage: Stage = Stage.OFF
+    """Where nodes outside the pool are."""
+    pool: Pool | None = None
     wireguard: WireguardPolicy = field(default_factory=WireguardPolicy)
     routing: RoutingPolicy = field(default_factory=RoutingPolicy)
     probe: ProbePolicy = field(default_factory=ProbePolicy)
     guard: GuardPolicy = field(default_factory=GuardPolicy)
     exemptions: tuple[Exemption, ...] = ()
+
+    def stage_of(self, node: str) -> Stage:
+        """Return how far a node has gone; traffic between two goes by the lesser of theirs."""
+        return self.pool.stage if self.pool is not None and node in self.pool.nodes else self.stage
 
 
 def parse_policy(spec: Mapping[str, Any], source: str = "cluster policy") -> Policy:
@@ -162,12 +177,24 @@ def _probe_prefix(text: str, family: int, longest: int) -> str:
     return str(network)
 
 
+StageName = Literal["off", "prepare", "prefer", "enforce"]
+
+
+class PoolSpec(Edge):
+    """`spec.pool`: written by the controller into the policy that it signs."""
+
+    stage: StageName
+    nodes: list[str] = Field(min_length=1)
+
+
 class PolicySpec(Edge):
     """`spec` of a ClusterEncryption object."""
 
     protocol: Literal["wireguard", "ipsec"] = "wireguard"
     scope: Literal["overlay", "transparent"] = "overlay"
-    stage: Literal["off", "prepare", "prefer", "enforce"] = "off"
+    stage: StageName = "off"
+    lower_to: StageName | None = None
+    pool: PoolSpec | None = None
     wireguard: WireguardSpec = Field(default_factory=WireguardSpec)
     routing: RoutingSpec = Field(default_factory=RoutingSpec)
     probe: ProbeSpec = Field(default_factory=ProbeSpec)
@@ -188,6 +215,7 @@ class PolicySpec(Edge):
             protocol="wireguard",
             scope=Scope(self.scope),
             stage=Stage(self.stage),
+            pool=None if self.pool is None else Pool(Stage(self.pool.stage), frozenset(self.pool.nodes)),
             wireguard=WireguardPolicy(self.wireguard.port, self.wireguard.mtu, self.wireguard.keepalive),
             routing=RoutingPolicy(
                 self.routing.table,
@@ -203,6 +231,8 @@ class PolicySpec(Edge):
 
 def _collisions(policy: Policy) -> Iterator[str]:
     """Yield what is right by itself and wrong together."""
+    if policy.pool is not None and STAGES.index(policy.pool.stage) < STAGES.index(policy.stage):
+        yield f"pool.stage: {policy.pool.stage.value} is behind the others' stage {policy.stage.value}"
     first, probe, routing = policy.wireguard.port, policy.probe.port, policy.routing
     if first <= probe < first + SLOT_PORTS:
         last = first + SLOT_PORTS - 1

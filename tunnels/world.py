@@ -127,6 +127,8 @@ class World:
     no_redirect: str = ""
     own_addresses: frozenset[str] = frozenset()
     """What is on the underlay NIC now, granted or not: the tunnels' own packets may come from there."""
+    ways: Mapping[str, int] = field(default_factory=dict)
+    """Foreign interfaces by which the main table reaches what peers own, with the reverse path filter of each."""
 
 
 STAGES: Final = (Stage.OFF, Stage.PREPARE, Stage.PREFER, Stage.ENFORCE)

@@ -61,8 +61,8 @@ class Deployment:
 
     # --- operator -------------------------------------------------------------------------------------------------
 
-    def signer(self) -> FileSigner:
-        """The controller's part, with the inventory as it is now."""
+    def inventory(self) -> dict[str, Any]:
+        """What the operator wrote, as it is now."""
         entries = [
             {
                 "name": node.name,
@@ -73,8 +73,11 @@ class Deployment:
             }
             for node in self.members
         ]
-        inventory = {"apiVersion": "linkseal.io/v1alpha1", "kind": "Inventory", "spec": self.spec, "nodes": entries}
-        signer = FileSigner(self.directory, self.authority, parse_inventory(inventory, "test"))
+        return {"apiVersion": "linkseal.io/v1alpha1", "kind": "Inventory", "spec": self.spec, "nodes": entries}
+
+    def signer(self) -> FileSigner:
+        """The controller's part, with the inventory as it is now."""
+        signer = FileSigner(self.directory, self.authority, parse_inventory(self.inventory(), "test"))
         signer.prepare()
         return signer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from linkseal.keys.announcement import AnnouncedEndpoint
 from linkseal.keys.grant import Grant
@@ -15,11 +16,11 @@ from linkseal.tunnels.world import Layout, Me, Peer, Underlay
 from linkseal.wireguard.model import Endpoint
 
 
-def layout_of(policy: Policy, *, opted_out: bool) -> Layout:
-    """The cluster-wide numbers `plan` needs; a node that is opted out does as in stage `off`."""
+def layout_of(policy: Policy, *, opted_out: bool, node: str = "") -> Layout:
+    """The numbers `plan` needs on `node`; a node that is opted out does as in stage `off`."""
     return Layout(
         scope=policy.scope,
-        stage=Stage.OFF if opted_out else policy.stage,
+        stage=Stage.OFF if opted_out else policy.stage_of(node),
         port=policy.wireguard.port,
         mtu=policy.wireguard.mtu,
         keepalive=policy.wireguard.keepalive,
@@ -82,9 +83,17 @@ def overrides_of(peer_endpoints: Mapping[str, EndpointSetting], port: int) -> di
     return {name: Endpoint(entry.address, entry.port or port) for name, entry in peer_endpoints.items()}
 
 
-def peers_of(accepted: Mapping[str, Accepted], own: str) -> dict[str, Peer]:
-    """Every other node that has a grant and has not opted out, as `plan` sees it."""
-    return {name: _peer(entry) for name, entry in accepted.items() if name != own and not entry.grant.opted_out}
+def peers_of(accepted: Mapping[str, Accepted], own: str, policy: Policy | None = None) -> dict[str, Peer]:
+    """Every other node that has a grant and has not opted out, as `plan` sees it.
+
+    Where a pool goes first, those outside it that are still off have nothing to make a link with.
+    """
+    pool = None if policy is None else policy.pool
+    peers = {name: _peer(entry) for name, entry in accepted.items() if name != own and not entry.grant.opted_out}
+    if policy is None or pool is None:
+        return peers
+    staged = ((name, peer, policy.stage_of(name)) for name, peer in peers.items())
+    return {name: replace(peer, stage=stage) for name, peer, stage in staged if stage is not Stage.OFF}
 
 
 def _peer(accepted: Accepted) -> Peer:

@@ -20,7 +20,7 @@ from linkseal.tunnels.host.addresses import Addresses
 from linkseal.tunnels.host.guard import GuardTables
 from linkseal.tunnels.host.links import Links, open_route
 from linkseal.tunnels.host.nft import Nft
-from linkseal.tunnels.host.routes import apply_routes, read_routes
+from linkseal.tunnels.host.routes import apply_routes, read_main, read_routes
 from linkseal.tunnels.host.sysctls import forwarded
 from linkseal.tunnels.model import (
     AddAddress,
@@ -157,6 +157,7 @@ class Host:
             nft=self._nft.read() if Aspect.NFT in aspects else before.nft,
             guard=self.guard.read() if Aspect.GUARD in aspects else before.guard,
             redirect=self._redirects() if Aspect.REDIRECT in aspects else before.redirect,
+            main_routes=read_main(self._sock) if Aspect.ROUTES in aspects else before.main_routes,
         )
 
     def _redirects(self) -> RedirectState | None:
