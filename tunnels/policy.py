@@ -11,8 +11,11 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Final, Literal
 
 from linkseal.tunnels.addressing import ProbeRange
+from linkseal.tunnels.guard.exemption import Exemption
+from linkseal.tunnels.guard.policy import MAX_EXEMPTIONS, ExemptionSpec, GuardPolicy, GuardSpec, guard_collisions
 from linkseal.tunnels.model import Scope, Stage
 from linkseal.tunnels.validation import Edge, parse_network, refuse, validate
+from linkseal.tunnels.world import STAGES
 from pydantic import AfterValidator, Field, field_validator
 
 SLOT_PORTS: Final = 4
@@ -45,7 +48,8 @@ class WireguardPolicy:
 class RoutingPolicy:
     """Where our routes are and which packets pass them by.
 
-    `rule_priority` is the rule that sends marked packets to the main table, the next one sends the rest to `table`.
+    `rule_priority` is the rule that sends marked packets to the main table, the next one sends the rest to `table`, and
+    the one after that what finds no route there to the floors, in the table after it.
     """
 
     table: int = 51820
@@ -65,15 +69,31 @@ class ProbePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """Nodes that go before the others, and how far they have gone (never less far)."""
+
+    stage: Stage
+    nodes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the cluster decides for all nodes."""
 
     protocol: Literal["wireguard"] = "wireguard"
     scope: Scope = Scope.OVERLAY
     stage: Stage = Stage.OFF
+    """Where nodes outside the pool are."""
+    pool: Pool | None = None
     wireguard: WireguardPolicy = field(default_factory=WireguardPolicy)
     routing: RoutingPolicy = field(default_factory=RoutingPolicy)
     probe: ProbePolicy = field(default_factory=ProbePolicy)
+    guard: GuardPolicy = field(default_factory=GuardPolicy)
+    exemptions: tuple[Exemption, ...] = ()
+
+    def stage_of(self, node: str) -> Stage:
+        """Return how far a node has gone; traffic between two goes by the lesser of theirs."""
+        return self.pool.stage if self.pool is not None and node in self.pool.nodes else self.stage
 
 
 def parse_policy(spec: Mapping[str, Any], source: str = "cluster policy") -> Policy:
@@ -121,8 +141,8 @@ class WireguardSpec(Edge):
 class RoutingSpec(Edge):
     """`spec.routing`."""
 
-    table: int = Field(default=51820, ge=1, le=(1 << 32) - 1)
-    rule_priority: int = Field(default=100, ge=1, le=MAIN_RULE - 2)
+    table: int = Field(default=51820, ge=1, le=(1 << 32) - 2)
+    rule_priority: int = Field(default=100, ge=1, le=MAIN_RULE - 4)
     fwmark: Mark = "0x4c530c00"
     fwmark_mask: Mark = "0xffffffff"
 
@@ -157,28 +177,35 @@ def _probe_prefix(text: str, family: int, longest: int) -> str:
     return str(network)
 
 
+StageName = Literal["off", "prepare", "prefer", "enforce"]
+
+
+class PoolSpec(Edge):
+    """`spec.pool`: written by the controller into the policy that it signs."""
+
+    stage: StageName
+    nodes: list[str] = Field(min_length=1)
+
+
 class PolicySpec(Edge):
     """`spec` of a ClusterEncryption object."""
 
     protocol: Literal["wireguard", "ipsec"] = "wireguard"
     scope: Literal["overlay", "transparent"] = "overlay"
-    stage: Literal["off", "prepare", "prefer", "enforce"] = "off"
+    stage: StageName = "off"
+    lower_to: StageName | None = None
+    pool: PoolSpec | None = None
     wireguard: WireguardSpec = Field(default_factory=WireguardSpec)
     routing: RoutingSpec = Field(default_factory=RoutingSpec)
     probe: ProbeSpec = Field(default_factory=ProbeSpec)
+    guard: GuardSpec = Field(default_factory=GuardSpec)
+    exemptions: list[ExemptionSpec] = Field(default_factory=list, max_length=MAX_EXEMPTIONS)
 
     @field_validator("protocol")
     @classmethod
     def _has_protocol(cls, value: str) -> str:
         if value == "ipsec":
             raise ValueError("IPsec is not in this version (it comes with the milestone 'IPsec'); use wireguard")
-        return value
-
-    @field_validator("stage")
-    @classmethod
-    def _has_stage(cls, value: str) -> str:
-        if value == "enforce":
-            raise ValueError("the guard is not in this version, so nothing would stop plaintext; use prefer")
         return value
 
     def policy(self) -> Policy:
@@ -188,6 +215,7 @@ class PolicySpec(Edge):
             protocol="wireguard",
             scope=Scope(self.scope),
             stage=Stage(self.stage),
+            pool=None if self.pool is None else Pool(Stage(self.pool.stage), frozenset(self.pool.nodes)),
             wireguard=WireguardPolicy(self.wireguard.port, self.wireguard.mtu, self.wireguard.keepalive),
             routing=RoutingPolicy(
                 self.routing.table,
@@ -196,15 +224,22 @@ class PolicySpec(Edge):
                 mark_value(self.routing.fwmark_mask),
             ),
             probe=ProbePolicy(probe_range, self.probe.port, self.probe.interval),
+            guard=self.guard.policy(),
+            exemptions=tuple(one.exemption() for one in self.exemptions),
         )
 
 
 def _collisions(policy: Policy) -> Iterator[str]:
     """Yield what is right by itself and wrong together."""
+    if policy.pool is not None and STAGES.index(policy.pool.stage) < STAGES.index(policy.stage):
+        yield f"pool.stage: {policy.pool.stage.value} is behind the others' stage {policy.stage.value}"
     first, probe, routing = policy.wireguard.port, policy.probe.port, policy.routing
     if first <= probe < first + SLOT_PORTS:
         last = first + SLOT_PORTS - 1
         yield f"probe.port: {probe} is one of the tunnels' ports {first}-{last} (wireguard.port); choose another"
+    yield from guard_collisions(policy.guard, policy.exemptions, transparent=policy.scope is Scope.TRANSPARENT)
+    if (name := RESERVED_TABLES.get(routing.table + 1)) and routing.table not in RESERVED_TABLES:
+        yield f"routing.table: the next one holds our floors, and it is the kernel's table `{name}`; choose another"
     if name := RESERVED_TABLES.get(routing.table):
         yield f"routing.table: {routing.table} is the kernel's table `{name}`; choose another, such as 51820"
     if routing.fwmark & ~routing.fwmark_mask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from linkseal.keys.announcement import AnnouncedEndpoint
 from linkseal.keys.grant import Grant
@@ -15,11 +16,11 @@ from linkseal.tunnels.world import Layout, Me, Peer, Underlay
 from linkseal.wireguard.model import Endpoint
 
 
-def layout_of(policy: Policy, *, opted_out: bool) -> Layout:
-    """The cluster-wide numbers `plan` needs; a node that is opted out does as in stage `off`."""
+def layout_of(policy: Policy, *, opted_out: bool, node: str = "") -> Layout:
+    """The numbers `plan` needs on `node`; a node that is opted out does as in stage `off`."""
     return Layout(
         scope=policy.scope,
-        stage=Stage.OFF if opted_out else policy.stage,
+        stage=Stage.OFF if opted_out else policy.stage_of(node),
         port=policy.wireguard.port,
         mtu=policy.wireguard.mtu,
         keepalive=policy.wireguard.keepalive,
@@ -29,6 +30,8 @@ def layout_of(policy: Policy, *, opted_out: bool) -> Layout:
         fwmark_mask=policy.routing.fwmark_mask,
         probe=policy.probe.range,
         probe_port=policy.probe.port,
+        guard_table=policy.guard.table,
+        pass_through=policy.guard.pass_through,
     )
 
 
@@ -45,7 +48,14 @@ def underlay_of(observed: Observed, chosen: str | None, addresses: Iterable[str]
     families: frozenset[Family] = frozenset(
         family_of(address) for address, where in here.items() if where == state.name and not _link_local(address)
     )
-    return Underlay(state.name, state.mtu, families, state.rp_filter, observed.rp_filter_all)
+    own = tuple(sorted(one for one, where in here.items() if where == state.name and not _link_local(one)))
+    return Underlay(state.name, state.mtu, families, state.rp_filter, observed.rp_filter_all, own)
+
+
+def nics_of(observed: Observed, addresses: Iterable[str]) -> tuple[str, ...]:
+    """Every foreign interface that has an address granted to this node."""
+    found = {observed.host_addresses.get(address, "") for address in addresses}
+    return tuple(sorted(found - {"", *OURS}))
 
 
 def addresses_on(observed: Observed, interface: str) -> frozenset[str]:
@@ -73,9 +83,17 @@ def overrides_of(peer_endpoints: Mapping[str, EndpointSetting], port: int) -> di
     return {name: Endpoint(entry.address, entry.port or port) for name, entry in peer_endpoints.items()}
 
 
-def peers_of(accepted: Mapping[str, Accepted], own: str) -> dict[str, Peer]:
-    """Every other node that has a grant and has not opted out, as `plan` sees it."""
-    return {name: _peer(entry) for name, entry in accepted.items() if name != own and not entry.grant.opted_out}
+def peers_of(accepted: Mapping[str, Accepted], own: str, policy: Policy | None = None) -> dict[str, Peer]:
+    """Every other node that has a grant and has not opted out, as `plan` sees it.
+
+    Where a pool goes first, those outside it that are still off have nothing to make a link with.
+    """
+    pool = None if policy is None else policy.pool
+    peers = {name: _peer(entry) for name, entry in accepted.items() if name != own and not entry.grant.opted_out}
+    if policy is None or pool is None:
+        return peers
+    staged = ((name, peer, policy.stage_of(name)) for name, peer in peers.items())
+    return {name: replace(peer, stage=stage) for name, peer, stage in staged if stage is not Stage.OFF}
 
 
 def _peer(accepted: Accepted) -> Peer:

@@ -70,7 +70,7 @@ def _of_host(world: World, observed: Observed, loosened: Mapping[str, int]) -> I
     if not world.door:
         yield (codes.NO_DOOR, HOST_SUBJECT), "no nftables egress hook with `fwd` in this kernel: routes go to the slots"
     for name, was in loosened.items():
-        message = f"{name} was {was}: it drops ARP and WireGuard's packets once node addresses go into the tunnel"
+        message = f"{name} was {was}: strict, it drops what peers send outside the tunnel once this host sends into it"
         yield (codes.RP_FILTER_LOOSENED, name), message
     off = [f"IPv{family}" for family in families_of(world) if family not in observed.forwards]
     if off and world.layout.scope is Scope.OVERLAY:

@@ -24,9 +24,11 @@ RTMSG = struct.Struct("=BBBBBBBBI")
 """struct rtmsg of <linux/rtnetlink.h>: family, destination and source length, tos, table, protocol, scope, type."""
 
 _NEW, _DELETE, _GET = 24, 25, 26
-_DST, _OIF, _PREFSRC, _METRICS, RTA_TABLE, _METRIC_MTU = 1, 4, 7, 8, 15, 2
-_SCOPE_LINK, _SCOPE_NOWHERE, _UNICAST = 253, 255, 1
+_SCOPE_LINK, _SCOPE_NOWHERE, _SCOPE_UNIVERSE, _UNICAST, _UNREACHABLE = 253, 255, 0, 1, 7
+_DST, _OIF, _PREFSRC, _METRICS, _MULTIPATH, RTA_TABLE, _METRIC_MTU = 1, 4, 7, 8, 9, 15, 2
 _U32 = struct.Struct("=I")
+_NEXT_HOP = struct.Struct("=HBBi")
+_MAIN = 254
 
 RouteStep = SetRoute | RemoveRoute
 Failed = tuple[RouteStep, HostError]
@@ -44,9 +46,43 @@ def read_routes(sock: NetlinkSocket, table: int) -> dict[tuple[int, Prefix], Rou
     return found
 
 
-def _dump(sock: NetlinkSocket, family: int, table: int) -> list[Answer]:
-    # A strict dump: the kernel itself leaves out other tables and protocols.
-    question = RTMSG.pack(family, 0, 0, 0, 0, PROTOCOL, 0, 0, 0) + attribute_u32(RTA_TABLE, table)
+def read_main(sock: NetlinkSocket) -> frozenset[tuple[Prefix, str]]:
+    """Return everybody's IPv4 routes in the main table, prefix and interface, several for several next hops. HostError.
+
+    A route to a prefix that another one with a better metric hides is there too: it is what comes when that goes.
+    """
+    found: set[tuple[Prefix, str]] = set()
+    names: dict[int, str] = {}
+    for answer in _dump(sock, socket.AF_INET, _MAIN, protocol=0):
+        data = answer.data
+        _, length, _, _, _, _, _, kind, _ = RTMSG.unpack_from(data, answer.start)
+        address, indexes = "0.0.0.0", set[int]()  # noqa: S104 - the default route's text
+        for attr, start, end in attributes(data, answer.start + RTMSG.size, answer.end):
+            if attr == _DST:
+                address = socket.inet_ntop(socket.AF_INET, data[start:end])
+            elif attr == _OIF:
+                indexes.update(_U32.unpack_from(data, start))
+            elif attr == _MULTIPATH:
+                indexes.update(_next_hops(data, start, end))
+        if kind == _UNICAST:
+            for index in indexes:
+                if index not in names:
+                    names[index] = _name(index)
+                found.add((Prefix(f"{address}/{length}"), names[index]))
+    return frozenset(found)
+
+
+def _next_hops(data: bytes, start: int, end: int) -> Iterator[int]:
+    """Yield the interfaces of a list of struct rtnexthop: length, flags, hops, interface; attributes follow each."""
+    while start + _NEXT_HOP.size <= end:
+        size, _, _, index = _NEXT_HOP.unpack_from(data, start)
+        yield index
+        start += max(_NEXT_HOP.size, (size + 3) & ~3)
+
+
+def _dump(sock: NetlinkSocket, family: int, table: int, *, protocol: int = PROTOCOL) -> list[Answer]:
+    # A strict dump: the kernel itself leaves out other tables and (unless 0 is asked for) other protocols.
+    question = RTMSG.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0) + attribute_u32(RTA_TABLE, table)
     try:
         return sock.dump(message(_GET, question))
     except NetlinkError as error:
@@ -70,8 +106,10 @@ def _decode(answer: Answer, family: int, table: int, names: dict[int, str]) -> R
             (in_table,) = _U32.unpack_from(data, start)
         elif attr == _METRICS:
             mtu = _metric_mtu(data, start, end)
-    if protocol != PROTOCOL or in_table != table or kind != _UNICAST:
+    if protocol != PROTOCOL or in_table != table or kind not in (_UNICAST, _UNREACHABLE):
         return None
+    if kind == _UNREACHABLE:
+        return Route(table, Prefix(f"{address}/{length}"), "")  # IPv6 calls it one by `lo`
     if index not in names:
         names[index] = _name(index)
     return Route(table, Prefix(f"{address}/{length}"), names[index], source, mtu)
@@ -125,10 +163,11 @@ def _judged(step: RouteStep, error: NetlinkError) -> Iterator[Failed]:
     route = step.route
     reason = str(error).partition(": ")[2]
     source = f" from {route.source}" if route.source else ""
+    way = f" by {route.interface}" if route.interface else ""
     yield (
         step,
         HostError(
-            f"cannot {verb} the route {route.prefix} by {route.interface}{source} in table {route.table}: {reason}",
+            f"cannot {verb} the route {route.prefix}{way}{source} in table {route.table}: {reason}",
             errno=error.errno,
         ),
     )
@@ -144,11 +183,14 @@ def _encode(step: RouteStep, indexes: dict[str, int]) -> bytes:
         header = RTMSG.pack(family, int(length), 0, 0, 0, PROTOCOL, _SCOPE_NOWHERE, 0, 0)
         body = attribute(_DST, socket.inet_pton(family, address)) + attribute_u32(RTA_TABLE, route.table)
         return message(_DELETE, header + body)
+    destination = attribute(_DST, socket.inet_pton(family, address)) + attribute_u32(RTA_TABLE, route.table)
+    if not route.interface:
+        header = RTMSG.pack(family, int(length), 0, 0, 0, PROTOCOL, _SCOPE_UNIVERSE, _UNREACHABLE, 0)
+        return message(_NEW, header + destination, NLM_F_CREATE | NLM_F_REPLACE)
     if route.interface not in indexes:
         indexes[route.interface] = socket.if_nametoindex(route.interface)
     body = RTMSG.pack(family, int(length), 0, 0, 0, PROTOCOL, _SCOPE_LINK, _UNICAST, 0)
-    body += attribute(_DST, socket.inet_pton(family, address))
-    body += attribute_u32(RTA_TABLE, route.table) + attribute_u32(_OIF, indexes[route.interface])
+    body += destination + attribute_u32(_OIF, indexes[route.interface])
     if route.source is not None:
         body += attribute(_PREFSRC, socket.inet_pton(family, route.source))
     if route.mtu is not None:

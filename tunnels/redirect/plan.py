@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_network
 
 from linkseal.keys.values import Prefix
+from linkseal.tunnels.guard.exemption import NUMBERS
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import SLOT_PORTS
 from linkseal.tunnels.redirect.model import LET_THROUGH, Exemption, Mark, Ports, RedirectSpec
@@ -18,17 +19,14 @@ from linkseal.tunnels.world import World, stage_towards
 
 
 def plan_redirect(
-    world: World,
-    owned: Mapping[str, Iterable[Prefix]],
-    own: Iterable[Prefix] = (),
-    exemptions: Iterable[Exemption] = (),
+    world: World, owned: Mapping[str, Iterable[Prefix]], own: Iterable[Prefix] = ()
 ) -> RedirectSpec | None:
     """Return what should be; None: no program of ours.
 
     `owned` is what the tunnels carry for each peer, `own` for this node.
     """
     enforced = {name for name, peer in world.peers.items() if stage_towards(world, peer) is Stage.ENFORCE}
-    if not world.redirect or not enforced:
+    if not world.redirect or not enforced or world.broken_glass:
         return None
     layout = world.layout
     dropped = {
@@ -44,8 +42,12 @@ def plan_redirect(
         frozenset((*world.me.addresses, *world.own_addresses)),
         Mark(layout.fwmark, layout.fwmark_mask),
         Ports(layout.port, layout.port + SLOT_PORTS - 1),
-        frozenset(exemptions),
+        frozenset(_exempt(world)),
     )
+
+
+def _exempt(world: World) -> Iterator[Exemption]:
+    return (Exemption(Prefix(one.cidr), NUMBERS[one.protocol], one.port or 0) for one in world.exemptions)
 
 
 def _inside(prefix: Prefix, dropped: Mapping[Prefix, int]) -> bool:
