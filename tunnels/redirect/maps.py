@@ -4,6 +4,8 @@ Every key has one form, of which `own` has no length in front and the tries all 
 
     u32 length in bits of what follows | u8 family 4, 6 | u8 protocol | u16 port | address, 4 or 16 bytes, then zeros
 
+In keys of `exempt` the family carries the flags SERVED and LATER (program.py).
+
 Integers in native order, the port in network order (as it stands in a packet).
 """
 
@@ -14,7 +16,7 @@ from ipaddress import ip_address, ip_network
 from typing import Final, NamedTuple
 
 from linkseal.tunnels.redirect.model import Entry, Table
-from linkseal.tunnels.redirect.program import COUNTERS, WAYS
+from linkseal.tunnels.redirect.program import COUNTERS, LATER, SERVED, WAYS
 
 HASH, ARRAY, LPM_TRIE = 1, 2, 11
 """`enum bpf_map_type`."""
@@ -28,7 +30,8 @@ _MOST: Final = 1 << 20
 _FRONT: Final = struct.Struct("=BB2s")
 _LENGTH: Final = struct.Struct("=I")
 _FRONT_BITS: Final = 32
-_NUMBERS: Final = ("mark", "ports")
+_SERVED, _LATER = "served", "later"
+_NUMBERS: Final = ("mark", "ports", "control")
 
 
 class MapShape(NamedTuple):
@@ -60,8 +63,7 @@ def key_bytes(entry: Entry) -> bytes:
     if entry.table == "own":
         return _key(0, 0, f"{entry.key}")[_LENGTH.size :]
     if entry.table == "exempt":
-        protocol, port, prefix = entry.key.split(" ")
-        return _key(int(protocol), int(port), prefix)
+        return _exempt_key(entry.key)
     return _key(0, 0, entry.key)
 
 
@@ -77,18 +79,32 @@ def entry_of(table: Table, key: bytes, value: bytes) -> tuple[Entry, int]:
         return Entry(table, _NUMBERS[_LENGTH.unpack(key)[0]]), number
     if table == "own":
         return Entry(table, _read(_LENGTH.pack(0) + key)[2].partition("/")[0]), number
+    return Entry(table, _exempt_text(key) if table == "exempt" else _read(key)[2]), number
+
+
+def _exempt_key(text: str) -> bytes:
+    words = text.split(" ")
+    flags = SERVED if words[0] == _SERVED else 0
+    protocol, port, prefix = words[-3:]
+    if port == _LATER:
+        return _key(int(protocol), 0, prefix, flags | LATER)
+    return _key(int(protocol), int(port), prefix, flags)
+
+
+def _exempt_text(key: bytes) -> str:
     protocol, port, prefix = _read(key)
-    return Entry(table, f"{protocol} {port} {prefix}" if table == "exempt" else prefix), number
+    served = f"{_SERVED} " if key[_LENGTH.size] & SERVED else ""
+    return f"{served}{protocol} {_LATER if key[_LENGTH.size] & LATER else port} {prefix}"
 
 
-def _key(protocol: int, port: int, prefix: str) -> bytes:
+def _key(protocol: int, port: int, prefix: str, flags: int = 0) -> bytes:
     network = ip_network(prefix)
-    front = _FRONT.pack(network.version, protocol, port.to_bytes(2, "big"))
+    front = _FRONT.pack(network.version | flags, protocol, port.to_bytes(2, "big"))
     return _LENGTH.pack(_FRONT_BITS + network.prefixlen) + front + network.network_address.packed.ljust(16, b"\0")
 
 
 def _read(key: bytes) -> tuple[int, int, str]:
     (length,) = _LENGTH.unpack_from(key)
     family, protocol, port = _FRONT.unpack_from(key, _LENGTH.size)
-    address = ip_address(key[8 : 12 if family == 4 else 24])  # noqa: PLR2004 - IP version 4
+    address = ip_address(key[8 : 12 if family & ~(SERVED | LATER) == 4 else 24])  # noqa: PLR2004 - IP version 4
     return protocol, int.from_bytes(port, "big"), f"{address}/{length - _FRONT_BITS}"

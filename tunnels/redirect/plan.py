@@ -15,7 +15,7 @@ from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import SLOT_PORTS
 from linkseal.tunnels.redirect.model import LET_THROUGH, Exemption, Mark, Ports, RedirectSpec
 from linkseal.tunnels.redirect.reasons import reason_of
-from linkseal.tunnels.world import World, stage_towards
+from linkseal.tunnels.world import World, host_prefix, stage_towards
 
 
 def plan_redirect(
@@ -37,17 +37,26 @@ def plan_redirect(
     others = [prefix for name, prefixes in owned.items() if name not in enforced for prefix in prefixes]
     holes = {prefix: LET_THROUGH for prefix in (*others, *own) if prefix not in dropped and _inside(prefix, dropped)}
     return RedirectSpec(
-        frozenset({world.underlay.interface}),
+        frozenset((world.underlay.interface, *world.nics)),
         {**dropped, **holes},
         frozenset((*world.me.addresses, *world.own_addresses)),
         Mark(layout.fwmark, layout.fwmark_mask),
         Ports(layout.port, layout.port + SLOT_PORTS - 1),
         frozenset(_exempt(world)),
+        Ports(layout.probe_port, layout.probe_port + 1),
     )
 
 
 def _exempt(world: World) -> Iterator[Exemption]:
-    return (Exemption(Prefix(one.cidr), NUMBERS[one.protocol], one.port or 0) for one in world.exemptions)
+    """Every open exemption, and once more for what of its addresses belongs to this node."""
+    here = [ip_network(one) for one in (*map(host_prefix, world.me.addresses), *world.me.prefixes)]
+    for one in world.exemptions:
+        protocol, port, there = NUMBERS[one.protocol], one.port or 0, ip_network(one.cidr)
+        yield Exemption(Prefix(str(there)), protocol, port)
+        for own in here:
+            if own.version == there.version and own.overlaps(there):
+                narrower = max(own, there, key=lambda network: network.prefixlen)
+                yield Exemption(Prefix(str(narrower)), protocol, port, served=True)
 
 
 def _inside(prefix: Prefix, dropped: Mapping[Prefix, int]) -> bool:

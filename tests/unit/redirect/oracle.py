@@ -8,11 +8,12 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import NamedTuple
 
-from linkseal.tunnels.redirect.model import RedirectSpec
+from linkseal.tunnels.redirect.model import Exemption, RedirectSpec
 
 NEXT, DROP = -1, 2
 VLAN = (0x8100, 0x88A8)
 WITH_PORTS = (6, 17, 132)
+PORTLESS = (1, 58)
 Ip = IPv4Address | IPv6Address
 
 
@@ -41,7 +42,7 @@ def fate(way: str, frame: bytes, mark: int, spec: RedirectSpec) -> int:
         return NEXT
     own = {ip_address(one) for one in spec.own}
     good = leaves(read, mark, spec, own) if way == "out" else arrives(read, spec, own)
-    return NEXT if good or exempt(way, read, spec, own) else DROP
+    return NEXT if good or exempt(way, read, spec) else DROP
 
 
 def strip(frame: bytes) -> tuple[int, bytes] | None:
@@ -59,17 +60,20 @@ def strip(frame: bytes) -> tuple[int, bytes] | None:
     return None
 
 
-def ports_at(packet: bytes, start: int) -> tuple[int, int] | None:
+def ports_of(protocol: int, packet: bytes, start: int) -> tuple[int, int] | None:
+    """Zeros for a protocol without; None: not known."""
+    if protocol in PORTLESS:
+        return 0, 0
     part = packet[start : start + 4]
-    return (int.from_bytes(part[:2], "big"), int.from_bytes(part[2:], "big")) if len(part) == 4 else None
+    known = protocol in WITH_PORTS and len(part) == 4
+    return (int.from_bytes(part[:2], "big"), int.from_bytes(part[2:], "big")) if known else None
 
 
 def read4(packet: bytes) -> Packet:
     length, protocol = (packet[0] & 0xF) * 4, packet[9]
     sound = length >= 20
     later = sound and (packet[6] & 0x1F) << 8 | packet[7] != 0 if sound else False
-    known = sound and not later and protocol in WITH_PORTS
-    ports = ports_at(packet, length) if known else None
+    ports = ports_of(protocol, packet, length) if sound and not later else None
     return Packet(ip_address(packet[12:16]), ip_address(packet[16:20]), protocol, ports, bool(later), discovery=False)
 
 
@@ -83,7 +87,7 @@ def read6(packet: bytes) -> Packet:
         later = int.from_bytes(packet[42:44], "big") >> 3 != 0
     elif protocol == 58:
         discovery = packet[7] == 255 and len(packet) > 40 and 133 <= packet[40] <= 137
-    ports = ports_at(packet, start) if not later and protocol in WITH_PORTS else None
+    ports = ports_of(protocol, packet, start) if not later else None
     return Packet(source, target, protocol, ports, later, discovery)
 
 
@@ -109,15 +113,20 @@ def arrives(read: Packet, spec: RedirectSpec, own: set[Ip]) -> bool:
     return read.discovery
 
 
-def exempt(way: str, read: Packet, spec: RedirectSpec, own: set[Ip]) -> bool:
-    """An exempt server at the other end, or at this one where it is this node."""
+def exempt(way: str, read: Packet, spec: RedirectSpec) -> bool:
+    """An exempt server at the other end, or one that is at this node."""
     source_port, target_port = read.ports or (None, None)
-    ends = [(read.source, source_port, way == "in"), (read.target, target_port, way == "out")]
-    for address, port, other in ends:
+    ends = [(read.source, source_port, way == "out"), (read.target, target_port, way == "in")]
+    for address, port, near in ends:
         for one in spec.exemptions:
-            fits = one.protocol == 0 or (
-                read.ports is not None and one.protocol == read.protocol and one.port in (0, port)
-            )
-            if fits and address in ip_network(one.prefix) and (other or address in own):
+            if one.served == near and address in ip_network(one.prefix) and _fits(one, read, port):
                 return True
     return False
+
+
+def _fits(one: Exemption, read: Packet, port: int | None) -> bool:
+    if one.protocol == 0:
+        return True
+    if one.protocol != read.protocol:
+        return False
+    return read.later or (read.ports is not None and one.port in (0, port))

@@ -35,16 +35,31 @@ SPEC = RedirectSpec(
     frozenset(
         {
             Exemption(Prefix("10.1.9.9/32"), 6, 6443),
-            Exemption(Prefix("192.0.2.1/32"), 6, 6443),
+            Exemption(Prefix("192.0.2.1/32"), 6, 6443, served=True),
+            Exemption(Prefix("10.3.0.0/16"), 6, 443, served=True),
+            Exemption(Prefix("192.0.2.2/32"), 1),
             Exemption(Prefix("10.1.10.0/24"), 17),
             Exemption(Prefix("10.1.11.0/24")),
             Exemption(Prefix("fd00:1:9::/48"), 6, 443),
-            Exemption(Prefix("2001:db8::1/128"), 17, 53),
+            Exemption(Prefix("2001:db8::1/128"), 17, 53, served=True),
+            Exemption(Prefix("fd00:1:2::/48"), 58),
         }
     ),
+    Ports(51829, 51830),
 )
 
-V4 = ["192.0.2.1", "192.0.2.2", "10.1.2.3", "10.1.5.3", "10.1.5.8", "10.1.9.9", "10.1.10.4", "10.1.11.4", "10.2.0.1"]
+V4 = [
+    "192.0.2.1",
+    "192.0.2.2",
+    "10.1.2.3",
+    "10.1.5.3",
+    "10.1.5.8",
+    "10.1.9.9",
+    "10.1.10.4",
+    "10.1.11.4",
+    "10.2.0.1",
+    "10.3.0.1",
+]
 V6 = ["2001:db8::1", "2001:db8::2", "fd00:1:2::3", "fd00:1:5::3", "fd00:1:9::3", "fd00:2::1", "fe80::5", "fe90::1"]
 V6 += ["::", "::ffff:10.1.2.3", "a01:203::"]
 """The last two: the bytes of an IPv4 address of the map at either end of an IPv6 one."""
@@ -147,6 +162,8 @@ def test_every_drop_is_counted_by_the_number_in_the_map(loaded: Redirector) -> N
     for _ in range(3):
         assert run(loaded._program("out"), head + local + remote + bytes(20)) == DROP
     assert run(loaded._program("in"), head + remote + local + bytes(20)) == DROP
+    control = head[:23] + b"\x11" + head[24:] + remote + local + struct.pack(">HH", 51829, 51829) + bytes(16)
+    assert run(loaded._program("in"), control) == DROP
     assert run(loaded._program("in"), head[:12] + b"\x81\0\0\x05" + head[12:] + remote) == DROP, "cut short"
     after = loaded.counters()
     told = {
@@ -154,7 +171,7 @@ def test_every_drop_is_counted_by_the_number_in_the_map(loaded: Redirector) -> N
         for key, now in after.items()
         if now != before[key]
     }
-    assert told == {("out", 2): (3, 162), ("in", 2): (1, 54), ("in", 0): (1, 34)}
+    assert told == {("out", 2): (3, 162), ("in", 2): (1, 54), ("in", 4): (1, 54), ("in", 0): (1, 34)}
 
 
 def test_a_mask_of_nothing_lets_nothing_through(loaded: Redirector) -> None:
