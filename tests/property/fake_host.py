@@ -35,7 +35,9 @@ from linkseal.tunnels.model import (
     SetRpFilter,
     Step,
 )
+from linkseal.tunnels.redirect.model import AttachRedirect, DetachRedirect, ForgetRedirect, SetRedirect
 from linkseal.wireguard.model import DeviceState, ReprovokePeer
+from property.fake_redirect import FakeRedirect
 from unit.wireguard.fake_device import FakeDevice, Misuse
 
 NIC = "eth0"
@@ -63,6 +65,7 @@ class FakeHost:
         self.tables = False
         self.chains: dict[tuple[str, str], Chain] = {}
         self.slots: dict[Prefix, str] = {}
+        self.redirect = FakeRedirect()
         self.watch: Callable[[Step], None] = lambda _step: None
         self._next_index = 10
 
@@ -76,11 +79,15 @@ class FakeHost:
             rules=frozenset(self.rules),
             main_routes=self.main_routes,
             nft=Ruleset(dict(self.chains), dict(self.slots)) if self.tables else None,
+            redirect=self.redirect.observe(),
         )
 
     def apply(self, steps: Iterable[Step]) -> None:
         for step in steps:
-            self._apply(step)
+            if isinstance(step, SetRedirect | ForgetRedirect | AttachRedirect | DetachRedirect):
+                self.redirect.apply(step)
+            else:
+                self._apply(step)
             self.watch(step)
 
     def way(self, prefix: Prefix) -> tuple[str, str] | None:
