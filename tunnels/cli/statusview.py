@@ -10,6 +10,7 @@ from linkseal.tunnels.catalogue import Severity
 from linkseal.tunnels.cli import rehearsalview
 from linkseal.tunnels.cli.load import Seen
 from linkseal.tunnels.cli.output import Cell, Paint, Tone, age, plural, since
+from linkseal.tunnels.cli.verifyview import verified_cell, verified_object
 from linkseal.tunnels.cluster import ClusterStatus, DirectedPair, NodeSummary
 from linkseal.tunnels.codes import AGENT_SILENT, NO_AGENT
 from linkseal.tunnels.findings import CATALOGUE
@@ -168,7 +169,7 @@ def text(seen: Seen, paint: Paint, *, node: str | None = None, wide: bool = Fals
 
 def _headers(wide: bool) -> tuple[str, ...]:  # noqa: FBT001 - the form of the output
     headers = ("NODE", "REPORT", "STAGE", "SEALED", "GENERATION", "KEY AGE", "FINDINGS")
-    return (*headers, "SCOPE", "DRIVER", "DOOR", "MTU", "SERIAL", "KERNEL", "VERSION") if wide else headers
+    return (*headers, "VERIFIED", "SCOPE", "DRIVER", "DOOR", "MTU", "SERIAL", "KERNEL", "VERSION") if wide else headers
 
 
 def _node_row(seen: Seen, summary: NodeSummary, wide: bool) -> list[str | Cell]:  # noqa: FBT001 - the form
@@ -188,7 +189,16 @@ def _node_row(seen: Seen, summary: NodeSummary, wide: bool) -> list[str | Cell]:
         if status.announced_serial != status.serial:
             serial += f" ({status.announced_serial} published)"
         door = "yes" if status.door else "no"
-        row += [status.scope.value, status.driver, door, str(status.mtu), serial, status.kernel, status.version]
+        row += [
+            verified_cell(status.verified, seen.now),
+            status.scope.value,
+            status.driver,
+            door,
+            str(status.mtu),
+            serial,
+            status.kernel,
+            status.version,
+        ]
     return row
 
 
@@ -304,6 +314,7 @@ def _node_object(summary: NodeSummary) -> dict[str, Any]:
             }
             for generation in status.generations
         ],
+        "verified": verified_object(status.verified),
         "serial": status.serial,
         "publishedSerial": status.announced_serial,
         "driver": status.driver,
