@@ -12,6 +12,7 @@ from linkseal.tunnels.redirect.model import (
     RedirectState,
     RedirectStep,
     SetRedirect,
+    Table,
 )
 from unit.wireguard.fake_device import Misuse
 
@@ -26,7 +27,10 @@ class FakeRedirect:
         self.foreign: list[Foreign] = []
 
     def observe(self) -> RedirectState:
-        return RedirectState(dict(self.entries), frozenset(self.standing), frozenset(self.strays), tuple(self.foreign))
+        tables: dict[Table, dict[str, int]] = {}
+        for (table, key), value in self.entries.items():
+            tables.setdefault(table, {})[key] = value
+        return RedirectState(tables, frozenset(self.standing), frozenset(self.strays), tuple(self.foreign))
 
     def apply(self, step: RedirectStep) -> None:
         match step:

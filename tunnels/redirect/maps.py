@@ -12,7 +12,7 @@ Integers in native order, the port in network order (as it stands in a packet).
 from __future__ import annotations
 
 import struct
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
 from linkseal.tunnels.redirect.model import Entry, Table
@@ -61,7 +61,7 @@ def key_bytes(entry: Entry) -> bytes:
     if entry.table == "number":
         return _LENGTH.pack(_NUMBERS.index(entry.key))
     if entry.table == "own":
-        return _key(0, 0, f"{entry.key}")[_LENGTH.size :]
+        return _key(0, 0, entry.key)[_LENGTH.size :]
     if entry.table == "exempt":
         return _exempt_key(entry.key)
     return _key(0, 0, entry.key)
@@ -72,14 +72,14 @@ def value_bytes(entry: Entry, value: int) -> bytes:
     return value.to_bytes(MAPS[entry.table].value_size, "little")
 
 
-def entry_of(table: Table, key: bytes, value: bytes) -> tuple[Entry, int]:
-    """Return the entry that a map holds. ValueError where it is none that we could have made."""
+def entry_of(table: Table, key: bytes, value: bytes) -> tuple[str, int]:
+    """Return key and value of an entry that a map holds. ValueError where it is none that we could have made."""
     number = int.from_bytes(value, "little")
     if table == "number":
-        return Entry(table, _NUMBERS[_LENGTH.unpack(key)[0]]), number
+        return _NUMBERS[_LENGTH.unpack(key)[0]], number
     if table == "own":
-        return Entry(table, _read(_LENGTH.pack(0) + key)[2].partition("/")[0]), number
-    return Entry(table, _exempt_text(key) if table == "exempt" else _read(key)[2]), number
+        return str(_address(key[0], key[4:])), number
+    return (_exempt_text(key) if table == "exempt" else _prefix(key)), number
 
 
 def _exempt_key(text: str) -> bytes:
@@ -92,19 +92,22 @@ def _exempt_key(text: str) -> bytes:
 
 
 def _exempt_text(key: bytes) -> str:
-    protocol, port, prefix = _read(key)
-    served = f"{_SERVED} " if key[_LENGTH.size] & SERVED else ""
-    return f"{served}{protocol} {_LATER if key[_LENGTH.size] & LATER else port} {prefix}"
+    family, protocol, port = _FRONT.unpack_from(key, _LENGTH.size)
+    served = f"{_SERVED} " if family & SERVED else ""
+    return f"{served}{protocol} {_LATER if family & LATER else int.from_bytes(port, 'big')} {_prefix(key)}"
 
 
 def _key(protocol: int, port: int, prefix: str, flags: int = 0) -> bytes:
-    network = ip_network(prefix)
-    front = _FRONT.pack(network.version | flags, protocol, port.to_bytes(2, "big"))
-    return _LENGTH.pack(_FRONT_BITS + network.prefixlen) + front + network.network_address.packed.ljust(16, b"\0")
+    text, _, length = prefix.partition("/")
+    address = IPv6Address(text) if ":" in text else IPv4Address(text)
+    bits = _FRONT_BITS + (int(length) if length else address.max_prefixlen)
+    front = _FRONT.pack(address.version | flags, protocol, port.to_bytes(2, "big"))
+    return _LENGTH.pack(bits) + front + address.packed.ljust(16, b"\0")
 
 
-def _read(key: bytes) -> tuple[int, int, str]:
-    (length,) = _LENGTH.unpack_from(key)
-    family, protocol, port = _FRONT.unpack_from(key, _LENGTH.size)
-    address = ip_address(key[8 : 12 if family & ~(SERVED | LATER) == 4 else 24])  # noqa: PLR2004 - IP version 4
-    return protocol, int.from_bytes(port, "big"), f"{address}/{length - _FRONT_BITS}"
+def _prefix(key: bytes) -> str:
+    return f"{_address(key[_LENGTH.size], key[8:])}/{_LENGTH.unpack_from(key)[0] - _FRONT_BITS}"
+
+
+def _address(family: int, octets: bytes) -> IPv4Address | IPv6Address:
+    return IPv4Address(octets[:4]) if family & ~(SERVED | LATER) == 4 else IPv6Address(octets)  # noqa: PLR2004 - IPv4

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, cast
 
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.redirect.program import WAYS, Way
@@ -96,15 +96,25 @@ class RedirectSpec:
         """Return where programs should stand."""
         return frozenset(Hook(device, way) for device in self.devices for way in WAYS)
 
+    def tables(self) -> dict[Table, Mapping[str, int]]:
+        """Return what the maps should hold: table → key → value."""
+        mark, ports, control = self.mark, self.ports, self.control
+        verdicts = cast("Mapping[str, int]", self.verdicts)
+        return {
+            "number": {
+                "mark": mark.value & mark.mask | mark.mask << 32,
+                "ports": ports.first | ports.last << 32,
+                "control": control.first | control.last << 32,
+            },
+            "own": dict.fromkeys(self.own, 1),
+            "exempt": {key: 1 for one in self.exemptions for key in one.entry_keys()},
+            "in": verdicts,
+            "out": verdicts,
+        }
+
     def entries(self) -> dict[Entry, int]:
-        """Return what the maps should hold."""
-        found = {Entry(table, prefix): one for prefix, one in self.verdicts.items() for table in WAYS}
-        found |= {Entry("own", address): 1 for address in self.own}
-        found |= {Entry("exempt", key): 1 for one in self.exemptions for key in one.entry_keys()}
-        found[Entry("number", "mark")] = self.mark.value & self.mark.mask | self.mark.mask << 32
-        found[Entry("number", "ports")] = self.ports.first | self.ports.last << 32
-        found[Entry("number", "control")] = self.control.first | self.control.last << 32
-        return found
+        """Return the same, entry by entry."""
+        return {Entry(table, key): value for table, held in self.tables().items() for key, value in held.items()}
 
 
 class Foreign(NamedTuple):
@@ -122,12 +132,17 @@ class Foreign(NamedTuple):
 class RedirectState:
     """What is there of ours, and of others what can redirect."""
 
-    entries: Mapping[Entry, int] = field(default_factory=dict)
+    tables: Mapping[Table, Mapping[str, int]] = field(default_factory=dict)
+    """What the maps hold: table → key → value; thousands of nodes, so compared as a whole."""
     standing: frozenset[Hook] = frozenset()
-    """Where our program, of this version and with the maps of `entries`, is asked first."""
+    """Where our program, of this version and with the maps of `tables`, is asked first."""
     strays: frozenset[Hook] = frozenset()
     """Where there are others of ours: of another version or other maps, behind somebody else's, or twice."""
     foreign: tuple[Foreign, ...] = ()
+
+    def entries(self) -> dict[Entry, int]:
+        """Return what the maps hold, entry by entry."""
+        return {Entry(table, key): value for table, held in self.tables.items() for key, value in held.items()}
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------

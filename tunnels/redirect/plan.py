@@ -7,11 +7,13 @@ that lies inside of one that is dropped is let through by an entry of its own: t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from ipaddress import ip_network
+from typing import NamedTuple
 
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.guard.exemption import NUMBERS
-from linkseal.tunnels.model import Stage
+from linkseal.tunnels.model import V4, Stage
 from linkseal.tunnels.policy import SLOT_PORTS
 from linkseal.tunnels.redirect.model import LET_THROUGH, Exemption, Mark, Ports, RedirectSpec
 from linkseal.tunnels.redirect.reasons import reason_of
@@ -34,8 +36,9 @@ def plan_redirect(
         for name in sorted(enforced)
         for prefix in owned.get(name, ())
     }
-    others = [prefix for name, prefixes in owned.items() if name not in enforced for prefix in prefixes]
-    holes = {prefix: LET_THROUGH for prefix in (*others, *own) if prefix not in dropped and _inside(prefix, dropped)}
+    others = {prefix for name, prefixes in owned.items() if name not in enforced for prefix in prefixes}
+    candidates = [prefix for prefix in (*sorted(others), *own) if prefix not in dropped]
+    holes = dict.fromkeys(_inside(candidates, dropped), LET_THROUGH)
     return RedirectSpec(
         frozenset((world.underlay.interface, *world.nics)),
         {**dropped, **holes},
@@ -59,11 +62,32 @@ def _exempt(world: World) -> Iterator[Exemption]:
                 yield Exemption(Prefix(str(narrower)), protocol, port, served=True)
 
 
-def _inside(prefix: Prefix, dropped: Mapping[Prefix, int]) -> bool:
-    return any(wider in dropped for wider in _wider(prefix))
+def _inside(candidates: Iterable[Prefix], dropped: Iterable[Prefix]) -> Iterator[Prefix]:
+    """Yield what lies in one that is dropped: asked by length, of which there are few."""
+    wider = {_parsed(prefix) for prefix in dropped}
+    lengths = {(one.version, one.length) for one in wider}
+    for prefix in candidates:
+        version, length, bits = _parsed(prefix)
+        whole = 32 if version == V4 else 128
+        if any(
+            family == version and shorter < length and _Parsed(version, shorter, _cut(bits, whole - shorter)) in wider
+            for family, shorter in lengths
+        ):
+            yield prefix
 
 
-def _wider(prefix: Prefix) -> Iterator[Prefix]:
+class _Parsed(NamedTuple):
+    version: int
+    length: int
+    bits: int
+
+
+@lru_cache(maxsize=1 << 16)
+def _parsed(prefix: Prefix) -> _Parsed:
+    """Remembered: the same thousands are asked for in every pass."""
     network = ip_network(prefix)
-    for length in range(network.prefixlen):
-        yield Prefix(str(network.supernet(new_prefix=length)))
+    return _Parsed(network.version, network.prefixlen, int(network.network_address))
+
+
+def _cut(bits: int, zeros: int) -> int:
+    return bits >> zeros << zeros

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.guard.exemption import Exemption as Open
@@ -183,6 +183,7 @@ def specs(draw: st.DrawFn) -> RedirectSpec:
     )
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(before=specs(), after=specs(), vandal=st.data())
 def test_from_any_state_one_pass_leads_there_and_never_drops_an_entry_that_both_have(
     before: RedirectSpec, after: RedirectSpec, vandal: st.DataObject
@@ -207,10 +208,11 @@ def test_from_any_state_one_pass_leads_there_and_never_drops_an_entry_that_both_
 # --- entries as bytes, and as text ------------------------------------------------------------------------------------
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(specs())
 def test_entries_are_read_as_they_were_written(want: RedirectSpec) -> None:
     for entry, value in want.entries().items():
-        assert entry_of(entry.table, key_bytes(entry), value_bytes(entry, value)) == (entry, value)
+        assert entry_of(entry.table, key_bytes(entry), value_bytes(entry, value)) == (entry.key, value)
 
 
 def test_a_key_is_what_the_program_builds() -> None:
