@@ -37,6 +37,9 @@ from pydantic import Field, TypeAdapter, ValidationError, with_config
 API_VERSION: Final = "linkseal.io/v1alpha1"
 KIND: Final = "NodeEncryption"
 
+STILL: Final = 30.0
+"""Seconds without plaintext that stage enforce wants (DESIGN section 6)."""
+
 MAX_REPORT: Final = 768 * 1024
 """Bytes of one report as JSON: the largest we can write, with every text as long as it may be, is smaller."""
 MAX_UNSEALED: Final = 50
@@ -257,7 +260,17 @@ def significant(status: NodeStatus) -> NodeStatus:
     Two reports equal in this are not worth a second write.
     """
     pairs = tuple(replace(pair, last_handshake=None, last_proof=None, rx_bytes=0, tx_bytes=0) for pair in status.pairs)
-    return replace(bounded(replace(status, pairs=pairs)), observed_at=0.0)
+    guard = replace(status.guard, last_plaintext=1.0 if is_loud(status) else None)
+    return replace(bounded(replace(status, pairs=pairs, guard=guard)), observed_at=0.0)
+
+
+def is_loud(status: NodeStatus) -> bool:
+    """Whether plaintext was seen in the last half minute before the report: that it begins and ends is worth a report.
+
+    By the clock of the host that counted, so that no other clock has a say.
+    """
+    last = status.guard.last_plaintext
+    return last is not None and status.observed_at - last < STILL
 
 
 def bounded(status: NodeStatus) -> NodeStatus:
