@@ -19,7 +19,7 @@ from linkseal.keys.codes import MALFORMED, TOO_LARGE
 from linkseal.keys.errors import PeerError
 from linkseal.tunnels.findings import CATALOGUE, MAX_MESSAGE, MAX_SUBJECT, SEVERITY_ORDER, printable
 from linkseal.tunnels.model import LinkState, Scope, Stage
-from linkseal.tunnels.statusparts import MAX_VERIFIED, AppliedStatus, GuardStatus, Verification
+from linkseal.tunnels.statusparts import MAX_VERIFIED, AppliedStatus, GuardStatus, Verification, quiet
 from linkseal.tunnels.statustypes import (
     EDGE,
     Bytes,
@@ -257,7 +257,7 @@ def significant(status: NodeStatus) -> NodeStatus:
     Two reports equal in this are not worth a second write.
     """
     pairs = tuple(replace(pair, last_handshake=None, last_proof=None, rx_bytes=0, tx_bytes=0) for pair in status.pairs)
-    return replace(bounded(replace(status, pairs=pairs)), observed_at=0.0)
+    return replace(bounded(replace(status, pairs=pairs, guard=quiet(status.guard))), observed_at=0.0)
 
 
 def bounded(status: NodeStatus) -> NodeStatus:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from errno import EADDRINUSE
 from typing import Final
 
 from linkseal.keys.announcement import SignedAnnouncement
@@ -19,6 +18,7 @@ from linkseal.keys.grant import Grant
 from linkseal.tunnels import codes
 from linkseal.tunnels.addressing import slot_name
 from linkseal.tunnels.agent.adoption import adopt
+from linkseal.tunnels.agent.breakglass import BreakGlass
 from linkseal.tunnels.agent.clock import steady_now, unix_now, utc
 from linkseal.tunnels.agent.evidence import take_outcomes
 from linkseal.tunnels.agent.facts import (
@@ -30,6 +30,7 @@ from linkseal.tunnels.agent.facts import (
     peers_of,
     underlay_of,
 )
+from linkseal.tunnels.agent.guardwatch import GuardWatch
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
 from linkseal.tunnels.agent.memory import BURST, give_back
@@ -37,16 +38,18 @@ from linkseal.tunnels.agent.observations import OBSERVED_CODES, observations
 from linkseal.tunnels.agent.speaker import Speaker
 from linkseal.tunnels.agent.state import KnownGood, SavedLink
 from linkseal.tunnels.agent.targets import targets
+from linkseal.tunnels.agent.tellings import tell_drift, tell_failures
 from linkseal.tunnels.agent.unfit import unfit
 from linkseal.tunnels.diff import diff
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
+from linkseal.tunnels.guard.exemption import Exemption
+from linkseal.tunnels.guard.model import GuardTransaction
 from linkseal.tunnels.host.host import ALL, Aspect, Failure, Host
 from linkseal.tunnels.links import PROOF_LASTS, LinkBook, Move
 from linkseal.tunnels.model import Desired, LinkKey, NftTransaction, Observed, SetRoute, SetRpFilter, Stage, Step
 from linkseal.tunnels.plan import plan
 from linkseal.tunnels.probe.outcomes import Outcome, Target
-from linkseal.tunnels.render import render_steps
 from linkseal.tunnels.settings import AgentSettings
 from linkseal.tunnels.world import Underlay, World, endpoint_of
 from linkseal.wireguard.model import ConfigureDevice, PeerSpec, ReprovokePeer, SetPeer
@@ -118,6 +121,8 @@ class Worker:
         self.findings = findings
         self.book = LinkBook()
         self.speaker = Speaker(keyring, findings)
+        self.guard = GuardWatch(host.guard.readings, findings)
+        self._glass = BreakGlass(settings.state_directory)
         self.observed = Observed()
         self.desired = Desired()
         self.world: World | None = None
@@ -157,6 +162,7 @@ class Worker:
         take_outcomes(self.book, self.findings, job.outcomes, job.path_mtus, job.now, steady)
         moves = self.book.choose(steady)
         world = self.world = replace(world, links=self.book.peer_links(steady))
+        self.guard.look(world, self.observed.guard, frozenset(self.book.current), job.now)
         before, seen, settled = self.desired, self.observed, self._settled
         due = self._steps(world)
         steps = due + self._provocations(job, steady)
@@ -164,7 +170,8 @@ class Worker:
         self._settle_moves(moves, failures)
         self.unfit = unfit(failures, world)
         if steps and settled:
-            self._tell_drift(diff(before, seen), failures, job.now)
+            tell_drift(self.findings, diff(before, seen), failures, job.now)
+        self.guard.tell(world, seen, failures, self._exemptions(), job.now)
         self._note(world, job.now, steady)
         self._save_links(job.now)
         publish = self._speak(world, job, steady, still=not due) if job.speak else None
@@ -229,8 +236,8 @@ class Worker:
             overrides_of(self.settings.peer_endpoints, policy.wireguard.port),
             ipv6=any(":" in address for address in self.observed.host_addresses),
             nics=nics_of(self.observed, grant.addresses),
-            exemptions=tuple(one for one in policy.exemptions if one.is_open(now)),
-            broken_glass=False,
+            exemptions=tuple(one for one in self._exemptions() if one.is_open(now)),
+            broken_glass=self._broken_glass(now),
         )
         self.book.proof_lasts = max(PROOF_LASTS, 3.0 * policy.probe.interval + 60.0)
         self.book.leaving = self.keyring.withdrawing()
@@ -240,6 +247,14 @@ class Worker:
             adopt(self.book, world, self.observed, self._known.links(), steady)
             self._adopted = True
         return world
+
+    def _exemptions(self) -> tuple[Exemption, ...]:
+        return () if self.knowledge.policy is None else self.knowledge.policy.exemptions
+
+    def _broken_glass(self, now: float) -> bool:
+        broken = self._glass.in_force(now)
+        self.guard.broken = None if broken is None else f"{broken.reason} ({broken.by})"
+        return broken is not None
 
     def _underlay(self, grant: Grant, now: float) -> Underlay | None:
         """The NIC as it is; while it or its address is missing, as it was last."""
@@ -303,12 +318,16 @@ class Worker:
             self._settled = True
             return ()
         self._record_changed_settings(steps, now)
+        if self.world is not None and any(isinstance(step, GuardTransaction) for step in steps):
+            self.guard.count(
+                self.world, self.observed.guard, frozenset(self.book.current), now
+            )  # what goes takes its counters along
         failures = self.host.apply(steps, self.keyring.secret)
         failed = {id(failure.step) for failure in failures}
         for step in steps:
             if isinstance(step, SetPeer) and step.endpoint is not None and id(step) not in failed:
                 self.book.endpoint_written(step.device, step.public_key, steady)
-        self._tell_failures(failures, now)
+        tell_failures(self.findings, failures, now)
         return failures
 
     def _record_changed_settings(self, steps: Sequence[Step], now: float) -> None:
@@ -320,28 +339,6 @@ class Worker:
             self._known.save_changed_rp_filter(self._loosened)
         except HostError as error:
             self.findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, str(error), now)
-
-    def _tell_failures(self, failures: Sequence[Failure], now: float) -> None:
-        reasons: dict[str, list[str]] = {}
-        for failure in failures:
-            code = codes.PORT_IN_USE if failure.error.errno == EADDRINUSE else codes.STEP_REFUSED
-            reasons.setdefault(code, []).append(str(failure.error))
-        current = {
-            (code, HOST_SUBJECT): found[0] + (f" (and {len(found) - 1} more)" if found[1:] else "")
-            for code, found in reasons.items()
-        }
-        self.findings.replace({codes.STEP_REFUSED, codes.PORT_IN_USE}, current, now)
-
-    def _tell_drift(self, undone: Sequence[Step], failures: Sequence[Failure], now: float) -> None:
-        """What this pass had to do once more was somebody else's doing: say what was put back."""
-        failed = [failure.step for failure in failures]
-        steps = [step for step in undone if step not in failed]
-        if not steps:
-            return
-        lines = render_steps(steps)
-        shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")  # noqa: PLR2004
-        _LOG.warning("%s drift healed: %s", codes.DRIFT_HEALED, shown)
-        self.findings.raise_(codes.DRIFT_HEALED, HOST_SUBJECT, shown, now, lasts=300.0)
 
     # --- what follows -------------------------------------------------------------------------------------------
 
