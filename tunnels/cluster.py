@@ -27,7 +27,7 @@ CLOCK_AHEAD: Final = 60.0
 MAX_LISTED: Final = 500
 """Unsealed pairs listed by name; their number is always exact."""
 _NAMED: Final = 5
-_HOST_CODES: Final = "LS3"
+_HOST_CODES: Final = ("LS3", "LS5")
 
 Evidence = Literal["fresh", "stale", "ahead", "missing"]
 

@@ -19,7 +19,7 @@ from linkseal.keys.codes import MALFORMED, TOO_LARGE
 from linkseal.keys.errors import PeerError
 from linkseal.tunnels.findings import CATALOGUE, MAX_MESSAGE, MAX_SUBJECT, SEVERITY_ORDER, printable
 from linkseal.tunnels.model import LinkState, Scope, Stage
-from linkseal.tunnels.statusparts import MAX_VERIFIED, AppliedStatus, GuardStatus, Verification
+from linkseal.tunnels.statusparts import MAX_VERIFIED, AppliedStatus, GuardStatus, Verification, quiet
 from linkseal.tunnels.statustypes import (
     EDGE,
     Bytes,
@@ -260,7 +260,7 @@ def significant(status: NodeStatus) -> NodeStatus:
     Two reports equal in this are not worth a second write.
     """
     pairs = tuple(replace(pair, last_handshake=None, last_proof=None, rx_bytes=0, tx_bytes=0) for pair in status.pairs)
-    guard = replace(status.guard, last_plaintext=1.0 if is_loud(status) else None)
+    guard = replace(quiet(status.guard), last_plaintext=1.0 if is_loud(status) else None)
     return replace(bounded(replace(status, pairs=pairs, guard=guard)), observed_at=0.0)
 
 

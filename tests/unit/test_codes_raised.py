@@ -13,8 +13,7 @@ from linkseal.tunnels.findings import CATALOGUE
 ROOT = Path(__file__).parents[2]
 
 LATER: dict[str, str] = {
-    **dict.fromkeys([f"LS500{n}" for n in range(1, 9)], "the guard"),
-    **dict.fromkeys([f"LS510{n}" for n in range(4, 5)], "stages"),
+    **dict.fromkeys(["LS5007", "LS5008"], "the guard"),
     **dict.fromkeys([f"LS520{n}" for n in range(1, 4)], "verify"),
     "LS4014": "metrics",
 }
