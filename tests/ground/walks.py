@@ -21,6 +21,7 @@ from linkseal.tunnels.cli.controller import _log_to_stderr
 from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.controller import files as controller
 from linkseal.tunnels.directory.files import read_cluster
+from linkseal.tunnels.status import parse_report
 
 ECHO = 8088
 
@@ -93,6 +94,13 @@ class Walked(Deployment):
     def controller_log(self) -> str:
         """What the controller printed."""
         return "" if self._controller is None else self._controller.text()
+
+    def proven(self) -> bool:
+        """Whether every member has reported, where the controller looks, that all its links are proven."""
+        others = len(self.members) - 1
+        paths = [self.directory / "nodes" / node.name / "status.json" for node in self.members]
+        reports = [parse_report(path.read_text(), path.parent.name).status for path in paths if path.exists()]
+        return [one.links.proven if one else 0 for one in reports] == [others] * len(self.members)
 
     def everywhere(self, stage: str) -> bool:
         """Whether every running agent says that it has applied this stage."""
