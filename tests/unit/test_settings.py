@@ -227,11 +227,35 @@ def test_marks_may_be_text_or_the_number_yaml_makes_of_them() -> None:
     assert parse_policy(yaml.safe_load("routing: {fwmark: 0x10, fwmarkMask: '0xff'}")).routing.fwmark == 16
 
 
+EXEMPT = {
+    "name": "ssh",
+    "protocol": "tcp",
+    "port": 22,
+    "cidr": "192.0.2.0/24",
+    "owner": "ops",
+    "reason": "rescue",
+    "expires": "2030-01-01T00:00:00Z",
+}
+
+
 @pytest.mark.parametrize(
     ("spec", "line"),
     [
         ({"protocol": "ipsec"}, "protocol: IPsec is not in this version"),
-        ({"stage": "enforce"}, "stage: the guard is not in this version"),
+        ({"guard": {"table": "linkseal"}}, "guard.table: is the name of the tunnels' own tables"),
+        ({"guard": {"passThrough": ["vxlan.calico"]}}, "guard.passThrough: in scope overlay"),
+        (
+            {"exemptions": [{**EXEMPT, "port": None}]},
+            "exemptions[0]: tcp needs a port",
+        ),
+        ({"exemptions": [{**EXEMPT, "protocol": "icmp"}]}, "exemptions[0]: icmp has no ports"),
+        (
+            {"exemptions": [{**EXEMPT, "expires": "2030-01-01T00:00:00"}]},
+            "exemptions[0].expires: must name its",
+        ),
+        ({"exemptions": [{**EXEMPT, "cidr": "10.0.0.1/24"}]}, "exemptions[0].cidr: has host bits set"),
+        ({"exemptions": [EXEMPT, EXEMPT]}, "exemptions: ssh is there twice"),
+        ({"routing": {"table": 252}}, "routing.table: the next one holds our floors"),
         ({"scope": "all"}, "scope: must be 'overlay' or 'transparent' (found 'all')"),
         ({"wireguard": {"port": 65533}}, "wireguard.port: must be less than or equal to 65532 (found 65533)"),
         ({"wireguard": {"port": True}}, "wireguard.port: must be a whole number, without quotes (found True)"),

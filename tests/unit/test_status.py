@@ -32,6 +32,7 @@ from linkseal.tunnels.status import (
     significant,
     to_json,
 )
+from linkseal.tunnels.statusparts import GuardStatus
 from linkseal.tunnels.statustypes import format_time, parse_time
 
 T = 1793613600.0  # 2026-11-02T10:00:00Z
@@ -283,3 +284,10 @@ def test_times_of_other_zones_are_understood() -> None:
 def test_the_object_can_be_described_as_json_schema() -> None:
     schema = report_schema()
     assert schema["$defs"]["NodeStatus"]["properties"]["observedAt"]["type"] == "string"
+
+
+def test_that_plaintext_begins_and_ends_is_worth_a_report_and_each_packet_is_not() -> None:
+    def seen(last: float | None) -> NodeStatus:
+        return significant(status(observed_at=1000.0, guard=GuardStatus(mode="count", last_plaintext=last)))
+
+    assert seen(1000.0) == seen(980.0) != seen(970.0) == seen(None)
