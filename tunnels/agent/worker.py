@@ -319,9 +319,7 @@ class Worker:
             return ()
         self._record_changed_settings(steps, now)
         if self.world is not None and any(isinstance(step, GuardTransaction) for step in steps):
-            self.guard.count(
-                self.world, self.observed.guard, frozenset(self.book.current), now
-            )  # what goes takes its counters along
+            self.guard.count(self.world, self.observed.guard, frozenset(self.book.current), now)
         failures = self.host.apply(steps, self.keyring.secret)
         failed = {id(failure.step) for failure in failures}
         for step in steps:
