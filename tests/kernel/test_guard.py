@@ -129,7 +129,7 @@ def test_what_passes_the_tunnel_by_is_dropped_counted_and_told(nodes: Nodes) -> 
         past_the_tunnel(a, b)
         with cluster.capture() as wire:
             for target in (b.address4, b.address6):
-                for port, bound in ((9, 51823), (51823, 51823), (51820, 0), (9, 6443), (67, 1068), (51829, 51829)):
+                for port, bound in ((9, 51820), (51823, 51821), (51820, 0), (9, 6443), (67, 1068)):
                     forge(a, str(target), port=port, bound=bound)
                     forge(a.pods[0], str(target), port=port, bound=bound)
         assert plain(wire) == []
