@@ -38,9 +38,14 @@ def wall_off(node: Node) -> None:
         node.run(f"nft delete table {family} wall", check=False)
 
 
-def on_the_wire(cluster: Cluster, rule: str) -> None:
-    table = f"table bridge wall {{ chain it {{ type filter hook forward priority 0; policy accept; {rule}; }}; }}"
-    cluster.wire.run(f"echo '{table}' | nft -f /proc/self/fd/0")
+def on_the_wire(cluster: Cluster, node: Node, rule: str) -> None:
+    """Drop something on its way to a node, before its NIC."""
+    chain = f'chain it {{ type filter hook egress device "up{node.index}" priority 0; policy accept; {rule}; }}'
+    cluster.wire.run(f"echo 'table netdev wall {{ {chain}; }}' | nft -f /proc/self/fd/0")
+
+
+def wire_off(cluster: Cluster) -> None:
+    cluster.wire.run("nft delete table netdev wall")
 
 
 def ask(linkseal: Deployment, node: Node, *peers: Node) -> str:
@@ -131,23 +136,23 @@ def test_a_blinded_capture_is_blind_and_a_path_broken_one_way_is_unreachable_tha
         assert (codes.VERIFY_BLIND, b.name) in {(one.code, one.subject) for one in linkseal.status(a).findings}
         wall_off(a)
 
-        on_the_wire(cluster, f"udp length {CONTROL} drop")
+        on_the_wire(cluster, b, f"udp length {CONTROL} drop")
         found = results(linkseal, a)[b.name]
         assert found[0] == "blind", found
         assert f"capture at {b.name}" in found[1]
-        cluster.wire.run("nft delete table bridge wall")
+        wire_off(cluster)
 
-        firewall(b, "forward", 'iifname "lsl*" ip saddr 10.244.0.0/16 drop')
+        firewall(b, "forward", 'iifname "lsl11" drop')
         found = results(linkseal, a)[b.name]
         assert found[0] == "unreachable", found
         assert "did not arrive" in found[1]
         assert results(linkseal, b)[a.name] == ("proven", "")
         wall_off(b)
 
-        on_the_wire(cluster, f"ip saddr {a.address4} udp length {TUNNELLED} drop")
+        on_the_wire(cluster, b, f"ip saddr {a.address4} udp length {TUNNELLED} drop")
         found = results(linkseal, a)[b.name]
         assert found[0] == "unreachable", found
-        cluster.wire.run("nft delete table bridge wall")
+        wire_off(cluster)
         assert results(linkseal, a) == {b.name: ("proven", "")}
 
 
