@@ -27,32 +27,32 @@ def agenda(interval: float = 6 * HOURS, sample: int = 2) -> Agenda:
 
 def test_the_first_sample_comes_soon_and_the_others_by_the_interval_give_or_take_a_tenth() -> None:
     one = agenda()
-    first = one.due(PEERS, 0.0)
+    first = one.due(lambda: PEERS, 0.0)
     assert first is not None
     assert 0 < first <= FIRST_AFTER
     assert one.take(0.0) is None
-    one.due(PEERS, first)
+    one.due(lambda: PEERS, first)
     taken = [one.take(first), one.take(first)]
     assert len({task.peer for task in taken if task} & set(PEERS)) == 2
     assert one.take(first) is None
-    second = one.due(PEERS, first)
+    second = one.due(lambda: PEERS, first)
     assert second is not None
     assert 5.4 * HOURS <= second - first <= 6.6 * HOURS
 
 
 def test_never_is_never_and_what_is_asked_for_is_done_all_the_same() -> None:
     one = agenda(interval=0)
-    assert one.due(PEERS, 1e9) is None
+    assert one.due(lambda: PEERS, 1e9) is None
     assert one.ask("r1", ("n2",)) is None
-    assert one.due(PEERS, 5.0) == 0.0
+    assert one.due(lambda: PEERS, 5.0) == 0.0
     assert one.take(5.0) == Task("n2", "r1")
     one.learned("n2", "leaked", 5.0)
-    assert one.due(PEERS, 1e9) is None
+    assert one.due(lambda: PEERS, 1e9) is None
 
 
 def test_requests_come_before_samples_and_tell_how_far_they_are() -> None:
     one = agenda(sample=4)
-    one.due(PEERS, FIRST_AFTER)
+    one.due(lambda: PEERS, FIRST_AFTER)
     one.ask("r1", ("n2", "n9"))
     first, second = one.take(FIRST_AFTER), one.take(FIRST_AFTER)
     assert (first, second) == (Task("n2", "r1"), Task("n9", "r1"))
