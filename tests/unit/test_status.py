@@ -32,7 +32,7 @@ from linkseal.tunnels.status import (
     significant,
     to_json,
 )
-from linkseal.tunnels.statusparts import GuardStatus
+from linkseal.tunnels.statusparts import MAX_VERIFIED, GuardStatus, Verification
 from linkseal.tunnels.statustypes import format_time, parse_time
 
 T = 1793613600.0  # 2026-11-02T10:00:00Z
@@ -253,8 +253,24 @@ def test_a_real_change_is_significant(change: dict[str, Any]) -> None:
 
 
 def test_requests_are_read_as_they_were_written() -> None:
-    requests = (Request("a-1", "rotate", T), Request("b", "verify", T))
+    requests = (Request("a-1", "rotate", T), Request("b", "verify", T), Request("c", "verify", T, ("n2", "n3")))
     assert parse_requests(requests_json(requests), "n1") == requests
+
+
+def test_requests_of_before_there_were_peers_are_read() -> None:
+    old = '{"requests": [{"id": "v", "type": "verify", "requestedAt": "2026-11-02T10:00:00Z"}]}'
+    assert parse_requests(old, "n1") == (Request("v", "verify", T),)
+
+
+def test_of_too_many_verifications_the_worst_are_kept() -> None:
+    results = [Verification(f"n{n:04}", "proven", T) for n in range(MAX_VERIFIED + 50)]
+    results[-1] = replace(results[-1], result="leaked")
+    kept = bounded(status(verified=tuple(results))).verified
+    assert len(kept) == MAX_VERIFIED
+    assert results[-1] in kept
+    read = parse_report(to_json("n1", status(verified=tuple(results))), "n1").status
+    assert read is not None
+    assert read.verified == kept
 
 
 @pytest.mark.parametrize(
