@@ -8,8 +8,8 @@ A pass that finds nothing to do writes nothing, to the kernel or to the disk (la
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from linkseal.keys.announcement import SignedAnnouncement
@@ -33,6 +33,7 @@ from linkseal.tunnels.agent.facts import (
     underlay_of,
 )
 from linkseal.tunnels.agent.guardwatch import GuardWatch
+from linkseal.tunnels.agent.job import Job, Result
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
 from linkseal.tunnels.agent.loosened import Loosened
@@ -44,7 +45,6 @@ from linkseal.tunnels.agent.targets import targets
 from linkseal.tunnels.agent.tellings import tell_drift, tell_failures
 from linkseal.tunnels.agent.unfit import unfit
 from linkseal.tunnels.diff import diff
-from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.guard.exemption import Exemption
 from linkseal.tunnels.guard.model import GuardTransaction
@@ -52,7 +52,6 @@ from linkseal.tunnels.host.host import ALL, Aspect, Failure, Host
 from linkseal.tunnels.links import PROOF_LASTS, LinkBook, Move
 from linkseal.tunnels.model import Desired, LinkKey, NftTransaction, Observed, SetRoute, Stage, Step
 from linkseal.tunnels.plan import plan
-from linkseal.tunnels.probe.outcomes import Outcome, Target
 from linkseal.tunnels.settings import AgentSettings
 from linkseal.tunnels.statusparts import AppliedStatus
 from linkseal.tunnels.ways import ways
@@ -73,38 +72,6 @@ STEP: Final = 1.0
 FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 60.0
 """Seconds between attempts at steps the kernel refuses: doubled from the first to the last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a pass starts from. `now` in Unix seconds."""
-
-    now: float
-    aspects: frozenset[Aspect] = ALL
-    view: DirectoryView | None = None
-    """None: the directory has not changed."""
-    outcomes: Sequence[Outcome] = ()
-    path_mtus: Mapping[str, int] = field(default_factory=dict)
-    steady: float | None = None
-    """The same instant by a clock that never jumps; None: `now`."""
-    speak: bool = True
-    """Whether generations may be raised and retired, and announcements signed: not in `agent restore`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a pass came to."""
-
-    steps: tuple[Step, ...] = ()
-    failures: tuple[Failure, ...] = ()
-    targets: Mapping[LinkKey, Target] = field(default_factory=dict)
-    poke: tuple[LinkKey, ...] = ()
-    """Links to prove again now: a rotation waits for their replies."""
-    publish: SignedAnnouncement | None = None
-    again: frozenset[Aspect] = frozenset()
-    """What the pass touched and nobody reports: to be looked at once more."""
-    wake_in: float = 60.0
-    """Seconds until the next pass at the latest."""
 
 
 class Worker:
