@@ -139,14 +139,14 @@ class Mesh:
 
 
 @contextlib.contextmanager
-def mesh_traffic(nodes: list[Node], *, pps: int = 50, connections: int = 20) -> Iterator[Mesh]:
-    """Two flows for each directed pair of nodes, one IPv6 where there is any; TCP between the first two, both ways."""
+def mesh_traffic(nodes: list[Node], *, flows: int = 2, pps: int = 50, connections: int = 20) -> Iterator[Mesh]:
+    """One or two flows for each directed pair of nodes, the second IPv6 where there is any; TCP between the first two, both ways."""
     mesh = Mesh()
     BACKLOG.write_text("30000")
     before = overflown()
     with contextlib.ExitStack() as stack:
         pairs = [(a, b) for a in nodes for b in nodes if a is not b]
-        for number, (a, b) in enumerate(pairs + pairs):
+        for number, (a, b) in enumerate(pairs * flows):
             second = number >= len(pairs)
             source, target = a.pods[second], b.pods[not second]
             address = target.address6 if second and target.address6 else target.address4
