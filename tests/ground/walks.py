@@ -85,7 +85,7 @@ class Walked(Deployment):
     def walk(self, *words: str) -> str:
         """Run `linkseal WORD …` to its good end; returns what it printed."""
         process = self.begin(*words)
-        code = process.result(240)
+        code = process.result(500)
         text = process.text()
         process.forget()
         assert code == 0, f"{code}: {text}\n{self.controller_log()}\n{self.report()}"
