@@ -15,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -115,8 +115,9 @@ class Row:
 class Walk:
     """One lab that is walked. A context manager."""
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Cell, policy: Mapping[str, Any] | None = None) -> None:
         self.cell = cell
+        self._policy = policy or {}
         self.name = f"m{os.getpid()}x{next(_serial)}"
         self.rows: list[Row] = []
         self._stack = contextlib.ExitStack()
@@ -130,6 +131,7 @@ class Walk:
             backend = Backend.USERSPACE if self.cell.driver == "userspace" else Backend.KERNEL
             self.lab = Lab.build(spec, backend)
             stack.callback(self.lab.down)
+            self._set_policy()
             self.lab.start_all()
             self.lab.wait(self.lab.ready, "every link sealed")
             self.flows = stack.enter_context(Flows(self._ways()))
@@ -142,6 +144,12 @@ class Walk:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _set_policy(self) -> None:
+        """What a lab has no option for."""
+        path = self.lab.folder / "inventory.yaml"
+        inventory = json.loads(path.read_text())
+        path.write_text(json.dumps({**inventory, "spec": {**inventory["spec"], **self._policy}}))
 
     def _ways(self) -> list[Way]:
         a, b, c = self.lab.cluster
