@@ -3,8 +3,9 @@
 The order is part of the value. What adds comes before what removes, and within each half what others stand on
 comes first:
 
-    interfaces, addresses, filters, devices and peers, map elements and chains, routes, rules, IPv6 caches
-    rules, routes, map elements and chains, prefixes of peers, peers, addresses, interfaces       (removals)
+    the guard and its floors, interfaces, addresses, filters, devices and peers, map elements and chains, routes, rules,
+    IPv6 caches
+    rules, routes, map elements and chains, prefixes of peers, peers, addresses, interfaces, the guard      (removals)
 
 So a peer's new link exists before its element of the map moves, the element before its route, the route before the
 rule; and a prefix leaves a peer's AllowedIPs only when nothing points to it any more.
@@ -13,9 +14,10 @@ A diff of two equal states is empty, and nothing that is right is ever replaced 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from linkseal.tunnels.addressing import DOOR, PROBE, SLOTS
+from linkseal.tunnels.guard.diff import diff_guard
 from linkseal.tunnels.model import (
     V6,
     AddAddress,
@@ -46,15 +48,21 @@ def diff(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     """Return ordered steps; none when nothing differs."""
     devices = list(_devices(desired, observed))
     early, late = diff_ruleset(desired.nft, observed.nft)
+    close, open_ = diff_guard(desired.guard, observed.guard, observed.interfaces)
+    floors, routes = _new_routes(desired, observed)
+    rules = sorted(desired.rules - observed.rules, key=_rule_order)
     misfits = _misfits(desired, observed)
     return (
+        *(() if close is None else (close,)),
+        *floors,
+        *(AddRule(rule) for rule in rules if floors and _is_floor(rule, floors)),
         *_interfaces(desired, observed),
         *(AddAddress(address) for address in sorted(desired.addresses - observed.addresses) if address not in misfits),
         *_underlay_filters(desired, observed),
         *(step for step in devices if not _takes_away(step)),
         *(() if early is None else (early,)),
-        *_new_routes(desired, observed),
-        *(AddRule(rule) for rule in sorted(desired.rules - observed.rules, key=_rule_order)),
+        *routes,
+        *(AddRule(rule) for rule in rules if not (floors and _is_floor(rule, floors))),
         *_look_again(desired, observed),
         *(RemoveRule(rule) for rule in sorted(observed.rules - desired.rules, key=_rule_order, reverse=True)),
         *_old_routes(desired, observed),
@@ -63,12 +71,18 @@ def diff(desired: Desired, observed: Observed) -> tuple[Step, ...]:
         *_old_addresses(desired, observed),
         *(AddAddress(address) for address in sorted(misfits)),
         *_old_interfaces(desired, observed),
+        *(() if open_ is None else (open_,)),
     )
 
 
-def _rule_order(rule: Rule) -> tuple[int, int, int, tuple[int, int]]:
+def _is_floor(rule: Rule, floors: Sequence[SetRoute]) -> bool:
+    return rule.table == floors[0].route.table
+
+
+def _rule_order(rule: Rule) -> tuple[object, ...]:
     """Ascending priority: the rule that keeps WireGuard's own packets out stands before the one that takes them in."""
-    return rule.priority, rule.family, rule.table, rule.fwmark or (0, 0)
+    selectors = tuple(map(str, rule[4:]))
+    return rule.priority, rule.family, rule.table, rule.fwmark or (0, 0), selectors
 
 
 def _look_again(desired: Desired, observed: Observed) -> Iterator[Step]:
@@ -136,10 +150,12 @@ def _takes_away(step: WireguardStep) -> bool:
     return isinstance(step, RemovePeer)
 
 
-def _new_routes(desired: Desired, observed: Observed) -> Iterator[Step]:
+def _new_routes(desired: Desired, observed: Observed) -> tuple[list[SetRoute], list[SetRoute]]:
+    """Return floors, which need no interface and come first, and the other routes."""
     have = observed.routes
-    differ = [key for key, route in desired.routes.items() if have.get(key) != route]
-    return (SetRoute(desired.routes[key]) for key in sorted(differ))
+    differ = sorted(key for key, route in desired.routes.items() if have.get(key) != route)
+    steps = [SetRoute(desired.routes[key]) for key in differ]
+    return [step for step in steps if not step.route.interface], [step for step in steps if step.route.interface]
 
 
 def _old_routes(desired: Desired, observed: Observed) -> Iterator[Step]:

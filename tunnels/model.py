@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Final, Literal, NamedTuple
 
 from linkseal.keys.values import Prefix, PublicKey
+from linkseal.tunnels.guard.model import Guard, GuardTransaction
 from linkseal.wireguard.model import DeviceSpec, DeviceState, WireguardStep
 
 Family = Literal[4, 6]
@@ -86,7 +87,10 @@ class Address(NamedTuple):
 
 
 class Route(NamedTuple):
-    """A unicast route by an interface. (table, prefix) is its identity; the rest is replaced in place."""
+    """A unicast route by an interface. (table, prefix) is its identity; the rest is replaced in place.
+
+    Without an interface: an `unreachable` route, which needs none and so outlives every one (a floor of the guard).
+    """
 
     table: int
     prefix: Prefix
@@ -96,12 +100,17 @@ class Route(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A policy routing rule. `fwmark` is (value, mask)."""
+    """A policy routing rule. `fwmark` is (value, mask), `protocol` an IP protocol number, ports are those of it."""
 
     family: Family
     priority: int
     table: int
     fwmark: tuple[int, int] | None = None
+    destination: Prefix | None = None
+    source: Prefix | None = None
+    protocol: int | None = None
+    destination_port: int | None = None
+    source_port: int | None = None
 
 
 class Chain(NamedTuple):
@@ -139,13 +148,14 @@ class Desired:
     """None: this stage or this kernel has no door and no nftables of ours."""
     underlay_rp_filter: Mapping[str, int] = field(default_factory=dict)
     """Foreign interfaces whose reverse path filter must be loose; what they had is put back by cleanup."""
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What is there of ours on this host, and of the underlay what we must know.
 
-    `routes` holds our table only; `rules` those that name our table or our priorities; `nft` None: no table of ours.
+    `routes` holds our tables only; `rules` those that name our table or our priorities; `nft` None: no table of ours.
     """
 
     interfaces: Mapping[str, InterfaceState] = field(default_factory=dict)
@@ -161,6 +171,7 @@ class Observed:
     routes: Mapping[tuple[int, Prefix], Route] = field(default_factory=dict)
     rules: frozenset[Rule] = frozenset()
     nft: Ruleset | None = None
+    guard: Guard | None = None
 
 
 # --- steps ---------------------------------------------------------------------------------------------------------
@@ -276,6 +287,7 @@ Step = (
     | RemoveRule
     | LookAgain
     | NftTransaction
+    | GuardTransaction
     | SetRpFilter
     | WireguardStep
 )

@@ -7,7 +7,11 @@ What a stage means for the data path:
     prefer    overlay: all pod prefixes are routed to the door, which drops what has no proven link (nobody else
               carries them)
               transparent: a peer's prefixes are routed to the door once one of its links has been proven
-    enforce   as prefer; the guard drops the rest
+    enforce   all prefixes of every peer that has an agent are routed to the door, in either scope, and have a floor:
+              an `unreachable` route that is looked up next, so that one lost never falls through to `main`. What has
+              no agent has neither: the guard drops it and says so.
+
+Exemptions have rules of their own before ours, so that what is exempt does not depend on the tunnel.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from typing import NamedTuple
 
 from linkseal.keys.values import Prefix, PublicKey
 from linkseal.tunnels import addressing as names
+from linkseal.tunnels.guard.exemption import NUMBERS, Exemption
+from linkseal.tunnels.guard.plan import guard_of, is_closed, serves
 from linkseal.tunnels.intervals import outermost
 from linkseal.tunnels.model import (
     V4,
@@ -37,8 +43,29 @@ from linkseal.tunnels.model import (
     family_of,
 )
 from linkseal.tunnels.nftables import clamp_chain, door_chain, probe_chains
-from linkseal.tunnels.world import Me, Peer, PeerLinks, World, device_mtu, endpoint_of, host_prefix, link_mtu
+from linkseal.tunnels.world import (
+    Me,
+    Peer,
+    PeerLinks,
+    World,
+    device_mtu,
+    endpoint_of,
+    host_prefix,
+    link_mtu,
+    protected,
+)
 from linkseal.wireguard.model import DeviceSpec, Endpoint, PeerSpec
+
+__all__ = [
+    "FALLBACK_TABLE",
+    "MAIN_TABLE",
+    "door_sources",
+    "families_of",
+    "initiates",
+    "pair_links",
+    "plan",
+    "protected",
+]
 
 MAIN_TABLE = 254
 """RT_TABLE_MAIN of linux/rtnetlink.h."""
@@ -64,16 +91,11 @@ def plan(world: World) -> Desired:
         addresses=frozenset(_addresses(ground, devices)),
         devices=devices,
         routes={(route.table, route.prefix): route for route in _routes(ground, views)},
-        rules=frozenset(_rules(ground)),
+        rules=frozenset((*_rules(ground, views), *_exempt_rules(world))),
         nft=_ruleset(ground, views),
         underlay_rp_filter=_underlay_rp_filter(world),
+        guard=guard_of(world),
     )
-
-
-def protected(scope: Scope, addresses: Iterable[str], prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
-    """Return what the tunnels carry for a node: its pod prefixes, and in `transparent` its own addresses too."""
-    own = map(host_prefix, addresses) if scope is Scope.TRANSPARENT else ()
-    return (*prefixes, *own)
 
 
 def families_of(world: World) -> tuple[Family, ...]:
@@ -178,8 +200,8 @@ def _view(ground: _Ground, peer: Peer) -> _View:
 def _carries(world: World, peer: Peer, links: PeerLinks) -> bool:
     if world.layout.stage is Stage.PREPARE:
         return False
-    overlay = world.layout.scope is Scope.OVERLAY and bool(peer.generations)
-    return overlay or links.current is not None or links.entered
+    always = world.layout.scope is Scope.OVERLAY or is_closed(world, peer)
+    return (always and bool(peer.generations)) or links.current is not None or links.entered
 
 
 def _interfaces(ground: _Ground, devices: Mapping[str, DeviceSpec]) -> dict[str, Interface]:
@@ -256,6 +278,8 @@ def _routes(ground: _Ground, views: list[_View]) -> Iterator[Route]:
                 if family_of(prefix) not in ground.families:
                     continue
                 yield Route(table, prefix, out, sources.get(family_of(prefix)), view.mtu)
+                if is_closed(world, view.peer):
+                    yield Route(table + 1, prefix, "")
         elif view.pairs:
             yield from _last_resort(world, view)
 
@@ -292,11 +316,30 @@ def _way_out(world: World, view: _View) -> str:
     return names.slot_name(world.me.generations[-1].number, remote)
 
 
-def _rules(ground: _Ground) -> Iterator[Rule]:
+def _rules(ground: _Ground, views: list[_View]) -> Iterator[Rule]:
     layout = ground.world.layout
+    closed = [prefix for view in views if is_closed(ground.world, view.peer) for prefix in view.carried]
+    floors = set(map(family_of, closed))
     for family in ground.families:
         yield Rule(family, layout.rule_priority, MAIN_TABLE, (layout.fwmark, layout.fwmark_mask))
         yield Rule(family, layout.rule_priority + 1, layout.table)
+        if family in floors:
+            yield Rule(family, layout.rule_priority + 2, layout.table + 1)
+
+
+def _exempt_rules(world: World) -> Iterator[Rule]:
+    """Connections to an exempt service, and where it is ours its replies, go as if there were no tunnels."""
+    for exemption in world.exemptions:
+        yield _exempt_rule(world, exemption)._replace(
+            destination=Prefix(exemption.cidr), destination_port=exemption.port
+        )
+        if serves(exemption, world):
+            yield _exempt_rule(world, exemption)._replace(source=Prefix(exemption.cidr), source_port=exemption.port)
+
+
+def _exempt_rule(world: World, exemption: Exemption) -> Rule:
+    family = family_of(exemption.cidr)
+    return Rule(family, world.layout.rule_priority, MAIN_TABLE, protocol=NUMBERS[exemption.protocol])
 
 
 def _ruleset(ground: _Ground, views: list[_View]) -> Ruleset:

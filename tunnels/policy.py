@@ -11,6 +11,8 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Final, Literal
 
 from linkseal.tunnels.addressing import ProbeRange
+from linkseal.tunnels.guard.exemption import Exemption
+from linkseal.tunnels.guard.policy import MAX_EXEMPTIONS, ExemptionSpec, GuardPolicy, GuardSpec, guard_collisions
 from linkseal.tunnels.model import Scope, Stage
 from linkseal.tunnels.validation import Edge, parse_network, refuse, validate
 from pydantic import AfterValidator, Field, field_validator
@@ -45,7 +47,8 @@ class WireguardPolicy:
 class RoutingPolicy:
     """Where our routes are and which packets pass them by.
 
-    `rule_priority` is the rule that sends marked packets to the main table, the next one sends the rest to `table`.
+    `rule_priority` is the rule that sends marked packets to the main table, the next one sends the rest to `table`, and
+    the one after that what finds no route there to the floors, in the table after it.
     """
 
     table: int = 51820
@@ -74,6 +77,8 @@ class Policy:
     wireguard: WireguardPolicy = field(default_factory=WireguardPolicy)
     routing: RoutingPolicy = field(default_factory=RoutingPolicy)
     probe: ProbePolicy = field(default_factory=ProbePolicy)
+    guard: GuardPolicy = field(default_factory=GuardPolicy)
+    exemptions: tuple[Exemption, ...] = ()
 
 
 def parse_policy(spec: Mapping[str, Any], source: str = "cluster policy") -> Policy:
@@ -121,8 +126,8 @@ class WireguardSpec(Edge):
 class RoutingSpec(Edge):
     """`spec.routing`."""
 
-    table: int = Field(default=51820, ge=1, le=(1 << 32) - 1)
-    rule_priority: int = Field(default=100, ge=1, le=MAIN_RULE - 2)
+    table: int = Field(default=51820, ge=1, le=(1 << 32) - 2)
+    rule_priority: int = Field(default=100, ge=1, le=MAIN_RULE - 4)
     fwmark: Mark = "0x4c530c00"
     fwmark_mask: Mark = "0xffffffff"
 
@@ -166,19 +171,14 @@ class PolicySpec(Edge):
     wireguard: WireguardSpec = Field(default_factory=WireguardSpec)
     routing: RoutingSpec = Field(default_factory=RoutingSpec)
     probe: ProbeSpec = Field(default_factory=ProbeSpec)
+    guard: GuardSpec = Field(default_factory=GuardSpec)
+    exemptions: list[ExemptionSpec] = Field(default_factory=list, max_length=MAX_EXEMPTIONS)
 
     @field_validator("protocol")
     @classmethod
     def _has_protocol(cls, value: str) -> str:
         if value == "ipsec":
             raise ValueError("IPsec is not in this version (it comes with the milestone 'IPsec'); use wireguard")
-        return value
-
-    @field_validator("stage")
-    @classmethod
-    def _has_stage(cls, value: str) -> str:
-        if value == "enforce":
-            raise ValueError("the guard is not in this version, so nothing would stop plaintext; use prefer")
         return value
 
     def policy(self) -> Policy:
@@ -196,6 +196,8 @@ class PolicySpec(Edge):
                 mark_value(self.routing.fwmark_mask),
             ),
             probe=ProbePolicy(probe_range, self.probe.port, self.probe.interval),
+            guard=self.guard.policy(),
+            exemptions=tuple(one.exemption() for one in self.exemptions),
         )
 
 
@@ -205,6 +207,9 @@ def _collisions(policy: Policy) -> Iterator[str]:
     if first <= probe < first + SLOT_PORTS:
         last = first + SLOT_PORTS - 1
         yield f"probe.port: {probe} is one of the tunnels' ports {first}-{last} (wireguard.port); choose another"
+    yield from guard_collisions(policy.guard, policy.exemptions, transparent=policy.scope is Scope.TRANSPARENT)
+    if (name := RESERVED_TABLES.get(routing.table + 1)) and routing.table not in RESERVED_TABLES:
+        yield f"routing.table: the next one holds our floors, and it is the kernel's table `{name}`; choose another"
     if name := RESERVED_TABLES.get(routing.table):
         yield f"routing.table: {routing.table} is the kernel's table `{name}`; choose another, such as 51820"
     if routing.fwmark & ~routing.fwmark_mask:

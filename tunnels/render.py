@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from linkseal.tunnels import nftables
 from linkseal.tunnels.addressing import PROBE_PEER
 from linkseal.tunnels.diff import diff
+from linkseal.tunnels.guard import render as guard
+from linkseal.tunnels.guard.model import GuardTransaction
 from linkseal.tunnels.model import (
     V6,
     AddAddress,
@@ -55,8 +57,8 @@ def _lines(step: Step) -> Iterable[str]:
             return (_routing(step),)
         case LookAgain(rule):
             return (_routing(AddRule(rule)), f"{_routing(RemoveRule(rule))}  # connected IPv6 sockets look again")
-        case NftTransaction():
-            return nftables.render(step)
+        case NftTransaction() | GuardTransaction():
+            return nftables.render(step) if isinstance(step, NftTransaction) else guard.render(step)
         case SetRpFilter(interface, value, was):
             return (f"{_sysctl(interface, 'rp_filter', value)}  # was {was}",)
         case _:
@@ -128,6 +130,8 @@ def _ip(family: int) -> str:
 
 
 def _route(route: Route) -> str:
+    if not route.interface:
+        return f"unreachable {route.prefix} table {route.table}"
     source = f" src {route.source}" if route.source is not None else ""
     mtu = f" mtu {route.mtu}" if route.mtu is not None else ""
     return f"{route.prefix} dev {route.interface} table {route.table}{source}{mtu}"
@@ -135,4 +139,9 @@ def _route(route: Route) -> str:
 
 def _rule(rule: Rule) -> str:
     mark = "" if rule.fwmark is None else f" fwmark {rule.fwmark[0]:#x}/{rule.fwmark[1]:#x}"
-    return f"pref {rule.priority}{mark} lookup {rule.table}"
+    ends = f" from {rule.source}" if rule.source else ""
+    ends += f" to {rule.destination}" if rule.destination else ""
+    ends += f" ipproto {rule.protocol}" if rule.protocol is not None else ""
+    ends += f" sport {rule.source_port}" if rule.source_port is not None else ""
+    ends += f" dport {rule.destination_port}" if rule.destination_port is not None else ""
+    return f"pref {rule.priority}{ends}{mark} lookup {rule.table}"

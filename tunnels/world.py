@@ -5,12 +5,13 @@ This file does no I/O and holds no secret.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.addressing import ProbeRange
+from linkseal.tunnels.guard.exemption import Exemption
 from linkseal.tunnels.model import V4, V6, Family, KeyOfGeneration, Scope, Stage, family_of
 from linkseal.wireguard.model import Endpoint
 
@@ -77,6 +78,8 @@ class Underlay:
     rp_filter: int = 0
     """The interface's own value and that of `all`: the kernel uses the greater."""
     rp_filter_all: int = 0
+    addresses: tuple[str, ...] = ()
+    """All that are on it, granted or not: tunnel packets may leave from any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,9 @@ class Layout:
     fwmark_mask: int = 0xFFFFFFFF
     probe: ProbeRange = field(default_factory=ProbeRange)
     probe_port: int = 51829
+    guard_table: str = "linkseal_guard"
+    pass_through: tuple[str, ...] = ()
+    """Interfaces of a CNI that encapsulate: the guard judges what they send on, where that leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,12 @@ class World:
     endpoint_overrides: Mapping[str, Endpoint] = field(default_factory=dict)
     ipv6: bool = True
     """This host has IPv6; where it is switched off every IPv6 address, route and rule would be refused."""
+    nics: tuple[str, ...] = ()
+    """Further interfaces that have an address granted to this node."""
+    exemptions: tuple[Exemption, ...] = ()
+    """Those that are open now."""
+    broken_glass: bool = False
+    """The operator of this host has lifted the guard: it counts and drops nothing."""
 
 
 STAGES: Final = (Stage.OFF, Stage.PREPARE, Stage.PREFER, Stage.ENFORCE)
@@ -154,6 +166,12 @@ def link_mtu(world: World, peer: Peer) -> int:
         return mtu
     carries6 = any(family_of(known) == V6 for known in (*peer.prefixes, *peer.addresses))
     return max(mtu, MINIMUM_MTU[V6 if carries6 else V4])
+
+
+def protected(scope: Scope, addresses: Iterable[str], prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
+    """Return what the tunnels carry for a node: its pod prefixes, and in `transparent` its own addresses too."""
+    own = map(host_prefix, addresses) if scope is Scope.TRANSPARENT else ()
+    return (*prefixes, *own)
 
 
 def host_prefix(address: str) -> Prefix:

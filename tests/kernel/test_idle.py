@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ground.agents import Deployment, Nodes
 from ground.net import Node
 from ground.traffic import watched
 from linkseal.tunnels.agent.control import ask
+from linkseal.tunnels.agent.loop import FULL_LOOK_EVERY
 
 pytestmark = pytest.mark.kernel
 
@@ -28,6 +30,13 @@ def settled(linkseal: Deployment) -> bool:
     before = [counts(linkseal, node)[1] for node in linkseal.members]
     time.sleep(2)
     return before == [counts(linkseal, node)[1] for node in linkseal.members]
+
+
+def passes_after(linkseal: Deployment, before: dict[str, tuple[int, int]]) -> Iterator[bool]:
+    """Asks every agent for a pass, and says of each whether it has made ten since `before`."""
+    for node in linkseal.members:
+        ask(linkseal.run_folder(node), {"do": "reconcile"})
+        yield counts(linkseal, node)[0] - before[node.name][0] >= 10
 
 
 def report(linkseal: Deployment, node: Node) -> Path:
@@ -56,15 +65,11 @@ def test_passes_that_find_nothing_to_do_write_nothing(nodes: Nodes) -> None:
         files = stamps(linkseal.folder)
         reports = {node.name: report(linkseal, node).stat().st_mtime_ns for node in cluster}
         with watched(a) as at_a, watched(b) as at_b, watched(c) as at_c:
-            for _ in range(6):
-                for node in cluster:
-                    ask(linkseal.run_folder(node), {"do": "reconcile"})
-                time.sleep(1)
             a.run("ip address add 203.0.113.7/32 dev cni0; ip address del 203.0.113.7/32 dev cni0")
-            time.sleep(1)
+            time.sleep(FULL_LOOK_EVERY + 1)  # polls: everything is looked at once
+            linkseal.until(lambda: all(list(passes_after(linkseal, before))), "ten passes more of every agent", 120)
         after = {node.name: counts(linkseal, node) for node in cluster}
         for node in cluster:
-            assert after[node.name][0] - before[node.name][0] > 10
             assert after[node.name][1] == before[node.name][1]
             assert report(linkseal, node).stat().st_mtime_ns == reports[node.name]
         assert stamps(linkseal.folder) == files

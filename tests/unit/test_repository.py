@@ -20,7 +20,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 80
 
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-uv.lock")
 
-PURE_FOLDERS = ("keys", "tunnels", "tunnels/probe")
+PURE_FOLDERS = ("keys", "tunnels", "tunnels/guard", "tunnels/probe")
 """Modules directly in these do no I/O (docs/architecture.md), except:"""
 
 IMPURE = {

@@ -29,6 +29,8 @@ def layout_of(policy: Policy, *, opted_out: bool) -> Layout:
         fwmark_mask=policy.routing.fwmark_mask,
         probe=policy.probe.range,
         probe_port=policy.probe.port,
+        guard_table=policy.guard.table,
+        pass_through=policy.guard.pass_through,
     )
 
 
@@ -45,7 +47,14 @@ def underlay_of(observed: Observed, chosen: str | None, addresses: Iterable[str]
     families: frozenset[Family] = frozenset(
         family_of(address) for address, where in here.items() if where == state.name and not _link_local(address)
     )
-    return Underlay(state.name, state.mtu, families, state.rp_filter, observed.rp_filter_all)
+    own = tuple(sorted(one for one, where in here.items() if where == state.name and not _link_local(one)))
+    return Underlay(state.name, state.mtu, families, state.rp_filter, observed.rp_filter_all, own)
+
+
+def nics_of(observed: Observed, addresses: Iterable[str]) -> tuple[str, ...]:
+    """Every foreign interface that has an address granted to this node."""
+    found = {observed.host_addresses.get(address, "") for address in addresses}
+    return tuple(sorted(found - {"", *OURS}))
 
 
 def me_of(grant: Grant, keys: tuple[KeyOfGeneration, ...], *, reachable: bool) -> Me:

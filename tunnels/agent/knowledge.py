@@ -135,7 +135,14 @@ class Knowledge:
     @staticmethod
     def _pinned(policy: Policy) -> tuple[object, ...]:
         """What the running host driver, sockets and peers' endpoints stand on."""
-        return (policy.protocol, policy.wireguard.port, policy.routing, policy.probe.range, policy.probe.port)
+        return (
+            policy.protocol,
+            policy.wireguard.port,
+            policy.routing,
+            policy.probe.range,
+            policy.probe.port,
+            policy.guard.table,
+        )
 
     def _tell(self, found: Iterable[Finding], now: float) -> None:
         current: dict[tuple[str, str], str] = {}

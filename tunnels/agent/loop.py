@@ -106,7 +106,7 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
         self.desk = RequestDesk(worker)
         self._enrolment = Enrolment(worker.keyring, worker.knowledge, directory, self._trouble.warn)
-        self._events = Events(self._on_dirty, worker.host.table)
+        self._events = Events(self._on_dirty, worker.host.table, worker.host.guard.table)
         self._paths = PathMeter(self._on_path)
         self._control = ControlServer(worker.settings.run_directory, self._answer)
         self._prober = Prober(self._on_outcome, steady_now)

@@ -78,7 +78,7 @@ def restore(settings: AgentSettings) -> int:
         knowledge.recall()
         if knowledge.policy is None:
             raise HostError(f"{settings.state_directory} knows no cluster policy: start the agent, which reads it")
-        host = Host(driver, knowledge.policy.routing.table)
+        host = Host(driver, knowledge.policy.routing.table, knowledge.policy.guard.table)
         worker = Worker(settings, host, keyring, knowledge, known, findings)
         steps = 0
         for _ in range(3):  # the second pass puts in what the first made possible, the third finds nothing to do
@@ -114,7 +114,7 @@ def cleanup(settings: AgentSettings, *, withdraw: bool) -> list[str]:
                 knowledge.recall()
                 policy = knowledge.policy or policy
         lines = [_withdraw(settings)] if withdraw else []
-        host = Host(driver, policy.routing.table)
+        host = Host(driver, policy.routing.table, policy.guard.table)
         recorded = known.changed_rp_filter()
         lines += clean_host(host, recorded)
         failed = [line for line in lines if line.startswith(FAILED)]
@@ -270,7 +270,7 @@ async def _prepare(
         if knowledge.policy is None:
             found = [one.message for one in findings.shown(unix_now()) if one.code == codes.POLICY_REFUSED]
             raise ConfigError(f"the cluster has no usable policy, so correct it: {'; '.join(found)}")
-        host = Host(driver, knowledge.policy.routing.table)
+        host = Host(driver, knowledge.policy.routing.table, knowledge.policy.guard.table)
         return Worker(settings, host, keyring, knowledge, known, findings)
 
     worker = await loop.run_in_executor(executor, build)

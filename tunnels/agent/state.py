@@ -76,6 +76,7 @@ class _Underlay(_Strict):
     families: list[Literal[4, 6]]
     rp_filter: int
     rp_filter_all: int
+    addresses: list[str] = Field(default_factory=list)
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -177,7 +178,9 @@ class KnownGood:
         model = self._read(self._dir / "underlay.json", _Underlay)
         if model is None:
             return None
-        return Underlay(model.interface, model.mtu, frozenset(model.families), model.rp_filter, model.rp_filter_all)
+        families = frozenset(model.families)
+        filters = model.rp_filter, model.rp_filter_all
+        return Underlay(model.interface, model.mtu, families, *filters, tuple(model.addresses))
 
     def save_underlay(self, underlay: Underlay) -> bool:
         """Write it; whether anything changed."""
@@ -187,6 +190,7 @@ class KnownGood:
             "families": sorted(underlay.families),
             "rp_filter": underlay.rp_filter,
             "rp_filter_all": underlay.rp_filter_all,
+            "addresses": list(underlay.addresses),
         }
         return self._write(self._dir / "underlay.json", fields)
 

@@ -21,7 +21,15 @@ from linkseal.tunnels.addressing import slot_name
 from linkseal.tunnels.agent.adoption import adopt
 from linkseal.tunnels.agent.clock import steady_now, unix_now, utc
 from linkseal.tunnels.agent.evidence import take_outcomes
-from linkseal.tunnels.agent.facts import endpoints_to_announce, layout_of, me_of, overrides_of, peers_of, underlay_of
+from linkseal.tunnels.agent.facts import (
+    endpoints_to_announce,
+    layout_of,
+    me_of,
+    nics_of,
+    overrides_of,
+    peers_of,
+    underlay_of,
+)
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
 from linkseal.tunnels.agent.memory import BURST, give_back
@@ -220,6 +228,9 @@ class Worker:
             self.door,
             overrides_of(self.settings.peer_endpoints, policy.wireguard.port),
             ipv6=any(":" in address for address in self.observed.host_addresses),
+            nics=nics_of(self.observed, grant.addresses),
+            exemptions=tuple(one for one in policy.exemptions if one.is_open(now)),
+            broken_glass=False,
         )
         self.book.proof_lasts = max(PROOF_LASTS, 3.0 * policy.probe.interval + 60.0)
         self.book.leaving = self.keyring.withdrawing()

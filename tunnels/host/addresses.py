@@ -8,6 +8,7 @@ from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT
 from typing import Any, Literal
 
 from linkseal.keys.errors import HostError
+from linkseal.keys.values import Prefix
 from linkseal.tunnels.addressing import OURS
 from linkseal.tunnels.host.links import index_of, translated
 from linkseal.tunnels.host.routes import PROTOCOL
@@ -78,7 +79,17 @@ class Addresses:
             for one in translated("read the rules", self._route.get_rules, family=number):
                 if one.get_attr("FRA_PROTOCOL") == PROTOCOL:
                     priority, table = one.get_attr("FRA_PRIORITY") or 0, one.get_attr("FRA_TABLE") or 0
-                    yield Rule(family, priority, table, _fwmark(one))
+                    yield Rule(
+                        family,
+                        priority,
+                        table,
+                        _fwmark(one),
+                        _end(one, "FRA_DST", "dst_len"),
+                        _end(one, "FRA_SRC", "src_len"),
+                        one.get_attr("FRA_IP_PROTO"),
+                        _port(one, "FRA_DPORT_RANGE"),
+                        _port(one, "FRA_SPORT_RANGE"),
+                    )
 
     def add_rule(self, rule: Rule) -> None:
         """Add a rule. HostError."""
@@ -102,9 +113,28 @@ def _fwmark(rule: Any) -> tuple[int, int] | None:
     return None if mark is None and mask is None else (mark or 0, _ALL_BITS if mask is None else mask)
 
 
+def _end(rule: Any, name: str, length: str) -> Prefix | None:
+    address = rule.get_attr(name)
+    return None if address is None else Prefix(f"{address}/{rule[length]}")
+
+
+def _port(rule: Any, name: str) -> int | None:
+    ports = rule.get_attr(name)
+    return None if ports is None else int(ports["start"])
+
+
 def _rule_fields(rule: Rule) -> dict[str, Any]:
     family = socket.AF_INET6 if rule.family == V6 else socket.AF_INET
-    fields = {"family": family, "priority": rule.priority, "table": rule.table, "protocol": PROTOCOL}
+    fields: dict[str, Any] = {"family": family, "priority": rule.priority, "table": rule.table, "protocol": PROTOCOL}
     if rule.fwmark is not None:
         fields["fwmark"], fields["fwmask"] = rule.fwmark
+    for name, prefix in (("dst", rule.destination), ("src", rule.source)):
+        if prefix is not None:
+            address, _, length = prefix.partition("/")
+            fields[name], fields[f"{name}_len"] = address, int(length)
+    if rule.protocol is not None:
+        fields["ip_proto"] = rule.protocol
+    for name, port in (("dport_range", rule.destination_port), ("sport_range", rule.source_port)):
+        if port is not None:
+            fields[name] = f"{port}:{port}"
     return fields

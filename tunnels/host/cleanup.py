@@ -8,6 +8,7 @@ from linkseal.keys.errors import HostError
 from linkseal.keys.secrets import PrivateKey
 from linkseal.keys.values import PublicKey
 from linkseal.tunnels.addressing import DOOR, OURS, PROBE, PROBE_PEER
+from linkseal.tunnels.guard.model import GuardTransaction
 from linkseal.tunnels.host.host import Host
 from linkseal.tunnels.host.links import KINDS_WE_MAKE
 from linkseal.tunnels.model import (
@@ -46,9 +47,13 @@ def _removals(
     for rule in sorted(observed.rules, key=repr):
         yield RemoveRule(rule), f"rule {rule.priority} to table {rule.table} (IPv{rule.family})"
     for route in sorted(observed.routes.values(), key=repr):
-        yield RemoveRoute(route), f"route {route.prefix} dev {route.interface} table {route.table}"
+        by = f"dev {route.interface}" if route.interface else "unreachable"
+        yield RemoveRoute(route), f"route {route.prefix} {by} table {route.table}"
     if observed.nft is not None:
         yield NftTransaction(drop_tables=True), "nft tables netdev linkseal and inet linkseal"
+    if observed.guard is not None and not observed.guard.foreign:
+        table = observed.guard.table
+        yield GuardTransaction(table, drop_tables=True), f"the guard: nft tables netdev {table} and inet {table}"
     for name in OURS:
         # The pair goes with its first end, unless that is another's or renamed.
         if name == PROBE_PEER and kernel_kinds.get(PROBE) == "veth":

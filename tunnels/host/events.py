@@ -5,7 +5,7 @@
     address, netconf      LINKS (of filters only rp_filter is told, and not when it was set by netlink)
     route of our table    ROUTES
     rule                  RULES
-    our nft tables        NFT
+    our nft tables        NFT; the guard's GUARD
     lost notifications    everything
 
 WireGuard's own configuration is told by nobody: it must be read now and then.
@@ -40,6 +40,8 @@ _NFT_GROUPS: Final = (7,)
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE = 16, 17, 20, 21, 24, 25
 _NEWRULE, _DELRULE, _NEWNETCONF = 32, 33, 80
 _NFT_NEWGEN = 15
+_ELEMENTS, _SET_NAME = (12, 14), 2
+"""NFT_MSG_NEWSETELEM and DELSETELEM; NFTA_SET_ELEM_LIST_SET."""
 _IFINFO, _IFADDR = struct.Struct("=BxHiII"), struct.Struct("=BBBBI")
 _IFNAME, _MTU, _IFA_ADDRESS, _IFA_LOCAL, _NETCONF_RP_FILTER = 3, 4, 1, 2, 3
 _AF_BRIDGE = 7
@@ -55,7 +57,7 @@ _DATAGRAMS_AT_ONCE = 256
 _NOTHING: Final[frozenset[Aspect]] = frozenset()
 _OUR_LINK: Final = frozenset({Aspect.LINKS, Aspect.ROUTES, Aspect.WIREGUARD})
 _LINKS, _ROUTES = frozenset({Aspect.LINKS}), frozenset({Aspect.ROUTES})
-_RULES, _NFT = frozenset({Aspect.RULES}), frozenset({Aspect.NFT})
+_RULES, _NFT, _GUARD = frozenset({Aspect.RULES}), frozenset({Aspect.NFT}), frozenset({Aspect.GUARD})
 
 _Message = tuple[int, bytes, int, int]
 """Type, datagram, where what follows the nlmsghdr starts and ends."""
@@ -64,9 +66,9 @@ _Message = tuple[int, bytes, int, int]
 class Events:
     """Listens in the network namespace of the thread that calls `start`; `on_dirty` is called in the event loop."""
 
-    def __init__(self, on_dirty: Callable[[frozenset[Aspect]], None], table: int) -> None:
+    def __init__(self, on_dirty: Callable[[frozenset[Aspect]], None], table: int, guard: str = "") -> None:
         self._on_dirty = on_dirty
-        self._judge = Judge(table)
+        self._judge = Judge(table, guard)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sockets: dict[int, socket.socket] = {}
 
@@ -126,8 +128,9 @@ class Events:
 class Judge:
     """Says of each notification what it makes dirty; remembers links and addresses, as many of those change nothing."""
 
-    def __init__(self, table: int) -> None:
-        self._table = table
+    def __init__(self, table: int, guard: str = "") -> None:
+        self._tables = (table, table + 1, FALLBACK_TABLE)
+        self._guard = guard
         self._links: dict[int, tuple[str | None, int | None, int]] = {}
         self._addresses: set[bytes] = set()
         self._judges: dict[int, Callable[[int, bytes, int, int], frozenset[Aspect]]] = {
@@ -146,7 +149,7 @@ class Judge:
     def dirt(self, protocol: int, kind: int, data: bytes, start: int, end: int) -> frozenset[Aspect]:
         """Return the aspects that the message at data[start:end] makes dirty."""
         if protocol == NETLINK_NETFILTER:
-            return _nft_dirt(kind, data, start, end)
+            return _nft_dirt(self._guard, kind, data, start, end)
         judge = self._judges.get(kind)
         return _NOTHING if judge is None else judge(kind, data, start, end)
 
@@ -200,13 +203,17 @@ class Judge:
             for attr, begin, _stop in attributes(data, start + RTMSG.size, end):
                 if attr == RTA_TABLE:
                     (table,) = struct.unpack_from("=I", data, begin)
-        return _ROUTES if table in (self._table, FALLBACK_TABLE) else _NOTHING
+        return _ROUTES if table in self._tables else _NOTHING
 
 
-def _nft_dirt(kind: int, data: bytes, start: int, end: int) -> frozenset[Aspect]:
+def _nft_dirt(guard: str, kind: int, data: bytes, start: int, end: int) -> frozenset[Aspect]:
     if kind >> 8 != NFT_SUBSYSTEM or kind & 0xFF == _NFT_NEWGEN:
         return _NOTHING
-    return _NFT if text_attribute(data, start, end, TABLE_NAME) == TABLE else _NOTHING
+    table = text_attribute(data, start, end, TABLE_NAME)
+    if table == guard and kind & 0xFF in _ELEMENTS:  # of flows packets make and time removes
+        name = text_attribute(data, start, end, _SET_NAME) or ""
+        return _NOTHING if name.startswith(("flow", "plain")) else _GUARD
+    return _NFT if table == TABLE else _GUARD if table == guard else _NOTHING
 
 
 def _messages(data: bytes) -> Iterator[_Message]:

@@ -14,7 +14,9 @@ from typing import Final, NamedTuple, TypeGuard
 
 from linkseal.keys.errors import HostError
 from linkseal.keys.values import Prefix
+from linkseal.tunnels.guard.model import GuardTransaction
 from linkseal.tunnels.host.addresses import Addresses
+from linkseal.tunnels.host.guard import GuardTables
 from linkseal.tunnels.host.links import Links, open_route
 from linkseal.tunnels.host.nft import Nft
 from linkseal.tunnels.host.routes import apply_routes, read_routes
@@ -52,6 +54,7 @@ class Aspect(Enum):
     RULES = "rules"
     WIREGUARD = "wireguard"
     NFT = "nft"
+    GUARD = "guard"
 
 
 ALL: Final = frozenset(Aspect)
@@ -77,29 +80,31 @@ class Features:
 
 
 class Host:
-    """This thread's network namespace, through one WireGuard driver; `table` is the routing table that is ours.
+    """This thread's network namespace, through one WireGuard driver.
 
+    `table` is the first of our two routing tables, `guard` the name of the guard's nft tables.
     `close` gives back sockets and leaves the kernel as it is; the driver is the caller's to close.
     """
 
-    def __init__(self, driver: Driver, table: int) -> None:
+    def __init__(self, driver: Driver, table: int, guard: str = "linkseal_guard") -> None:
         self._driver = driver
         self._table = table
         self._route = open_route()
         self._sock = NetlinkSocket(NETLINK_ROUTE)
         self._nft = Nft()
+        self.guard = GuardTables(guard)
         self.links = Links(self._route, self._sock, driver)
         self._addresses = Addresses(self._route)
 
     @property
     def table(self) -> int:
-        """Return the number of the routing table that is ours."""
+        """Return the number of our routing table; the next one is ours too."""
         return self._table
 
     @property
     def writes(self) -> int:
         """How many operations that change something were made so far; an idle reconcile makes none."""
-        parts = (self._driver, self._sock, self._nft, self.links, self._addresses)
+        parts = (self._driver, self._sock, self._nft, self.guard, self.links, self._addresses)
         return sum(part.writes for part in parts)
 
     def features(self) -> Features:
@@ -130,10 +135,12 @@ class Host:
             routes=self._read_routes() if Aspect.ROUTES in aspects else before.routes,
             rules=self._addresses.read_rules() if Aspect.RULES in aspects else before.rules,
             nft=self._nft.read() if Aspect.NFT in aspects else before.nft,
+            guard=self.guard.read() if Aspect.GUARD in aspects else before.guard,
         )
 
     def _read_routes(self) -> dict[tuple[int, Prefix], Route]:
-        return {**read_routes(self._sock, self._table), **read_routes(self._sock, FALLBACK_TABLE)}
+        tables = (self._table, self._table + 1, FALLBACK_TABLE)
+        return {key: route for table in tables for key, route in read_routes(self._sock, table).items()}
 
     def apply(self, steps: Sequence[Step], secrets: Secrets) -> tuple[Failure, ...]:
         """Carry out steps in order, runs of routes and of one device's WireGuard steps in batches.
@@ -190,6 +197,8 @@ class Host:
                 self._addresses.remove_rule(rule)
             case NftTransaction():
                 self._nft.apply(step)
+            case GuardTransaction():
+                self.guard.apply(step)
             case SetRpFilter(interface, value, _):
                 self.links.set_rp_filter(interface, value)
             case _:

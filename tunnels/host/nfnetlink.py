@@ -31,8 +31,8 @@ _NETDEV = 5
 """NFPROTO_INET and NFPROTO_NETDEV."""
 
 
-def our_tables() -> list[str]:
-    """Return the families in which our table exists, `netdev` first; none if the kernel has no nftables. HostError."""
+def our_tables(table: str = TABLE) -> list[str]:
+    """Return the families in which a table of ours exists, `netdev` first; none without nftables. HostError."""
     try:
         sock = NetlinkSocket(NETLINK_NETFILTER)
     except HostError as error:
@@ -45,17 +45,17 @@ def our_tables() -> list[str]:
             _FAMILY_NAMES[answer.data[answer.start]]
             for answer in sock.dump(question)
             if answer.data[answer.start] in _FAMILY_NAMES
-            and text_attribute(answer.data, answer.start, answer.end, TABLE_NAME) == TABLE
+            and text_attribute(answer.data, answer.start, answer.end, TABLE_NAME) == table
         ]
     return sorted(found, reverse=True)
 
 
-def hook_devices() -> dict[str, str | None]:
-    """Return the device of each chain of our netdev table; None: it has lost it."""
+def hook_devices(table: str = TABLE) -> dict[str, str | None]:
+    """Return the device of each chain of a netdev table of ours; None: it has lost it."""
     devices: dict[str, str | None] = {}
     with NetlinkSocket(NETLINK_NETFILTER) as sock:
         for answer in sock.dump(message(NFT_SUBSYSTEM << 8 | _GET_CHAIN, NFGEN.pack(_NETDEV, 0, 0))):
-            if text_attribute(answer.data, answer.start, answer.end, TABLE_NAME) != TABLE:
+            if text_attribute(answer.data, answer.start, answer.end, TABLE_NAME) != table:
                 continue
             name = text_attribute(answer.data, answer.start, answer.end, _CHAIN_NAME)
             devices[name or ""] = next(_devices(answer.data, answer.start + NFGEN.size, answer.end), None)

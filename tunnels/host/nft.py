@@ -42,7 +42,7 @@ class Nft:
     def version(self) -> str | None:
         """Return nft's version, None if it is not installed."""
         try:
-            words = _run(["nft", "--version"]).split()
+            words = run_nft(["nft", "--version"]).split()
         except HostError:
             return None
         return words[1].removeprefix("v") if len(words) > 1 else None
@@ -89,7 +89,7 @@ class Nft:
             return None
         devices = hook_devices() if "netdev" in families else {}
         # One nft for both would be enough, but 1.0.6 then finds only one of the tables.
-        listings = [_run(["nft", "-j", "list", "table", family, "linkseal"]) for family in families]
+        listings = [run_nft(["nft", "-j", "list", "table", family, "linkseal"]) for family in families]
         return parse(listings, devices)
 
     def apply(self, transaction: NftTransaction) -> None:
@@ -114,10 +114,11 @@ class Nft:
 
 
 def _execute(wanted: Sequence[dict[str, Any]], *options: str) -> None:
-    _run(["nft", "-j", *options, "-f", _STDIN], json.dumps({"nftables": wanted}))
+    run_nft(["nft", "-j", *options, "-f", _STDIN], json.dumps({"nftables": wanted}))
 
 
-def _run(argv: Sequence[str], text: str = "") -> str:
+def run_nft(argv: Sequence[str], text: str = "") -> str:
+    """Run nft, `text` on its standard input; return what it prints. HostError with its own words if it fails."""
     try:
         done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except FileNotFoundError:

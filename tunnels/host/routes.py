@@ -25,7 +25,7 @@ RTMSG = struct.Struct("=BBBBBBBBI")
 
 _NEW, _DELETE, _GET = 24, 25, 26
 _DST, _OIF, _PREFSRC, _METRICS, RTA_TABLE, _METRIC_MTU = 1, 4, 7, 8, 15, 2
-_SCOPE_LINK, _SCOPE_NOWHERE, _UNICAST = 253, 255, 1
+_SCOPE_LINK, _SCOPE_NOWHERE, _SCOPE_UNIVERSE, _UNICAST, _UNREACHABLE = 253, 255, 0, 1, 7
 _U32 = struct.Struct("=I")
 
 RouteStep = SetRoute | RemoveRoute
@@ -70,8 +70,10 @@ def _decode(answer: Answer, family: int, table: int, names: dict[int, str]) -> R
             (in_table,) = _U32.unpack_from(data, start)
         elif attr == _METRICS:
             mtu = _metric_mtu(data, start, end)
-    if protocol != PROTOCOL or in_table != table or kind != _UNICAST:
+    if protocol != PROTOCOL or in_table != table or kind not in (_UNICAST, _UNREACHABLE):
         return None
+    if kind == _UNREACHABLE:
+        return Route(table, Prefix(f"{address}/{length}"), "")  # IPv6 calls it one by `lo`
     if index not in names:
         names[index] = _name(index)
     return Route(table, Prefix(f"{address}/{length}"), names[index], source, mtu)
@@ -125,10 +127,11 @@ def _judged(step: RouteStep, error: NetlinkError) -> Iterator[Failed]:
     route = step.route
     reason = str(error).partition(": ")[2]
     source = f" from {route.source}" if route.source else ""
+    way = f" by {route.interface}" if route.interface else ""
     yield (
         step,
         HostError(
-            f"cannot {verb} the route {route.prefix} by {route.interface}{source} in table {route.table}: {reason}",
+            f"cannot {verb} the route {route.prefix}{way}{source} in table {route.table}: {reason}",
             errno=error.errno,
         ),
     )
@@ -144,11 +147,14 @@ def _encode(step: RouteStep, indexes: dict[str, int]) -> bytes:
         header = RTMSG.pack(family, int(length), 0, 0, 0, PROTOCOL, _SCOPE_NOWHERE, 0, 0)
         body = attribute(_DST, socket.inet_pton(family, address)) + attribute_u32(RTA_TABLE, route.table)
         return message(_DELETE, header + body)
+    destination = attribute(_DST, socket.inet_pton(family, address)) + attribute_u32(RTA_TABLE, route.table)
+    if not route.interface:
+        header = RTMSG.pack(family, int(length), 0, 0, 0, PROTOCOL, _SCOPE_UNIVERSE, _UNREACHABLE, 0)
+        return message(_NEW, header + destination, NLM_F_CREATE | NLM_F_REPLACE)
     if route.interface not in indexes:
         indexes[route.interface] = socket.if_nametoindex(route.interface)
     body = RTMSG.pack(family, int(length), 0, 0, 0, PROTOCOL, _SCOPE_LINK, _UNICAST, 0)
-    body += attribute(_DST, socket.inet_pton(family, address))
-    body += attribute_u32(RTA_TABLE, route.table) + attribute_u32(_OIF, indexes[route.interface])
+    body += destination + attribute_u32(_OIF, indexes[route.interface])
     if route.source is not None:
         body += attribute(_PREFSRC, socket.inet_pton(family, route.source))
     if route.mtu is not None:

@@ -1,0 +1,41 @@
+"""The guard in the kernel: loads its transactions by nft and reads it back."""
+
+from __future__ import annotations
+
+import json
+
+from linkseal.keys.errors import HostError
+from linkseal.tunnels.guard.commands import commands, parse
+from linkseal.tunnels.guard.model import Guard, GuardTransaction
+from linkseal.tunnels.host.nfnetlink import hook_devices, our_tables
+from linkseal.tunnels.host.nft import run_nft
+
+
+class GuardTables:
+    """The two tables of that name in the calling thread's network namespace. `writes` counts transactions."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        self.writes = 0
+
+    def read(self) -> Guard | None:
+        """Return what is there; None: neither table is. HostError."""
+        families = our_tables(self.table)
+        if not families:
+            return None
+        devices = hook_devices(self.table) if "netdev" in families else {}
+        items = []
+        for family in families:  # one nft for both finds only one of the tables (1.0.6)
+            listing = run_nft(["nft", "-j", "list", "table", family, self.table])
+            try:
+                items += json.loads(listing)["nftables"]
+            except ValueError:
+                raise HostError(f"nft printed no JSON: {listing[:80]!r}") from None
+        return parse(self.table, items, devices)
+
+    def apply(self, transaction: GuardTransaction) -> None:
+        """Carry out a transaction. HostError if the kernel refuses it: nothing of it is done then."""
+        wanted = commands(transaction)
+        if wanted:
+            self.writes += 1
+            run_nft(["nft", "-j", "-f", "/proc/self/fd/0"], json.dumps({"nftables": wanted}))
