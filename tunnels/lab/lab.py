@@ -44,6 +44,7 @@ _WANTED: Final[Mapping[str, frozenset[LinkState]]] = {
     "off": frozenset(),
     "prepare": frozenset({LinkState.PROVEN, LinkState.SEALED}),
     "prefer": frozenset({LinkState.SEALED}),
+    "enforce": frozenset({LinkState.SEALED}),
 }
 """Stage → states of a directed pair that are as good as it gets."""
 

@@ -13,26 +13,24 @@ from linkseal.tunnels.addressing import DOOR, PROBE, SLOTS
 from linkseal.tunnels.lab.cluster import Node
 from linkseal.tunnels.lab.lab import Lab
 from linkseal.tunnels.lab.namespaces import OWN_FOLDERS, processes_in
-from linkseal.tunnels.policy import RoutingPolicy
 
 DAEMON: Final = "wireguard-go"
 """A process that a reboot ends: it is no pod's."""
 
-_LOOPS: Final = 64
-"""More rules of ours than there can be."""
+_RULES: Final = {32766: "main", 32767: "default"}
+"""Priority of a rule → its table, at boot (ip-rule(8))."""
 
 
 def forget_kernel(lab: Lab, node: Node) -> None:
     """Take everything of ours out of a node's kernel, with its NIC; all its nftables and /run too. HostError."""
     _end_daemons(node)
-    routing = RoutingPolicy()
     lines = [f"ip link del {name} 2>/dev/null" for name in (DOOR, *SLOTS, PROBE)]
     for family in ("-4", "-6"):
-        lines += [
-            f"for i in $(seq {_LOOPS}); do ip {family} rule del {what} 2>/dev/null || break; done"
-            for what in (f"table {routing.table}", f"pref {routing.rule_priority}")
-        ]
-        lines += [f"ip {family} route flush table {table} 2>/dev/null" for table in (routing.table, "default")]
+        # The kernel's own rule 0 stays; main and default are what it has at boot.
+        lines.append(f"ip {family} rule flush 2>/dev/null")
+        lines += [f"ip {family} rule add pref {pref} lookup {name}" for pref, name in _RULES.items()]
+        tables = f"ip {family} route show table all | grep -o 'table [0-9a-z]*' | sort -u | grep -v local"
+        lines.append(f"{tables} | while read t; do ip {family} route flush $t; done 2>/dev/null")
     lines.append("nft flush ruleset")
     lines += [f"rm -rf {folder}/*" for folder in OWN_FOLDERS]
     node.run("; ".join([*lines, "true"]))
