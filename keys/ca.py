@@ -27,6 +27,8 @@ _CACHED_CERTIFICATES: Final = 256
 """One costs 1.7 kB to keep and half a millisecond to verify again."""
 _COMMON_NAME: Final = 64
 """Characters a common name may have (RFC 5280, ub-common-name); node names may be longer."""
+POLICY_LABEL: Final = "linkseal.io/policy 1\n"
+"""Signed before a policy's text, so that no other signature of the CA can be taken for one over a policy."""
 _BROKEN = (
     ValueError,
     TypeError,
@@ -85,7 +87,7 @@ def _usage(*, ca: bool) -> x509.KeyUsage:
 
 
 class CertificateAuthority:
-    """A root and its key: signs node certificates and grants."""
+    """A root and its key: signs node certificates, grants and the policy."""
 
     __slots__ = ("_certificate", "_key")
 
@@ -135,6 +137,10 @@ class CertificateAuthority:
     def sign_grant(self, text: str) -> str:
         """Return base64 of the signature over the exact bytes of a grant."""
         return sign_text(self._key, text)
+
+    def sign_policy(self, text: str) -> str:
+        """Return base64 of the signature over the label and the exact bytes of a policy."""
+        return sign_text(self._key, POLICY_LABEL + text)
 
     def sign_csr(self, csr_pem: str, node: str, uid: str, not_before: datetime, lifetime: timedelta) -> str:
         """Return a certificate (PEM) for node (name, UID), whom the caller has verified; the request must name it.
@@ -231,6 +237,13 @@ class Trust:
 
     def signed_grant(self, text: str, signature: str) -> bool:
         """Tell whether a CA of the bundle signed the exact bytes of this grant."""
+        return self._signed(text, signature)
+
+    def signed_policy(self, text: str, signature: str) -> bool:
+        """Tell whether a CA of the bundle signed the exact bytes of this policy, as a policy."""
+        return self._signed(POLICY_LABEL + text, signature)
+
+    def _signed(self, text: str, signature: str) -> bool:
         keys = (root.public_key() for root in self.roots)
         return any(isinstance(key, ec.EllipticCurvePublicKey) and signature_fits(key, text, signature) for key in keys)
 

@@ -46,9 +46,9 @@ class Document(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
 
-def read_document(model: type[Model], text: str, *, what: str, node: str) -> Model:
+def read_document(model: type[Model], text: str, *, what: str, node: str, limit: int = MAX_TEXT) -> Model:
     """Parse `text` (already verified) as `model`. Raises PeerError: too large, malformed or of an unknown format."""
-    check_size(text, MAX_TEXT, what=what, node=node)
+    check_size(text, limit, what=what, node=node)
     fields = _read_object(text, what=what, node=node)
     number = fields.get("format")
     if type(number) is int and number > 0 and number not in READABLE:

@@ -47,10 +47,11 @@ HOST: Final = (
     Finding(
         "LS3006",
         "info",
-        "reverse path filter of the underlay loosened",
-        "The underlay's interface had a strict rp_filter, which drops tunnel packets that arrive by another way; it "
-        "was set to loose (2).",
-        "Nothing. `linkseal agent cleanup` puts it back. To be rid of this, set net.ipv4.conf.*.rp_filter=2 yourself.",
+        "a reverse path filter was loosened",
+        "The underlay's interface, or another by which peers are reached without Linkseal, had a strict rp_filter: it "
+        "drops what arrives there once this host sends into the tunnel. It was set to loose (2).",
+        "Nothing. Stage off and `linkseal agent cleanup` put it back. To be rid of this, set "
+        "net.ipv4.conf.*.rp_filter=2 yourself.",
     ),
     Finding(
         "LS3007",

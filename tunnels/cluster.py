@@ -27,7 +27,8 @@ CLOCK_AHEAD: Final = 60.0
 MAX_LISTED: Final = 500
 """Unsealed pairs listed by name; their number is always exact."""
 _NAMED: Final = 5
-_HOST_CODES: Final = "LS3"
+_HOST_CODES: Final = ("LS3", "LS5")
+"""Errors of these mean that plaintext may pass, or did."""
 
 Evidence = Literal["fresh", "stale", "ahead", "missing"]
 
@@ -111,7 +112,7 @@ def cluster_status(
         for summary in summaries
         if summary.name in set(scope) and summary.evidence == "fresh" and summary.status is not None
     }
-    directed, unsealed, both = _pairs(scope, views)
+    directed, unsealed, both = _pairs(scope, views, policy)
     reasons = tuple(_reasons(policy, scope, [s for s in summaries if s.name not in opted_out], directed))
     return ClusterStatus(
         everything_sealed=not reasons,
@@ -123,6 +124,21 @@ def cluster_status(
         unsealed=unsealed,
         not_covered=tuple(_not_covered(summaries, opted_out)),
     )
+
+
+def directed_states(
+    reports: Mapping[str, NodeEncryption | None], now: float
+) -> Iterator[tuple[str, str, LinkState | None]]:
+    """Yield source, target and state of every directed pair of these nodes, as the source reports it lately."""
+    views: dict[str, _View] = {}
+    for name, report in reports.items():
+        summary = _summary(name, report, now)
+        if summary.evidence == "fresh" and summary.status is not None:
+            views[name] = _view(summary.status, len(reports) - 1)
+    nothing = _View()
+    for source in reports:
+        view = views.get(source, nothing)
+        yield from ((source, target, view.of(target)[0]) for target in reports if target != source)
 
 
 def pair_state(links: Iterable[PairStatus]) -> tuple[LinkState, str | None]:
@@ -160,11 +176,13 @@ def _view(status: NodeStatus, peers: int) -> _View:
     full = len(status.pairs) == MAX_PAIRS
     if full and counts.total == peers and counts.total - counts.sealed == len(status.unsealed):
         view.rest = LinkState.SEALED
+    elif full and counts.total == peers == counts.sealed + counts.proven:
+        view.rest = LinkState.PROVEN
     return view
 
 
 def _pairs(
-    scope: Sequence[str], views: Mapping[str, _View]
+    scope: Sequence[str], views: Mapping[str, _View], policy: Policy
 ) -> tuple[dict[LinkState | None, int], tuple[DirectedPair, ...], int]:
     counts: Counter[LinkState | None] = Counter()
     unsealed: list[DirectedPair] = []
@@ -176,6 +194,8 @@ def _pairs(
             if target == source:
                 continue
             state, code = view.of(target)
+            if policy.pool is not None and Stage.OFF in (policy.stage_of(source), policy.stage_of(target)):
+                state, code = LinkState.ABSENT, None  # there is to be no link yet between pool and others
             counts[state] += 1
             if state is LinkState.SEALED:
                 sealed[source].add(target)
@@ -201,14 +221,21 @@ def _reasons(
     ):
         if names := [s.name for s in summaries if s.evidence == evidence]:
             yield f"{text} {_names(names)}"
-    wanted = (policy.stage, policy.scope, policy.protocol)
-    others = [s.name for s in summaries if s.status and (s.status.stage, s.status.scope, s.status.protocol) != wanted]
+    if policy.pool is not None:
+        behind = [name for name in scope if name not in policy.pool.nodes]
+        yield f"a pool goes first; still at stage {policy.stage.value}: {_names(behind)}"
+    others = [s.name for s in summaries if s.status and not _as_wanted(s.name, s.status, policy)]
     if others:
         yield f"the cluster's stage, scope or protocol is not applied yet on {_names(others)}"
     yield from _host_errors(summaries)
     for state, count in directed.items():
         if state is not LinkState.SEALED and count:
             yield f"{count} directed {'pair is' if count == 1 else 'pairs are'} {state.value if state else 'unknown'}"
+
+
+def _as_wanted(name: str, status: NodeStatus, policy: Policy) -> bool:
+    wanted = (policy.stage_of(name), policy.scope, policy.protocol)
+    return (status.stage, status.scope, status.protocol) == wanted
 
 
 def _host_errors(summaries: Sequence[NodeSummary]) -> Iterator[str]:

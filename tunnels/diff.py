@@ -3,9 +3,10 @@
 The order is part of the value. What adds comes before what removes, and within each half what others stand on
 comes first:
 
-    the guard and its floors, interfaces, addresses, filters, devices and peers, map elements and chains, routes, rules,
-    IPv6 caches
-    rules, routes, map elements and chains, prefixes of peers, peers, addresses, interfaces, the guard      (removals)
+    the guard and its floors, interfaces, addresses, filters, devices and peers, programs on the NICs, map elements and
+    chains, routes, rules, IPv6 caches
+    rules, routes, map elements and chains, prefixes of peers, peers, addresses, interfaces, programs on the NICs, the
+    guard                                                                                                    (removals)
 
 So a peer's new link exists before its element of the map moves, the element before its route, the route before the
 rule; and a prefix leaves a peer's AllowedIPs only when nothing points to it any more.
@@ -40,6 +41,7 @@ from linkseal.tunnels.model import (
     Step,
 )
 from linkseal.tunnels.nftables import diff_ruleset
+from linkseal.tunnels.redirect.diff import diff_redirect
 from linkseal.wireguard.diff import diff_device
 from linkseal.wireguard.model import DeviceState, RemovePeer, SetPeer, WireguardStep
 
@@ -51,6 +53,7 @@ def diff(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     close, open_ = diff_guard(desired.guard, observed.guard, observed.interfaces)
     floors, routes = _new_routes(desired, observed)
     rules = sorted(desired.rules - observed.rules, key=_rule_order)
+    redirect = diff_redirect(desired.redirect, observed.redirect, observed.interfaces.keys())
     misfits = _misfits(desired, observed)
     return (
         *(() if close is None else (close,)),
@@ -60,6 +63,7 @@ def diff(desired: Desired, observed: Observed) -> tuple[Step, ...]:
         *(AddAddress(address) for address in sorted(desired.addresses - observed.addresses) if address not in misfits),
         *_underlay_filters(desired, observed),
         *(step for step in devices if not _takes_away(step)),
+        *redirect.early,
         *(() if early is None else (early,)),
         *routes,
         *(AddRule(rule) for rule in rules if not (floors and _is_floor(rule, floors))),
@@ -71,6 +75,7 @@ def diff(desired: Desired, observed: Observed) -> tuple[Step, ...]:
         *_old_addresses(desired, observed),
         *(AddAddress(address) for address in sorted(misfits)),
         *_old_interfaces(desired, observed),
+        *redirect.late,
         *(() if open_ is None else (open_,)),
     )
 

@@ -13,6 +13,7 @@ from typing import Final, Literal, NamedTuple
 
 from linkseal.keys.values import Prefix, PublicKey
 from linkseal.tunnels.guard.model import Guard, GuardTransaction
+from linkseal.tunnels.redirect.model import RedirectSpec, RedirectState, RedirectStep
 from linkseal.wireguard.model import DeviceSpec, DeviceState, WireguardStep
 
 Family = Literal[4, 6]
@@ -149,6 +150,8 @@ class Desired:
     underlay_rp_filter: Mapping[str, int] = field(default_factory=dict)
     """Foreign interfaces whose reverse path filter must be loose; what they had is put back by cleanup."""
     guard: Guard | None = None
+    redirect: RedirectSpec | None = None
+    """What programs on the NICs drop of packets that pass nftables by; None: no program of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,10 @@ class Observed:
     rules: frozenset[Rule] = frozenset()
     nft: Ruleset | None = None
     guard: Guard | None = None
+    redirect: RedirectState | None = None
+    """None: could not be looked at."""
+    main_routes: frozenset[tuple[Prefix, str]] = frozenset()
+    """Everybody's IPv4 routes in the main table: prefix and interface."""
 
 
 # --- steps ---------------------------------------------------------------------------------------------------------
@@ -289,6 +296,7 @@ Step = (
     | NftTransaction
     | GuardTransaction
     | SetRpFilter
+    | RedirectStep
     | WireguardStep
 )
 

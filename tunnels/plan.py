@@ -43,6 +43,7 @@ from linkseal.tunnels.model import (
     family_of,
 )
 from linkseal.tunnels.nftables import clamp_chain, door_chain, probe_chains
+from linkseal.tunnels.redirect.plan import plan_redirect
 from linkseal.tunnels.world import (
     Me,
     Peer,
@@ -53,6 +54,7 @@ from linkseal.tunnels.world import (
     host_prefix,
     link_mtu,
     protected,
+    stage_towards,
 )
 from linkseal.wireguard.model import DeviceSpec, Endpoint, PeerSpec
 
@@ -95,6 +97,11 @@ def plan(world: World) -> Desired:
         nft=_ruleset(ground, views),
         underlay_rp_filter=_underlay_rp_filter(world),
         guard=guard_of(world),
+        redirect=plan_redirect(
+            world,
+            {view.peer.name: view.protected for view in views},
+            protected(world.layout.scope, world.me.addresses, world.me.prefixes),
+        ),
     )
 
 
@@ -198,7 +205,7 @@ def _view(ground: _Ground, peer: Peer) -> _View:
 
 
 def _carries(world: World, peer: Peer, links: PeerLinks) -> bool:
-    if world.layout.stage is Stage.PREPARE:
+    if stage_towards(world, peer) in (Stage.OFF, Stage.PREPARE):
         return False
     always = world.layout.scope is Scope.OVERLAY or is_closed(world, peer)
     return (always and bool(peer.generations)) or links.current is not None or links.entered
@@ -373,9 +380,11 @@ def _slots(views: list[_View]) -> dict[Prefix, str]:
 def _underlay_rp_filter(world: World) -> dict[str, int]:
     """Loosen a strict NIC, which drops WireGuard's own packets and ARP once node addresses are routed to the tunnel.
 
-    One that is loose is to stay so: who makes it strict again has changed what is needed.
+    And whatever else leads to peers: while stages change they send in plaintext what this host routes to the door. One
+    that is loose is to stay so: who makes it strict again has changed what is needed.
     """
     underlay = world.underlay
-    strict = max(underlay.rp_filter, underlay.rp_filter_all) == 1
-    wanted = world.layout.scope is Scope.TRANSPARENT and (strict or underlay.rp_filter == _LOOSE)
-    return {underlay.interface: _LOOSE} if wanted else {}
+    found = dict(world.ways)
+    if world.layout.scope is Scope.TRANSPARENT:
+        found[underlay.interface] = underlay.rp_filter
+    return {name: _LOOSE for name, own in found.items() if own == _LOOSE or max(own, underlay.rp_filter_all) == 1}

@@ -5,6 +5,7 @@ A file of values; no I/O. `PolicySpec` is the edge, `Policy` what is used inside
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
@@ -15,6 +16,7 @@ from linkseal.tunnels.guard.exemption import Exemption
 from linkseal.tunnels.guard.policy import MAX_EXEMPTIONS, ExemptionSpec, GuardPolicy, GuardSpec, guard_collisions
 from linkseal.tunnels.model import Scope, Stage
 from linkseal.tunnels.validation import Edge, parse_network, refuse, validate
+from linkseal.tunnels.world import STAGES
 from pydantic import AfterValidator, Field, field_validator
 
 SLOT_PORTS: Final = 4
@@ -28,6 +30,9 @@ MAIN_RULE: Final = 32766
 
 FOREIGN_MARKS: Final = 0xC000
 """kube-proxy masquerades every packet that carries bit 0x4000, and kubelet dropped those with 0x8000."""
+
+LEAST_VERIFY, MOST_VERIFY = 10, 30 * 24 * 3600
+"""Seconds between two verifications: a session may take ten."""
 
 LONGEST_PROBE4: Final = 15
 LONGEST_PROBE6: Final = 111
@@ -68,17 +73,40 @@ class ProbePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """Nodes that go before the others, and how far they have gone (never less far)."""
+
+    stage: Stage
+    nodes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyPolicy:
+    """Seconds between two verifications of each node (0: never by itself), and how many peers each takes."""
+
+    interval: int = 6 * 3600
+    sample: int = 3
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the cluster decides for all nodes."""
 
     protocol: Literal["wireguard"] = "wireguard"
     scope: Scope = Scope.OVERLAY
     stage: Stage = Stage.OFF
+    """Where nodes outside the pool are."""
+    pool: Pool | None = None
     wireguard: WireguardPolicy = field(default_factory=WireguardPolicy)
     routing: RoutingPolicy = field(default_factory=RoutingPolicy)
     probe: ProbePolicy = field(default_factory=ProbePolicy)
     guard: GuardPolicy = field(default_factory=GuardPolicy)
     exemptions: tuple[Exemption, ...] = ()
+    verify: VerifyPolicy = field(default_factory=VerifyPolicy)
+
+    def stage_of(self, node: str) -> Stage:
+        """Return how far a node has gone; traffic between two goes by the lesser of theirs."""
+        return self.pool.stage if self.pool is not None and node in self.pool.nodes else self.stage
 
 
 def parse_policy(spec: Mapping[str, Any], source: str = "cluster policy") -> Policy:
@@ -137,7 +165,7 @@ class ProbeSpec(Edge):
 
     prefix4: str = "198.18.0.0/15"
     prefix6: str = "fd6c:736c:7072:6f62::/64"
-    port: int = Field(default=51829, ge=1, le=65535)
+    port: int = Field(default=51829, ge=1, le=65534)  # the next one is verify's
     interval: int = Field(default=60, ge=1, le=3600)
 
     @field_validator("prefix4")
@@ -162,17 +190,54 @@ def _probe_prefix(text: str, family: int, longest: int) -> str:
     return str(network)
 
 
+StageName = Literal["off", "prepare", "prefer", "enforce"]
+
+
+class PoolSpec(Edge):
+    """`spec.pool`: written by the controller into the policy that it signs."""
+
+    stage: StageName
+    nodes: list[str] = Field(min_length=1)
+
+
+class VerifySpec(Edge):
+    """`spec.verify`; the interval in seconds or as text: `6h`, `90m`, `1h30m`."""
+
+    interval: int | str = 6 * 3600
+    sample: int = Field(default=3, ge=1, le=200)
+
+    @field_validator("interval")
+    @classmethod
+    def _interval(cls, value: int | str) -> int:
+        seconds = duration(value)
+        if seconds != 0 and not LEAST_VERIFY <= seconds <= MOST_VERIFY:
+            raise ValueError(f"must be 0 (never) or {LEAST_VERIFY} to {MOST_VERIFY} seconds")
+        return seconds
+
+
+def duration(value: int | str) -> int:
+    """Return `90s`, `5m`, `1h30m`, or a number of seconds as seconds. Raises ValueError."""
+    parts = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", str(value), re.ASCII)
+    if parts is None or not str(value):
+        raise ValueError("must be a number of seconds, or text such as 90s, 5m or 1h30m")
+    hours, minutes, seconds = (int(part or 0) for part in parts.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
 class PolicySpec(Edge):
     """`spec` of a ClusterEncryption object."""
 
     protocol: Literal["wireguard", "ipsec"] = "wireguard"
     scope: Literal["overlay", "transparent"] = "overlay"
-    stage: Literal["off", "prepare", "prefer", "enforce"] = "off"
+    stage: StageName = "off"
+    lower_to: StageName | None = None
+    pool: PoolSpec | None = None
     wireguard: WireguardSpec = Field(default_factory=WireguardSpec)
     routing: RoutingSpec = Field(default_factory=RoutingSpec)
     probe: ProbeSpec = Field(default_factory=ProbeSpec)
     guard: GuardSpec = Field(default_factory=GuardSpec)
     exemptions: list[ExemptionSpec] = Field(default_factory=list, max_length=MAX_EXEMPTIONS)
+    verify: VerifySpec = Field(default_factory=VerifySpec)
 
     @field_validator("protocol")
     @classmethod
@@ -188,6 +253,7 @@ class PolicySpec(Edge):
             protocol="wireguard",
             scope=Scope(self.scope),
             stage=Stage(self.stage),
+            pool=None if self.pool is None else Pool(Stage(self.pool.stage), frozenset(self.pool.nodes)),
             wireguard=WireguardPolicy(self.wireguard.port, self.wireguard.mtu, self.wireguard.keepalive),
             routing=RoutingPolicy(
                 self.routing.table,
@@ -198,11 +264,14 @@ class PolicySpec(Edge):
             probe=ProbePolicy(probe_range, self.probe.port, self.probe.interval),
             guard=self.guard.policy(),
             exemptions=tuple(one.exemption() for one in self.exemptions),
+            verify=VerifyPolicy(duration(self.verify.interval), self.verify.sample),
         )
 
 
 def _collisions(policy: Policy) -> Iterator[str]:
     """Yield what is right by itself and wrong together."""
+    if policy.pool is not None and STAGES.index(policy.pool.stage) < STAGES.index(policy.stage):
+        yield f"pool.stage: {policy.pool.stage.value} is behind the others' stage {policy.stage.value}"
     first, probe, routing = policy.wireguard.port, policy.probe.port, policy.routing
     if first <= probe < first + SLOT_PORTS:
         last = first + SLOT_PORTS - 1
@@ -210,6 +279,8 @@ def _collisions(policy: Policy) -> Iterator[str]:
     yield from guard_collisions(policy.guard, policy.exemptions, transparent=policy.scope is Scope.TRANSPARENT)
     if (name := RESERVED_TABLES.get(routing.table + 1)) and routing.table not in RESERVED_TABLES:
         yield f"routing.table: the next one holds our floors, and it is the kernel's table `{name}`; choose another"
+    elif first <= probe + 1 < first + SLOT_PORTS:
+        yield f"probe.port: the port after {probe}, which verify uses, is one of the tunnels' (wireguard.port)"
     if name := RESERVED_TABLES.get(routing.table):
         yield f"routing.table: {routing.table} is the kernel's table `{name}`; choose another, such as 51820"
     if routing.fwmark & ~routing.fwmark_mask:

@@ -36,7 +36,10 @@ from linkseal.tunnels.model import (
     Step,
     family_of,
 )
+from linkseal.tunnels.redirect.model import AttachRedirect, DetachRedirect, ForgetRedirect, RedirectStep, SetRedirect
+from linkseal.tunnels.redirect.render import render_redirect
 from linkseal.wireguard import render as wireguard
+from linkseal.wireguard.model import WireguardStep
 
 
 def render(desired: Desired, observed: Observed) -> tuple[str, ...]:
@@ -62,7 +65,13 @@ def _lines(step: Step) -> Iterable[str]:
         case SetRpFilter(interface, value, was):
             return (f"{_sysctl(interface, 'rp_filter', value)}  # was {was}",)
         case _:
-            return wireguard.render_steps((step,))
+            return _drivers(step)
+
+
+def _drivers(step: RedirectStep | WireguardStep) -> Iterable[str]:
+    if isinstance(step, SetRedirect | ForgetRedirect | AttachRedirect | DetachRedirect):
+        return render_redirect(step)
+    return wireguard.render_steps((step,))
 
 
 def _interface(step: AddInterface | SetInterface | RemoveInterface) -> Iterable[str]:

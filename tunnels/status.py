@@ -19,7 +19,7 @@ from linkseal.keys.codes import MALFORMED, TOO_LARGE
 from linkseal.keys.errors import PeerError
 from linkseal.tunnels.findings import CATALOGUE, MAX_MESSAGE, MAX_SUBJECT, SEVERITY_ORDER, printable
 from linkseal.tunnels.model import LinkState, Scope, Stage
-from linkseal.tunnels.statusparts import MAX_VERIFIED, AppliedStatus, GuardStatus, Verification
+from linkseal.tunnels.statusparts import MAX_VERIFIED, WORST_RESULT, AppliedStatus, GuardStatus, Verification
 from linkseal.tunnels.statustypes import (
     EDGE,
     Bytes,
@@ -148,6 +148,8 @@ class Request:
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][-A-Za-z0-9._]{0,63}$")]
     type: RequestType
     requested_at: Time
+    peers: Annotated[tuple[Name, ...], Field(max_length=MAX_VERIFIED)] = ()
+    """Of `verify`: the peers to verify, in this order; none: all."""
 
 
 @with_config(EDGE)
@@ -275,6 +277,7 @@ def bounded(status: NodeStatus) -> NodeStatus:
             lambda f: SEVERITY_ORDER[CATALOGUE[f.code].severity] if f.code in CATALOGUE else len(SEVERITY_ORDER),
             lambda f: (f.code, f.subject),
         ),
+        verified=_cut(status.verified, MAX_VERIFIED, lambda v: WORST_RESULT.index(v.result), lambda v: v.peer),
         requests={
             key: replace(value, message=printable(value.message, MAX_MESSAGE))
             for key, value in sorted(status.requests.items())[-MAX_REQUESTS:]

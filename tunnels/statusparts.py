@@ -26,6 +26,9 @@ Redirects = Literal["none", "covered", "open", "unknown"]
 
 VerifyResult = Literal["proven", "leaked", "blind", "unreachable"]
 
+WORST_RESULT: Final[tuple[VerifyResult, ...]] = ("leaked", "blind", "unreachable", "proven")
+"""Results of `verify`, the worst first."""
+
 
 @with_config(EDGE)
 @dataclass(frozen=True, slots=True)

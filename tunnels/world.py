@@ -122,6 +122,13 @@ class World:
     """Those that are open now."""
     broken_glass: bool = False
     """The operator of this host has lifted the guard: it counts and drops nothing."""
+    redirect: bool = False
+    """The kernel can have the program that stops redirected packets; `no_redirect` says why not."""
+    no_redirect: str = ""
+    own_addresses: frozenset[str] = frozenset()
+    """What is on the underlay NIC now, granted or not: the tunnels' own packets may come from there."""
+    ways: Mapping[str, int] = field(default_factory=dict)
+    """Foreign interfaces by which the main table reaches what peers own, with the reverse path filter of each."""
 
 
 STAGES: Final = (Stage.OFF, Stage.PREPARE, Stage.PREFER, Stage.ENFORCE)

@@ -29,8 +29,8 @@ from linkseal.tunnels.status import NodeStatus, parse_report
 Nodes = Callable[..., Cluster]
 """The fixture `nodes`."""
 
-PATIENCE = 30.0
-"""Seconds a cluster may take to seal: the lab kernel runs all agents on one CPU."""
+PATIENCE = 90.0
+"""Seconds a cluster may take to seal: the lab kernel has one CPU for all agents, and others may use the machine."""
 
 
 class Deployment:
@@ -61,8 +61,8 @@ class Deployment:
 
     # --- operator -------------------------------------------------------------------------------------------------
 
-    def signer(self) -> FileSigner:
-        """The controller's part, with the inventory as it is now."""
+    def inventory(self) -> dict[str, Any]:
+        """What the operator wrote, as it is now."""
         entries = [
             {
                 "name": node.name,
@@ -73,8 +73,11 @@ class Deployment:
             }
             for node in self.members
         ]
-        inventory = {"apiVersion": "linkseal.io/v1alpha1", "kind": "Inventory", "spec": self.spec, "nodes": entries}
-        signer = FileSigner(self.directory, self.authority, parse_inventory(inventory, "test"))
+        return {"apiVersion": "linkseal.io/v1alpha1", "kind": "Inventory", "spec": self.spec, "nodes": entries}
+
+    def signer(self) -> FileSigner:
+        """The controller's part, with the inventory as it is now."""
+        signer = FileSigner(self.directory, self.authority, parse_inventory(self.inventory(), "test"))
         signer.prepare()
         return signer
 

@@ -29,6 +29,7 @@ PATH = [
     Case("mtu-hole", 5.0),
     Case("narrow", 8.0),
     Case("redirect", 4.0),
+    Case("redirect-ebpf", 4.0),
     Case("forward-drop", 5.0),
 ]
 

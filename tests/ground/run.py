@@ -2,7 +2,7 @@
 
     lint ────────────────────┐
     unit and property tests ─┼─► kernel tests, shared out over several lab kernels side by side ─► table, exit status
-    lab kernel (built once) ─┘
+    lab kernel (built once) ─┘   (before them, tests of the lab kernel itself)
 
 Kernel tests run directly where the running kernel has WireGuard and ESP. They do not run beside anything else: they
 measure lost packets and delays, and a busy machine would be blamed on the product.
@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from ground import kernel, walks
+from ground import kernel, matrixrun
 from ground.suites import ROOT, Result, Runner, say
 
 LINT = (
@@ -34,6 +34,9 @@ LINT = (
 )
 
 CPUS = os.cpu_count() or 1
+
+BUILD = "build"
+"""Name of the suite that stands for the lab kernel's build where that failed."""
 
 SHARDS = min(2, CPUS)
 """Lab kernels side by side: each has one CPU."""
@@ -46,7 +49,7 @@ UNKNOWN_TEST_SECONDS = 3.0
 
 DURATIONS = kernel.cache_folder() / "durations.json"
 
-HOST_TESTS = "not kernel and not matrix"
+HOST_TESTS = "not kernel and not labkernel and not matrix"
 KERNEL_TESTS = "kernel and not matrix"
 
 
@@ -126,8 +129,17 @@ class Session:
         return [self._runner.checks(LINT)]
 
     def unit(self) -> list[Result]:
-        arguments = ["-m", HOST_TESTS, "-q", "-n", str(min(4, CPUS)), *self._selection.options, *self._selection.paths]
+        arguments = ["-m", HOST_TESTS, "-q", "-n", str(min(4, CPUS)), *self._narrowed()]
         return [self._runner.pytest_here("unit", arguments)]
+
+    def lab_kernel(self) -> list[Result]:
+        """Tests of the lab kernel itself, once it is there; a machine that needs none has none."""
+        if not self._missing:
+            return []
+        return [self._runner.pytest_here("lab kernel", ["-m", "labkernel", "-q", *self._narrowed()])]
+
+    def _narrowed(self) -> list[str]:
+        return [*self._selection.options, *self._selection.paths]
 
     def kernel(self) -> list[Result]:
         files = self._selection.files("kernel")
@@ -176,7 +188,7 @@ class Session:
                 say(f"kernel tests need a lab kernel: this one lacks {lacks}. It is built once, in about 4 minutes")
             kernel.build()
         except kernel.BuildError as error:
-            result = Result("lab kernel", seconds=time.monotonic() - began)
+            result = Result(BUILD, seconds=time.monotonic() - began)
             result.broke(str(error))
             return [result]
         return []
@@ -187,9 +199,9 @@ class Session:
         if not self._selection:
             first.append(self.lint)
         results = in_parallel(first)
-        if any(result.name == "lab kernel" for result in results):
+        if any(result.name == BUILD for result in results):
             return results
-        return results + self.kernel()
+        return results + self.lab_kernel() + self.kernel()
 
     def only_kernel(self) -> list[Result]:
         return self.prepare_kernel() or self.kernel()
@@ -260,7 +272,7 @@ def main(arguments: Sequence[str]) -> int:
         "kernel": session.only_kernel,
         "lint": session.lint,
         "bench": session.only_bench,
-        "matrix": lambda: walks.walk(runner, selection.options),
+        "matrix": lambda: matrixrun.walk(runner, selection.options),
     }[what.what]
     began = time.monotonic()
     results = interruptible(work, runner)

@@ -1,70 +1,148 @@
-"""The whole fault matrix: its cells shared out over lab kernels and this machine, and the table of all they saw.
-
-kernel-…        two lab kernels side by side (or the running kernel, where it has WireGuard)
-userspace-…     here, after them: wireguard-go needs no lab kernel
-fast            the lab kernel whose WireGuard timers are divided by ten
-"""
+"""A deployment whose stage the controller keeps: `enable` and `disable` as commands, in processes of their own."""
 
 from __future__ import annotations
 
-import itertools
-import tempfile
+import contextlib
+import json
+import os
+import signal
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ground import kernel, matrix
-from ground.suites import Result, Runner, say
+from ground.agents import Deployment
+from ground.namespaces import ForkedProcess
+from ground.net import Cluster, Node
+from ground.probes import Connections, Loss, echo_server, loss_probe, tcp_probe
+from linkseal.keys import policydoc
+from linkseal.tunnels.cli.controller import _log_to_stderr
+from linkseal.tunnels.cli.main import main
+from linkseal.tunnels.controller import files as controller
+from linkseal.tunnels.directory.files import read_cluster
 
-FILE = "tests/kernel/test_matrix.py"
-
-
-def walk(runner: Runner, options: Sequence[str]) -> list[Result]:
-    """Walk it (`options`: pytest's, to walk a part) and print the table."""
-    missing = kernel.missing_features()
-    try:
-        fast = kernel.build(fast=True)
-        lab = kernel.build() if missing else None
-    except kernel.BuildError as error:
-        result = Result("lab kernel")
-        result.broke(str(error))
-        return [result]
-    with tempfile.TemporaryDirectory(prefix="linkseal-matrix-") as rows:
-        env = {"LINKSEAL_KERNEL_REQUIRED": "1", matrix.ROWS: rows}
-
-        def part(name: str, mark: str, where: Path | None, scope: str = "") -> Callable[[], list[Result]]:
-            words = f"({mark}) and matrix"
-            arguments = ["-v", "-m", words, *options, FILE]
-            if scope:
-                arguments += _scoped(options, scope)
-            return lambda: [
-                runner.pytest_here(name, arguments, env)
-                if where is None
-                else runner.pytest_in_lab(name, where, arguments, env)
-            ]
-
-        began = time.monotonic()
-        usual = "kernel and not fast"
-        results = _side_by_side(
-            [part("overlay", usual, lab, "overlay"), part("open", usual, lab, "transparent")]
-            if lab
-            else [part("kernel", usual, None)]
-        )
-        results += part("fast", "fast", fast)()
-        results += part("userspace", "userspace", None)()
-        found = matrix.rows_in(Path(rows))
-    say(f"walked {len(found)} cases in {kernel.clock(time.monotonic() - began)}")
-    print("\n" + matrix.table(found), flush=True)
-    return results
+ECHO = 8088
 
 
-def _scoped(options: Sequence[str], scope: str) -> list[str]:
-    """What of the user's choice is of this scope."""
-    wished = [after for before, after in itertools.pairwise(options) if before == "-k"]
-    return ["-k", " and ".join([scope, *(f"({wish})" for wish in wished)])]
+class Walked(Deployment):
+    """A deployment with a running controller; it begins at stage off."""
+
+    def __init__(self, cluster: Cluster, *, scope: str = "overlay", **spec: Any) -> None:
+        self._controller: ForkedProcess | None = None
+        super().__init__(cluster, scope=scope, stage="off", **spec)
+        self.until((self.ca / "controller.sock").exists, "a controller")
+
+    def __exit__(self, *_: object) -> None:
+        if self._controller is not None:
+            self._controller.kill(signal.SIGKILL)
+            self._controller.wait()
+        super().__exit__(*_)
+
+    @property
+    def ca(self) -> Path:
+        """The controller's folder."""
+        return self.folder / "ca"
+
+    def sign(self) -> None:
+        """Write the inventory, and see that the controller runs."""
+        path = self.folder / "inventory.json"
+        text = json.dumps(self.inventory())
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+        if self._controller is None:
+            directory, ca = self.directory, self.ca
+
+            def work() -> None:
+                _log_to_stderr()
+                controller.run(directory, path, ca)
+
+            self._controller = ForkedProcess(work)
+
+    def position(self) -> dict[str, Any]:
+        """Stage and pool of the policy in the directory."""
+        found = read_cluster(self.directory)
+        assert found is not None
+        assert found.signed is not None
+        spec = policydoc.parse(found.signed.text).spec
+        return {key: spec[key] for key in ("stage", "pool") if key in spec}
+
+    def begin(self, *words: str) -> ForkedProcess:
+        """Start `linkseal WORD …`; its exit code is its result."""
+        ca = str(self.ca)
+
+        def command() -> int:
+            os.environ["LINKSEAL_CA"] = ca
+            return main(words)
+
+        return ForkedProcess(command)
+
+    def walk(self, *words: str) -> str:
+        """Run `linkseal WORD …` to its good end; returns what it printed."""
+        process = self.begin(*words)
+        code = process.result(240)
+        text = process.text()
+        process.forget()
+        assert code == 0, f"{code}: {text}\n{self.controller_log()}\n{self.report()}"
+        return text
+
+    def controller_log(self) -> str:
+        """What the controller printed."""
+        return "" if self._controller is None else self._controller.text()
+
+    def everywhere(self, stage: str) -> bool:
+        """Whether every running agent says that it has applied this stage."""
+        serving = [node for node in self.members if self.agents[node.name].poll() is None]
+        reports = [self.status(node) for node in serving]
+        return all(one.stage.value == stage and one.policy.applied for one in reports)
 
 
-def _side_by_side(parts: Sequence[Callable[[], list[Result]]]) -> list[Result]:
-    with ThreadPoolExecutor(len(parts)) as pool:
-        return [result for results in pool.map(lambda part: part(), parts) for result in results]
+@dataclass
+class Mesh:
+    """Numbered packets between the pods of all nodes, both ways, and connections that nothing masquerades."""
+
+    losses: dict[str, Loss] = field(default_factory=dict)
+    connections: dict[str, Connections] = field(default_factory=dict)
+    events: list[tuple[float, str]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    def note(self, event: str) -> None:
+        """Say what is done now."""
+        self.events.append((time.monotonic() - self.began, event))
+
+    def assert_unharmed(self) -> None:
+        """No packet was lost, no connection reset; AssertionError says after which event."""
+        harm = []
+        for name, loss in self.losses.items():
+            for packet in loss.lost[:5]:
+                before = [event for at, event in self.events if at <= packet.at] or ["nothing yet"]
+                harm.append(f"{name}: {loss}: after {before[-1]} ({packet})")
+        harm += [
+            f"{name}: {seen}" for name, seen in self.connections.items() if seen.alive != seen.opened or seen.reset
+        ]
+        assert not harm, harm
+        assert all(loss.sent > 50 for loss in self.losses.values()), self.losses
+
+
+@contextlib.contextmanager
+def mesh_traffic(nodes: list[Node], *, pps: int = 100, connections: int = 20) -> Iterator[Mesh]:
+    """Two flows for each directed pair of nodes, one IPv6 where there is any; TCP between the first two, both ways."""
+    mesh = Mesh()
+    with contextlib.ExitStack() as stack:
+        pairs = [(a, b) for a in nodes for b in nodes if a is not b]
+        for number, (a, b) in enumerate(pairs + pairs):
+            second = number >= len(pairs)
+            source, target = a.pods[second], b.pods[not second]
+            address = target.address6 if second and target.address6 else target.address4
+            name = f"{source.ns} → {target.ns} {address}"
+            probe = loss_probe(source, target, str(address), pps=pps, port=9100 + number)
+            mesh.losses[name] = stack.enter_context(probe)
+        a, b = nodes[0], nodes[1]
+        for client, server in ((a.pods[0], b.pods[1]), (b.pods[0], a.pods[1])):
+            address = str(server.address4)
+            stack.enter_context(echo_server(server, address, ECHO))
+            held = tcp_probe(client, address, ECHO, connections=connections // 2, interval=0.5)
+            mesh.connections[f"{client.ns} → {server.ns}"] = stack.enter_context(held)
+        time.sleep(0.3)
+        yield mesh
+        time.sleep(0.3)

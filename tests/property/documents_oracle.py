@@ -1,4 +1,4 @@
-"""A second reader of announcements and grants, written from their description alone: it imports nothing of linkseal.
+"""A second reader of all signed documents, written from their description alone: it imports nothing of linkseal.
 
 It answers one question: may a receiver accept this? It is slow and plain on purpose.
 """
@@ -61,7 +61,7 @@ def certified(pem: str, ca: EllipticCurvePublicKey, node: str, uid: str, now: da
     return key
 
 
-def document(text: str) -> dict[str, Any]:
+def document(text: str, limit: int = 16384) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         need(len({name for name, _ in pairs}) == len(pairs), "a field twice")
         return dict(pairs)
@@ -69,7 +69,7 @@ def document(text: str) -> dict[str, Any]:
     def never(name: str) -> None:
         raise No(name)
 
-    need(len(text.encode()) <= 16384, "size")
+    need(len(text.encode()) <= limit, "size")
     fields = json.loads(text, object_pairs_hook=once, parse_constant=never)
     need(type(fields) is dict, "object")
     return fields
@@ -169,3 +169,14 @@ def grant_holds(text: str, signature: str, ca: EllipticCurvePublicKey, node: str
         network = ip_network(prefix)
         need(str(network) == prefix, "canonical")
         address(str(network.network_address))
+
+
+def policy_holds(text: str, signature: str, ca: EllipticCurvePublicKey, cluster: str) -> None:
+    """Raise (anything) unless this policy may be accepted."""
+    signed(ca, b"linkseal.io/policy 1\n" + text.encode(), signature)
+    fields = document(text, 131072)
+    need(whole(fields["format"], 1, 1) == 1, "format")
+    need(fields["cluster"] == cluster, "cluster")
+    whole(fields["serial"], 1, 2**53 - 1)
+    when(fields["issued"])
+    need(type(fields["spec"]) is dict, "spec")

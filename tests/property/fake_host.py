@@ -59,6 +59,7 @@ class FakeHost:
         self.devices: dict[str, FakeDevice] = {}
         self.routes: dict[tuple[int, Prefix], Route] = {}
         self.rules: set[Rule] = set()
+        self.main_routes: frozenset[tuple[Prefix, str]] = frozenset()
         self.tables = False
         self.chains: dict[tuple[str, str], Chain] = {}
         self.slots: dict[Prefix, str] = {}
@@ -73,6 +74,7 @@ class FakeHost:
             devices={name: device.state() for name, device in self.devices.items()},
             routes=dict(self.routes),
             rules=frozenset(self.rules),
+            main_routes=self.main_routes,
             nft=Ruleset(dict(self.chains), dict(self.slots)) if self.tables else None,
         )
 

@@ -15,12 +15,14 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from linkseal.keys import announcement as announcements
 from linkseal.keys import grant as grants
+from linkseal.keys import policydoc
 from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.errors import PeerError
 from linkseal.keys.grant import SignedGrant
+from linkseal.keys.policydoc import SignedPolicy
 from property.documents_mutator import mutate
-from property.documents_oracle import announcement_holds, grant_holds
-from unit.keys.cluster import NOW, Node, authority, key_of, trust
+from property.documents_oracle import announcement_holds, grant_holds, policy_holds
+from unit.keys.cluster import NOW, Node, authority, key_of, policy, trust
 
 COUNT = int(os.environ.get("LINKSEAL_FUZZ", "100000"))
 SEED = int(os.environ.get("LINKSEAL_FUZZ_SEED", "1"))
@@ -128,3 +130,32 @@ def test_no_grant_is_accepted_that_the_oracle_refuses() -> None:
     print(dict(outcome))
     assert outcome["accepted"] > COUNT // 100, "the mutator reaches beyond the parser"
     assert len(outcome) > 5, "many reasons to refuse"
+
+
+def test_no_policy_is_accepted_that_the_oracle_refuses() -> None:
+    random = Random(SEED)
+    good = [policy(1), policy(2**53 - 1, scope="transparent"), policy(3, pool={"stage": "enforce", "nodes": ["n1"]})]
+    spare: list[Any] = ["c1", "c2", 3, {"stage": "off"}, {"stage": {"stage": []}}]
+    for document in good:
+        policy_holds(document.text, document.signature, ca_key(), "c1")
+    outcome: Counter[str] = Counter()
+    for _ in range(COUNT // 4):
+        signed = random.choice(good)
+        text, signature = mutate(signed.text, random, spare), signed.signature
+        chance = random.random()
+        try:
+            if chance < 0.5:
+                signature = authority().sign_policy(text)
+            elif chance < 0.6:
+                signature = authority().sign_grant(text)
+            policydoc.verify(SignedPolicy(text, signature), trust(), cluster="c1")
+        except UnicodeEncodeError:
+            outcome["not signed"] += 1
+        except PeerError as error:
+            outcome[error.code] += 1
+        else:
+            outcome["accepted"] += 1
+            policy_holds(text, signature, ca_key(), "c1")
+    print(dict(outcome))
+    assert outcome["accepted"] > COUNT // 200, "the mutator reaches beyond the parser"
+    assert len(outcome) > 4, "many reasons to refuse"

@@ -20,7 +20,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 80
 
 LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-uv.lock")
 
-PURE_FOLDERS = ("keys", "tunnels", "tunnels/guard", "tunnels/probe")
+PURE_FOLDERS = ("keys", "tunnels", "tunnels/guard", "tunnels/probe", "tunnels/redirect", "tunnels/verify")
 """Modules directly in these do no I/O (docs/architecture.md), except:"""
 
 IMPURE = {
@@ -30,6 +30,13 @@ IMPURE = {
     "linkseal.tunnels.probe.engine": "sends and receives probes",
     "linkseal.tunnels.probe.pmtu": "asks the kernel what fits on a path",
     "linkseal.tunnels.probe.sockets": "the probes' sockets",
+    "linkseal.tunnels.redirect.bpf": "bpf(2)",
+    "linkseal.tunnels.redirect.detect": "reads XDP programs and AF_XDP sockets",
+    "linkseal.tunnels.redirect.hooks": "attaches programs",
+    "linkseal.tunnels.redirect.kernel": "programs and maps of this host",
+    "linkseal.tunnels.redirect.tc": "qdiscs and filters by netlink",
+    "linkseal.tunnels.verify.capture": "captures on the underlay",
+    "linkseal.tunnels.verify.engine": "sends canaries and answers peers that do",
 }
 
 PURE_OTHERS = ("model", "diff", "render", "codec", "quick")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from linkseal.keys.announcement import AnnouncedEndpoint
 from linkseal.keys.grant import Grant
@@ -11,15 +12,15 @@ from linkseal.tunnels.model import Family, KeyOfGeneration, Observed, Stage, fam
 from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.register import Peer as Accepted
 from linkseal.tunnels.settings import AgentSettings, EndpointSetting
-from linkseal.tunnels.world import Layout, Me, Peer, Underlay
+from linkseal.tunnels.world import Layout, Me, Peer, Underlay, World
 from linkseal.wireguard.model import Endpoint
 
 
-def layout_of(policy: Policy, *, opted_out: bool) -> Layout:
-    """The cluster-wide numbers `plan` needs; a node that is opted out does as in stage `off`."""
+def layout_of(policy: Policy, *, opted_out: bool, node: str = "") -> Layout:
+    """The numbers `plan` needs on `node`; a node that is opted out does as in stage `off`."""
     return Layout(
         scope=policy.scope,
-        stage=Stage.OFF if opted_out else policy.stage,
+        stage=Stage.OFF if opted_out else policy.stage_of(node),
         port=policy.wireguard.port,
         mtu=policy.wireguard.mtu,
         keepalive=policy.wireguard.keepalive,
@@ -57,6 +58,18 @@ def nics_of(observed: Observed, addresses: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(found - {"", *OURS}))
 
 
+def addresses_on(observed: Observed, interface: str) -> frozenset[str]:
+    """Every address of one interface of this host."""
+    return frozenset(address for address, name in observed.host_addresses.items() if name == interface)
+
+
+def nics_of(world: World, observed: Observed) -> tuple[str, ...]:
+    """Interfaces that have this node's granted addresses, and the one that carries the tunnels."""
+    holders = (observed.host_addresses.get(address) for address in world.me.addresses)
+    names = (*(name for name in holders if name is not None), world.underlay.interface)
+    return tuple(name for name in dict.fromkeys(names) if name not in OURS)
+
+
 def me_of(grant: Grant, keys: tuple[KeyOfGeneration, ...], *, reachable: bool) -> Me:
     """This node, as its grant says."""
     return Me(grant.node, grant.index, grant.addresses, grant.prefixes, keys, reachable)
@@ -77,9 +90,17 @@ def overrides_of(peer_endpoints: Mapping[str, EndpointSetting], port: int) -> di
     return {name: Endpoint(entry.address, entry.port or port) for name, entry in peer_endpoints.items()}
 
 
-def peers_of(accepted: Mapping[str, Accepted], own: str) -> dict[str, Peer]:
-    """Every other node that has a grant and has not opted out, as `plan` sees it."""
-    return {name: _peer(entry) for name, entry in accepted.items() if name != own and not entry.grant.opted_out}
+def peers_of(accepted: Mapping[str, Accepted], own: str, policy: Policy | None = None) -> dict[str, Peer]:
+    """Every other node that has a grant and has not opted out, as `plan` sees it.
+
+    Where a pool goes first, those outside it that are still off have nothing to make a link with.
+    """
+    pool = None if policy is None else policy.pool
+    peers = {name: _peer(entry) for name, entry in accepted.items() if name != own and not entry.grant.opted_out}
+    if policy is None or pool is None:
+        return peers
+    staged = ((name, peer, policy.stage_of(name)) for name, peer in peers.items())
+    return {name: replace(peer, stage=stage) for name, peer, stage in staged if stage is not Stage.OFF}
 
 
 def _peer(accepted: Accepted) -> Peer:

@@ -12,9 +12,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from linkseal.keys import codes as documents
+from linkseal.keys import policydoc
 from linkseal.keys.ca import Trust
-from linkseal.keys.errors import ConfigError, HostError
+from linkseal.keys.errors import ConfigError, HostError, PeerError
 from linkseal.keys.grant import Grant
+from linkseal.keys.policydoc import SignedPolicy
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.state import KnownGood, SavedCluster
@@ -30,8 +32,10 @@ DOCUMENT_CODES: Final = frozenset(
 )
 """All codes the register can raise."""
 
-LEARNT_CODES: Final = DOCUMENT_CODES | {codes.DIRECTORY_UNREADABLE, codes.DIRECTORY_PERMISSIONS}
-"""And those the directory adds about single nodes' files and its own folder (`DirectoryView.findings`)."""
+POLICY_CODES: Final = frozenset({codes.POLICY_REFUSED, codes.POLICY_OLDER, codes.POLICY_UNSIGNED})
+
+LEARNT_CODES: Final = DOCUMENT_CODES | POLICY_CODES | {codes.DIRECTORY_UNREADABLE, codes.DIRECTORY_PERMISSIONS}
+"""And those the directory adds about single nodes' files, its policy and its own folder (`DirectoryView.findings`)."""
 
 _CLUSTER: Final = ""
 """Stands for the cluster's UID and policy among the names of nodes that are to be saved."""
@@ -48,7 +52,11 @@ class Knowledge:
         self._keyring = keyring
         self._known = known
         self._findings = findings
-        self._spec: object = None
+        self.policy_serial = 0
+        """Of the policy in force; 0: none is."""
+        self._signed: SignedPolicy | None = None
+        self._offered: SignedPolicy | None = None
+        self._wrong: tuple[Finding, ...] = ()
         self._unsaved: set[str] = set()
 
     @property
@@ -74,8 +82,10 @@ class Knowledge:
             return
         self.trust = Trust.from_pem(bundle)
         try:
-            self.policy, self._spec = parse_policy(cluster.spec, "last known policy"), dict(cluster.spec)
-        except ConfigError as error:
+            document = policydoc.verify(cluster.policy, self.trust, cluster=cluster.uid)
+            self.policy = parse_policy(document.spec, "last known policy")
+            self._signed, self.policy_serial = cluster.policy, document.serial
+        except (ConfigError, PeerError) as error:
             _LOG.warning("the policy on disk cannot be used, so it is not known until the directory tells: %s", error)
         refresh = Register.from_known_good(self.node, cluster.uid, self._known.peers(), self.trust)
         self.register = refresh.register
@@ -84,15 +94,15 @@ class Knowledge:
     def learn(self, view: DirectoryView, now: float) -> frozenset[str]:
         """Take in what the directory says; returns the names of nodes that changed."""
         broken = self._learn_trust(view)
-        self._learn_policy(view, now)
         if self.trust is None:
             self._tell((*broken, *view.findings), now)
             return frozenset()
         if self.register is None:
             self.register = Register(self.node, view.snapshot.cluster_uid)
+        wrong = self._learn_policy(view.policy, self.trust, self.register.cluster_uid or view.snapshot.cluster_uid)
         refresh = self.register.refresh(view.snapshot, self.trust, datetime.fromtimestamp(now, UTC))
         self.register = refresh.register
-        self._tell((*refresh.findings, *view.findings, *broken), now)
+        self._tell((*refresh.findings, *view.findings, *broken, *wrong), now)
         self._save(refresh.changed, view, now)
         return refresh.changed
 
@@ -114,23 +124,36 @@ class Knowledge:
             _LOG.debug("the directory's CA bundle is not the one this node was installed with; kept the latter")
         return ()
 
-    def _learn_policy(self, view: DirectoryView, now: float) -> None:
-        spec = dict(view.policy)
-        if spec == self._spec and self.policy is not None:
-            return
+    def _learn_policy(self, offered: SignedPolicy | None, trust: Trust, cluster: str) -> tuple[Finding, ...]:
+        """Take up a newer policy that a trusted CA signed for this cluster; returns what is wrong with another.
+
+        One without signature is among the directory's own findings.
+        """
+        if offered is None or (self._signed is not None and offered.text == self._signed.text):
+            self._wrong = ()
+        elif offered != self._offered or not self._wrong:  # what was refused once is not verified again
+            self._wrong = self._take_policy(offered, trust, cluster)
+        self._offered = offered
+        return self._wrong
+
+    def _take_policy(self, offered: SignedPolicy, trust: Trust, cluster: str) -> tuple[Finding, ...]:
         try:
-            policy = parse_policy(spec)
+            document = policydoc.verify(offered, trust, cluster=cluster)
+        except PeerError as error:
+            return (Finding(codes.POLICY_UNSIGNED, HOST_SUBJECT, f"{error}; the last good one stays"),)
+        if self._signed is not None and document.serial <= self.policy_serial:
+            how = "has" if document.serial < self.policy_serial else "says something else and also has"
+            message = f"the directory's policy {how} serial {document.serial}, in force is {self.policy_serial}"
+            return (Finding(codes.POLICY_OLDER, HOST_SUBJECT, message),)
+        try:
+            policy = parse_policy(document.spec)
         except ConfigError as error:
-            self._findings.raise_(
-                codes.POLICY_REFUSED, HOST_SUBJECT, f"policy refused, the last one stays: {error}", now
-            )
-            return
-        self._findings.clear(codes.POLICY_REFUSED, HOST_SUBJECT)
+            return (Finding(codes.POLICY_REFUSED, HOST_SUBJECT, f"policy refused, the last one stays: {error}"),)
         if self.policy is not None and self._pinned(policy) != self._pinned(self.policy):
             message = "ports, marks, tables and probe addresses change only after stage off and a restart of the agent"
-            self._findings.raise_(codes.POLICY_REFUSED, HOST_SUBJECT, message, now)
-            return
-        self.policy, self._spec = policy, spec
+            return (Finding(codes.POLICY_REFUSED, HOST_SUBJECT, message),)
+        self.policy, self._signed, self.policy_serial = policy, offered, document.serial
+        return ()
 
     @staticmethod
     def _pinned(policy: Policy) -> tuple[object, ...]:
@@ -173,8 +196,8 @@ class Knowledge:
     def _save_one(self, name: str, register: Register, cluster_uid: str) -> None:
         peer = register.peers.get(name)
         if name == _CLUSTER:
-            if isinstance(self._spec, dict):
-                self._known.save_cluster(SavedCluster(cluster_uid, self._spec))
+            if self._signed is not None:
+                self._known.save_cluster(SavedCluster(cluster_uid, self._signed))
         elif peer is None:
             self._known.forget_peer(name)
         else:

@@ -14,6 +14,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeVar
 
 from linkseal.keys.announcement import SignedAnnouncement
@@ -23,7 +24,9 @@ from linkseal.tunnels.agent.control import ControlServer
 from linkseal.tunnels.agent.enrolment import Enrolment
 from linkseal.tunnels.agent.evidence import News
 from linkseal.tunnels.agent.paths import PathMeter
+from linkseal.tunnels.agent.picture import picture_of
 from linkseal.tunnels.agent.prober import Picture, Prober, latest
+from linkseal.tunnels.agent.proofs import Proofs
 from linkseal.tunnels.agent.published import compare, published
 from linkseal.tunnels.agent.report import node_status
 from linkseal.tunnels.agent.requests import RequestDesk
@@ -44,7 +47,7 @@ _T = TypeVar("_T")
 
 DEBOUNCE: Final = 0.03
 """Seconds: one change of the kernel comes as several events."""
-POLLED: Final = frozenset({Aspect.WIREGUARD, Aspect.LINKS})
+POLLED: Final = frozenset({Aspect.WIREGUARD, Aspect.LINKS, Aspect.REDIRECT})
 """What has no events: WireGuard's configuration, and accept_local and rp_filter of interfaces when set by netlink.
 Reading 120 interfaces takes 25 ms: 0.25 % of a core at a poll every 10 s."""
 FULL_LOOK_EVERY: Final = 6
@@ -110,6 +113,7 @@ class Agent:
         self._paths = PathMeter(self._on_path)
         self._control = ControlServer(worker.settings.run_directory, self._answer)
         self._prober = Prober(self._on_outcome, steady_now)
+        self._proofs = Proofs(worker, self.desk, self._in_worker, self._wake.set)
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -121,6 +125,7 @@ class Agent:
         self._events.start(loop)
         self._spawn("watching the directory", self._watch_directory)
         self._spawn("measuring paths", self._paths.run)
+        self._spawn("verifying", self._proofs.run)
         self._spawn("asking for reports", Silence(self.worker, self._directory, self._in_worker).run)
         try:
             await self._trouble.guard("remembering requests", self._remember())
@@ -146,6 +151,7 @@ class Agent:
         self._again.cancel()
         self._events.close()
         self._prober.close()
+        self._proofs.close()
         await self._control.close()
 
     def _spawn(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -255,10 +261,7 @@ class Agent:
             self.desk.take(self._view.requests, job.now)
         worker = self.worker
         result = worker.run(job)
-        world, policy = worker.world, worker.knowledge.policy
-        interval = 60.0 if policy is None else float(policy.probe.interval)
-        uses = dict(worker.book.current)
-        picture = None if world is None else Picture(world, uses, interval, result.targets, result.poke)
+        picture = picture_of(worker, result)
         if (unprobed := self._unprobed) is not None:
             worker.findings.raise_(codes.PORT_IN_USE, HOST_SUBJECT, unprobed[1], unprobed[0])
         lines = [(_LEVELS[line.severity], line.text) for line in worker.findings.log_lines(job.now)]
@@ -271,6 +274,7 @@ class Agent:
             return
         self._paths.set_world(done.picture.world)
         self._news.keep(done.picture.targets)
+        self._proofs.show(done.picture)
         if self._trouble.paused(PROBING):
             return
         try:
@@ -383,7 +387,8 @@ class Agent:
         return {"generation": number}
 
     def _node_status(self, now: float) -> NodeStatus:
-        return node_status(self.worker, self.desk.states(now), self._published_serial, now)
+        status = node_status(self.worker, self.desk.states(now), self._published_serial, now)
+        return replace(status, verified=self._proofs.results())
 
     def _plan(self) -> Mapping[str, Any]:
         desired, _, steps = self.worker.plan_now()

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from linkseal.keys.errors import ConfigError, DirectoryError, HostError
-from linkseal.tunnels import codes
 from linkseal.tunnels.agent.keyring import Keyring
-from linkseal.tunnels.agent.knowledge import Knowledge
+from linkseal.tunnels.agent.knowledge import POLICY_CODES, Knowledge
 from linkseal.tunnels.agent.loop import Agent
 from linkseal.tunnels.agent.memory import no_core, one_arena
 from linkseal.tunnels.agent.state import KnownGood
@@ -268,7 +267,7 @@ async def _prepare(
 
     def build() -> Worker:
         if knowledge.policy is None:
-            found = [one.message for one in findings.shown(unix_now()) if one.code == codes.POLICY_REFUSED]
+            found = [one.message for one in findings.shown(unix_now()) if one.code in POLICY_CODES]
             raise ConfigError(f"the cluster has no usable policy, so correct it: {'; '.join(found)}")
         host = Host(driver, knowledge.policy.routing.table, knowledge.policy.guard.table)
         return Worker(settings, host, keyring, knowledge, known, findings)

@@ -16,12 +16,15 @@ from linkseal.tunnels.cni import of_cni, pod_mtu
 from linkseal.tunnels.findings import HOST_SUBJECT
 from linkseal.tunnels.model import V4, V6, Observed, Scope, Stage
 from linkseal.tunnels.plan import families_of
+from linkseal.tunnels.redirect.judge import redirects
 from linkseal.tunnels.register import Peer as Accepted
 from linkseal.tunnels.world import Me, Peer, World, device_mtu, endpoint_of, link_mtu
 
 OBSERVED_CODES: Final = frozenset(
     {
         codes.NO_DOOR,
+        codes.REDIRECT_OPEN,
+        codes.REDIRECT_UNGUARDED,
         codes.RP_FILTER_LOOSENED,
         codes.CNI_MTU,
         codes.PATH_MTU,
@@ -67,7 +70,7 @@ def _of_host(world: World, observed: Observed, loosened: Mapping[str, int]) -> I
     if not world.door:
         yield (codes.NO_DOOR, HOST_SUBJECT), "no nftables egress hook with `fwd` in this kernel: routes go to the slots"
     for name, was in loosened.items():
-        message = f"{name} was {was}: it drops ARP and WireGuard's packets once node addresses go into the tunnel"
+        message = f"{name} was {was}: strict, it drops what peers send outside the tunnel once this host sends into it"
         yield (codes.RP_FILTER_LOOSENED, name), message
     off = [f"IPv{family}" for family in families_of(world) if family not in observed.forwards]
     if off and world.layout.scope is Scope.OVERLAY:
@@ -78,6 +81,16 @@ def _of_host(world: World, observed: Observed, loosened: Mapping[str, int]) -> I
     if not world.ipv6:
         yield from _without_ipv6(world)
     yield from _cni_mtu(world, observed)
+    if world.layout.stage is Stage.ENFORCE:
+        yield from _redirects(world, observed)
+
+
+def _redirects(world: World, observed: Observed) -> Iterator[Said]:
+    found = redirects(world, observed.redirect)
+    if found.redirects in ("open", "unknown"):
+        yield (codes.REDIRECT_OPEN, HOST_SUBJECT), found.message
+    if not world.redirect:
+        yield (codes.REDIRECT_UNGUARDED, HOST_SUBJECT), world.no_redirect or "the program was not tried"
 
 
 def _without_ipv6(world: World) -> Iterator[Said]:

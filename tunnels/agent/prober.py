@@ -13,6 +13,7 @@ from typing import Final
 from linkseal.tunnels.agent.targets import sources_of
 from linkseal.tunnels.model import LinkKey
 from linkseal.tunnels.plan import protected
+from linkseal.tunnels.policy import VerifyPolicy
 from linkseal.tunnels.probe.engine import ProbeEngine, ProbeSettings
 from linkseal.tunnels.probe.outcomes import Outcome, Target
 from linkseal.tunnels.world import Peer, World
@@ -32,6 +33,9 @@ class Picture:
     """Seconds between the probes of a proven link."""
     targets: Mapping[LinkKey, Target] = field(default_factory=dict)
     poke: Sequence[LinkKey] = ()
+    nics: tuple[str, ...] = ()
+    """Interfaces with this node's granted addresses, and the one that carries the tunnels."""
+    verify: VerifyPolicy = field(default_factory=VerifyPolicy)
 
 
 class Prober:

@@ -25,7 +25,7 @@ from linkseal.tunnels.status import (
     RequestStatus,
     UnsealedPeer,
 )
-from linkseal.tunnels.world import device_mtu
+from linkseal.tunnels.world import device_mtu, stage_towards
 
 
 def node_status(worker: Worker, requests: Mapping[str, RequestStatus], published: int, now: float) -> NodeStatus:
@@ -41,7 +41,7 @@ def node_status(worker: Worker, requests: Mapping[str, RequestStatus], published
     shown = worker.findings.shown(now)
     return NodeStatus(
         observed_at=now,
-        stage=policy.stage if policy is not None else Stage.OFF,
+        stage=policy.stage_of(worker.knowledge.node) if policy is not None else Stage.OFF,
         scope=policy.scope if policy is not None else Scope.OVERLAY,
         protocol="wireguard",
         driver=features.driver,
@@ -57,6 +57,7 @@ def node_status(worker: Worker, requests: Mapping[str, RequestStatus], published
         pairs=tuple(_pair(worker, record, now) for _, record in sorted(worker.book.records.items()))[:MAX_PAIRS],
         findings=tuple(FindingStatus(f.code, f.subject, f.message, f.since) for f in shown)[:MAX_PAIRS],
         requests=dict(requests),
+        policy=worker.applied,
     )
 
 
@@ -75,9 +76,15 @@ def _peer_states(worker: Worker, now: float) -> Iterator[tuple[str, tuple[LinkSt
     """
     register = worker.knowledge.register
     for name, peer in () if register is None else register.peers.items():
-        if name == worker.knowledge.node or peer.grant.opted_out:
+        if name == worker.knowledge.node or peer.grant.opted_out or _behind(worker, name):
             continue
         yield name, _peer_state(worker, name, peer, now)
+
+
+def _behind(worker: Worker, name: str) -> bool:
+    """Whether a peer is still off while this node, in a pool, has gone further: there is to be no link yet."""
+    policy = worker.knowledge.policy
+    return policy is not None and policy.pool is not None and policy.stage_of(name) is Stage.OFF
 
 
 def _peer_state(worker: Worker, name: str, peer: Peer, now: float) -> tuple[LinkState, str | None]:
@@ -99,7 +106,8 @@ def _state(worker: Worker, record: LinkRecord, now: float) -> tuple[LinkState, s
         return state, record.code
     if worker.unfit is None or record.key.peer in worker.unfit:
         return LinkState.STALE, codes.STEP_REFUSED
-    if worker.world is None or worker.world.layout.stage in (Stage.OFF, Stage.PREPARE):
+    peer = None if worker.world is None else worker.world.peers.get(record.key.peer)
+    if worker.world is None or peer is None or stage_towards(worker.world, peer) in (Stage.OFF, Stage.PREPARE):
         return LinkState.PROVEN, None
     return state, record.code
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from linkseal.keys.errors import ConfigError, DirectoryError, HostError, PeerError
 from linkseal.tunnels.agent.worker import Worker
 from linkseal.tunnels.directory.base import Directory
+from linkseal.tunnels.model import Stage
 from linkseal.tunnels.status import MAX_REQUESTS, Request, RequestStatus, parse_report
 
 
@@ -20,6 +21,7 @@ class RequestDesk:
         self._worker = worker
         self._states: dict[str, RequestStatus] = {}
         self._rotations: dict[str, int] = {}
+        self._to_verify: dict[str, tuple[str, ...]] = {}
         self.ready = False
         """The last status has been read; before that a request may have been answered already, so none is taken."""
 
@@ -40,6 +42,9 @@ class RequestDesk:
         for request, state in self._states.items():
             if generations is not None and (state.type, state.state) == ("rotate", "running"):
                 self._rotations[request] = generations.newest.number
+        for request, state in list(self._states.items()):
+            if (state.type, state.state) == ("verify", "running"):
+                self._states[request] = RequestStatus("verify", "failed", "the agent was restarted: ask again")
 
     def take(self, requests: Sequence[Request], now: float) -> None:
         """Carry out what is new. Called in the worker's thread; before there is a world nothing is taken."""
@@ -65,6 +70,16 @@ class RequestDesk:
                 self._finish(request, "done", f"generation {number} alone is live")
         return self._states
 
+    def verifications(self) -> dict[str, tuple[str, ...]]:
+        """Return what is to be verified since the last call: id → peers, none: all."""
+        taken, self._to_verify = self._to_verify, {}
+        return taken
+
+    def verified(self, request: str, message: str, *, over: bool) -> None:
+        """Take in how a verification goes."""
+        if request in self._states:
+            self._states[request] = RequestStatus("verify", "done" if over else "running", message)
+
     def _finish(self, request: str, state: str, message: str) -> None:
         del self._rotations[request]
         if request in self._states:
@@ -78,8 +93,16 @@ class RequestDesk:
                 return RequestStatus("rotate", "running", f"generation {number} raised")
             if request.type == "abort":
                 return RequestStatus("abort", "done", f"generation {self._worker.speaker.request_abort()} aborted")
+            return self._verify(request)
         except ConfigError as error:
             return RequestStatus(request.type, "refused", str(error))
         except HostError as error:  # the disk; other passes must not fail for it
             return RequestStatus(request.type, "failed", str(error))
-        return RequestStatus(request.type, "refused", "this version cannot do that yet")
+
+    def _verify(self, request: Request) -> RequestStatus:
+        world = self._worker.world
+        stage = Stage.OFF if world is None else world.layout.stage
+        if stage in (Stage.OFF, Stage.PREPARE):
+            return RequestStatus("verify", "refused", f"at stage {stage.value} traffic is plaintext: nothing to prove")
+        self._to_verify[request.id] = request.peers
+        return RequestStatus("verify", "running", "")

@@ -1,6 +1,6 @@
 """What a node knows was good, on its disk: enough to rebuild the data path without directory or peers (law 5).
 
-    STATE/cluster.json        UID and policy of the cluster, as last accepted
+    STATE/cluster.json        UID of the cluster, and its signed policy exactly as it was accepted last
     STATE/announcement.json   this node's own announcement, as last signed
     STATE/peers/NAME.json     a node's documents exactly as they were accepted, this node's own grant among them
     STATE/links.json          the pair of generations that carries each peer's traffic, and the endpoints last set
@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -24,6 +24,7 @@ from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.errors import HostError
 from linkseal.keys.files import atomic_write, erase_file, private_folder, read_file
 from linkseal.keys.grant import SignedGrant
+from linkseal.keys.policydoc import SignedPolicy
 from linkseal.tunnels.register import NodeDocuments
 from linkseal.tunnels.world import Underlay
 from linkseal.wireguard.model import Endpoint
@@ -63,7 +64,8 @@ class _Links(_Strict):
 
 class _Cluster(_Strict):
     uid: str
-    spec: dict[str, Any]
+    policy: str
+    signature: str
 
 
 class _Host(_Strict):
@@ -92,10 +94,10 @@ class SavedLink:
 
 @dataclass(frozen=True, slots=True)
 class SavedCluster:
-    """The cluster's UID and the spec of its policy, unparsed."""
+    """The cluster's UID and its policy exactly as it was accepted."""
 
     uid: str
-    spec: Mapping[str, Any] = field(default_factory=dict)
+    policy: SignedPolicy
 
 
 class KnownGood:
@@ -158,11 +160,12 @@ class KnownGood:
     def cluster(self) -> SavedCluster | None:
         """The cluster's UID and policy, as last accepted."""
         model = self._read(self._dir / "cluster.json", _Cluster)
-        return None if model is None else SavedCluster(model.uid, model.spec)
+        return None if model is None else SavedCluster(model.uid, SignedPolicy(model.policy, model.signature))
 
     def save_cluster(self, cluster: SavedCluster) -> bool:
         """Write them; whether anything changed."""
-        return self._write(self._dir / "cluster.json", {"uid": cluster.uid, "spec": dict(cluster.spec)})
+        fields = {"uid": cluster.uid, "policy": cluster.policy.text, "signature": cluster.policy.signature}
+        return self._write(self._dir / "cluster.json", fields)
 
     def changed_rp_filter(self) -> dict[str, int]:
         """Foreign interface → the reverse path filter it had before we changed it."""

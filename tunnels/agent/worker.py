@@ -19,9 +19,11 @@ from linkseal.keys.grant import Grant
 from linkseal.tunnels import codes
 from linkseal.tunnels.addressing import slot_name
 from linkseal.tunnels.agent.adoption import adopt
+from linkseal.tunnels.agent.applied import applied, not_applied
 from linkseal.tunnels.agent.clock import steady_now, unix_now, utc
 from linkseal.tunnels.agent.evidence import take_outcomes
 from linkseal.tunnels.agent.facts import (
+    addresses_on,
     endpoints_to_announce,
     layout_of,
     me_of,
@@ -32,6 +34,7 @@ from linkseal.tunnels.agent.facts import (
 )
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
+from linkseal.tunnels.agent.loosened import Loosened
 from linkseal.tunnels.agent.memory import BURST, give_back
 from linkseal.tunnels.agent.observations import OBSERVED_CODES, observations
 from linkseal.tunnels.agent.speaker import Speaker
@@ -43,11 +46,13 @@ from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.host.host import ALL, Aspect, Failure, Host
 from linkseal.tunnels.links import PROOF_LASTS, LinkBook, Move
-from linkseal.tunnels.model import Desired, LinkKey, NftTransaction, Observed, SetRoute, SetRpFilter, Stage, Step
+from linkseal.tunnels.model import Desired, LinkKey, NftTransaction, Observed, SetRoute, Stage, Step
 from linkseal.tunnels.plan import plan
 from linkseal.tunnels.probe.outcomes import Outcome, Target
 from linkseal.tunnels.render import render_steps
 from linkseal.tunnels.settings import AgentSettings
+from linkseal.tunnels.statusparts import AppliedStatus
+from linkseal.tunnels.ways import ways
 from linkseal.tunnels.world import Underlay, World, endpoint_of
 from linkseal.wireguard.model import ConfigureDevice, PeerSpec, ReprovokePeer, SetPeer
 
@@ -128,10 +133,11 @@ class Worker:
         self._settled = False
         self._retry = 0.0
         self._saved_links: dict[str, SavedLink] = {}
-        self._loosened = known.changed_rp_filter()
+        self._loosened = Loosened(known, findings)
         self.ahead = 0.0
         """Seconds the wall clock is ahead of the book's, which never jumps."""
         self._saved_underlay: Underlay | None = None
+        self.applied = AppliedStatus()
         self.unfit: frozenset[str] | None = frozenset()
         """Peers whose traffic may not take the way it should, because the kernel refused a step; None: every peer."""
 
@@ -148,10 +154,12 @@ class Worker:
         if abs(job.now - steady - self.ahead) > STEP:
             self.ahead = job.now - steady
         changed = self.knowledge.learn(job.view, job.now) if job.view is not None else frozenset[str]()
-        self.observed = self.host.observe(job.aspects, self.observed)
+        look = job.aspects | {Aspect.ROUTES} if changed else job.aspects  # who joins is reached by new routes
+        self.observed = self.host.observe(look, self.observed)
         self._ensure_generation(job)
         world = self._world(job, steady)
         if world is None:
+            self.applied = AppliedStatus(self.knowledge.policy_serial)
             return Result(wake_in=5.0)
         self.book.observe(self.observed.devices, steady, down=self._down(), wall=job.now)
         take_outcomes(self.book, self.findings, job.outcomes, job.path_mtus, job.now, steady)
@@ -163,6 +171,7 @@ class Worker:
         failures = self._apply(steps, job.now, steady)
         self._settle_moves(moves, failures)
         self.unfit = unfit(failures, world)
+        self.applied = applied(self.applied, self.knowledge.policy_serial, done=not due, failed=bool(failures))
         if steps and settled:
             self._tell_drift(diff(before, seen), failures, job.now)
         self._note(world, job.now, steady)
@@ -221,9 +230,9 @@ class Worker:
         me = me_of(grant, self.keyring.own_keys(), reachable=reachable)
         world = World(
             me,
-            layout_of(policy, opted_out=grant.opted_out),
+            layout_of(policy, opted_out=grant.opted_out, node=me.name),
             underlay,
-            self.book.retain(peers_of(register.peers, me.name)),
+            self.book.retain(peers_of(register.peers, me.name, policy)),
             {},
             self.door,
             overrides_of(self.settings.peer_endpoints, policy.wireguard.port),
@@ -231,7 +240,11 @@ class Worker:
             nics=nics_of(self.observed, grant.addresses),
             exemptions=tuple(one for one in policy.exemptions if one.is_open(now)),
             broken_glass=False,
+            redirect=self.features.redirect,
+            no_redirect=self.features.no_redirect,
+            own_addresses=addresses_on(self.observed, underlay.interface),
         )
+        world = replace(world, ways=ways(self.observed, world.peers.values(), policy.scope))
         self.book.proof_lasts = max(PROOF_LASTS, 3.0 * policy.probe.interval + 60.0)
         self.book.leaving = self.keyring.withdrawing()
         self.book.sync(me, world.peers, {n: endpoint_of(world, peer) for n, peer in world.peers.items()}, steady)
@@ -269,7 +282,7 @@ class Worker:
 
     def _steps(self, world: World) -> tuple[Step, ...]:
         self.desired = plan(world)
-        return diff(self.desired, self.observed)
+        return (*diff(self.desired, self.observed), *self._loosened.due(world.layout.stage, self.observed))
 
     def _provocations(self, job: Job, now: float) -> tuple[Step, ...]:
         """Peers to remove and add anew; looked at once more before, so that none is taken that has just answered."""
@@ -302,24 +315,16 @@ class Worker:
             self.findings.replace({codes.STEP_REFUSED, codes.PORT_IN_USE}, {}, now)
             self._settled = True
             return ()
-        self._record_changed_settings(steps, now)
+        self._loosened.before(steps, now)
         failures = self.host.apply(steps, self.keyring.secret)
         failed = {id(failure.step) for failure in failures}
+        if self.world is not None:
+            self._loosened.after(self.world.layout.stage, steps, failed, now)
         for step in steps:
             if isinstance(step, SetPeer) and step.endpoint is not None and id(step) not in failed:
                 self.book.endpoint_written(step.device, step.public_key, steady)
         self._tell_failures(failures, now)
         return failures
-
-    def _record_changed_settings(self, steps: Sequence[Step], now: float) -> None:
-        changes = {step.interface: step.was for step in steps if isinstance(step, SetRpFilter)}
-        if not changes:
-            return
-        self._loosened = {**changes, **self._loosened}  # what an interface had before the first change
-        try:
-            self._known.save_changed_rp_filter(self._loosened)
-        except HostError as error:
-            self.findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, str(error), now)
 
     def _tell_failures(self, failures: Sequence[Failure], now: float) -> None:
         reasons: dict[str, list[str]] = {}
@@ -349,8 +354,9 @@ class Worker:
         """Say what is wrong with host and peers as they are now."""
         accepted = {} if self.knowledge.register is None else self.knowledge.register.peers
         heard = {key.peer for key, record in self.book.records.items() if record.fresh(steady)}
-        found = observations(world, self.observed, accepted, self._loosened, heard)
-        self.findings.replace(OBSERVED_CODES, found, now)
+        found = observations(world, self.observed, accepted, self._loosened.values, heard)
+        found |= not_applied(self.applied, world.layout.stage)
+        self.findings.replace(OBSERVED_CODES | {codes.STAGE_NOT_APPLIED}, found, now)
 
     def _save_links(self, now: float) -> None:
         links = {name: SavedLink(pair, self.book.announced.get(name)) for name, pair in self.book.current.items()}

@@ -10,12 +10,13 @@ import click
 from linkseal.keys.errors import DirectoryError
 from linkseal.tunnels.checks import Result, checks, worst
 from linkseal.tunnels.cli.exits import ExitCode
+from linkseal.tunnels.cli.load import policy_of
 from linkseal.tunnels.cli.options import Command, output_option, pass_session
 from linkseal.tunnels.cli.output import Paint, Tone, clean, emit, plural, structured
 from linkseal.tunnels.cli.session import DEFAULT_CONFIG, Session
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.host.preflight import Subject, gather
-from linkseal.tunnels.policy import Policy, parse_policy
+from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.settings import AgentSettings
 
 _MARKS = {
@@ -76,7 +77,7 @@ def _view(session: Session, settings: AgentSettings | None) -> DirectoryView | D
 
 def _policy(view: DirectoryView | DirectoryError | None) -> Policy:
     """Return the cluster's policy where it can be had, else the defaults."""
-    return parse_policy(view.policy, "the cluster's policy") if isinstance(view, DirectoryView) else Policy()
+    return policy_of(view) if isinstance(view, DirectoryView) else Policy()
 
 
 def _subject(settings: AgentSettings | None, view: DirectoryView | DirectoryError | None, *, pre: bool) -> Subject:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from linkseal.keys import grant as grants
+from linkseal.keys import policydoc
 from linkseal.keys.errors import ConfigError, PeerError
 from linkseal.tunnels.cli.output import clean, note
 from linkseal.tunnels.cli.session import Session
@@ -48,8 +49,19 @@ def look(session: Session) -> Seen:
     view, found = session.with_directory(_read)
     for finding in view.findings[:MAX_NOTES]:
         note(f"warning: {finding.code}: {clean(finding.message)}")
-    policy = parse_policy(view.policy, "the cluster's policy")
+    policy = policy_of(view)
     return judge(found, policy, view.snapshot.nodes, time.time())
+
+
+def policy_of(view: DirectoryView) -> Policy:
+    """Return the policy that the directory holds; signatures are the agents' matter. Raises ConfigError."""
+    if view.policy is None:
+        raise ConfigError("the directory holds no signed policy: run `linkseal controller run`, which writes it")
+    try:
+        spec = policydoc.parse(view.policy.text).spec
+    except PeerError as error:
+        raise ConfigError(f"{error}; the controller writes it anew") from None
+    return parse_policy(spec, "the cluster's policy")
 
 
 async def _read(directory: Directory) -> tuple[DirectoryView, dict[str, NodeEncryption | None]]:

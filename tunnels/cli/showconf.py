@@ -8,12 +8,13 @@ import click
 from linkseal.keys.ca import Trust
 from linkseal.keys.errors import ConfigError
 from linkseal.tunnels.agent.facts import layout_of, me_of, peers_of
+from linkseal.tunnels.cli.load import policy_of
 from linkseal.tunnels.cli.options import Command, pass_session
 from linkseal.tunnels.cli.output import emit, note
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.model import KeyOfGeneration, family_of
 from linkseal.tunnels.plan import pair_links, plan
-from linkseal.tunnels.policy import Policy, parse_policy
+from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.register import Register
 from linkseal.tunnels.world import PeerLinks, Underlay, World
 from linkseal.wireguard.quick import export
@@ -38,7 +39,7 @@ def showconf(session: Session, node: str, form: str) -> None:
     """
     del form
     view = session.with_directory(lambda directory: directory.view(""))
-    policy = parse_policy(view.policy, "the cluster's policy")
+    policy = policy_of(view)
     register, findings, _ = Register(node).refresh(view.snapshot, Trust.from_pem(view.ca_bundle), datetime.now(UTC))
     for finding in (*view.findings, *findings):
         note(f"warning: {finding.code}: {finding.message}")
@@ -56,7 +57,7 @@ def world_of(register: Register, node: str, policy: Policy) -> World:
         raise ConfigError(f"{node} has announced nothing yet: start its agent, and look at `linkseal status {node}`")
     keys = tuple(KeyOfGeneration(g.number, g.public_key) for g in said.generations if g.protocol == "wireguard")
     me = me_of(own.grant, keys, reachable=bool(said.endpoints))
-    peers = peers_of(register.peers, node)
+    peers = peers_of(register.peers, node, policy)
     links = {
         name: PeerLinks(set_endpoint=frozenset((ours.number, theirs.number) for ours, theirs in pair_links(me, peer)))
         for name, peer in peers.items()

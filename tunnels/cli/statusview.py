@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from linkseal.tunnels.catalogue import Severity
+from linkseal.tunnels.cli import rehearsalview
 from linkseal.tunnels.cli.load import Seen
 from linkseal.tunnels.cli.output import Cell, Paint, Tone, age, plural, since
+from linkseal.tunnels.cli.verifyview import verified_cell, verified_object
 from linkseal.tunnels.cluster import ClusterStatus, DirectedPair, NodeSummary
 from linkseal.tunnels.codes import AGENT_SILENT, NO_AGENT
 from linkseal.tunnels.findings import CATALOGUE
@@ -74,8 +76,9 @@ def _verdict_of(seen: Seen, node: str) -> Verdict:
     status = seen.status
     if any(entry.node == node and entry.reason == "opted out" for entry in status.not_covered):
         return Verdict(good=False, text=f"{node} is NOT encrypted: it is opted out")
-    if seen.policy.stage in {Stage.OFF, Stage.PREPARE}:
-        return Verdict(good=False, text=f"{node} is NOT encrypted: the cluster's stage is {seen.policy.stage.value}")
+    stage = seen.policy.stage_of(node)
+    if stage in {Stage.OFF, Stage.PREPARE}:
+        return Verdict(good=False, text=f"{node} is NOT encrypted: the cluster's stage is {stage.value}")
     summary = next(summary for summary in status.nodes if summary.name == node)
     if summary.evidence != "fresh":
         return Verdict(good=False, text=f"it is NOT known whether {node} is encrypted: {_evidence(summary)}")
@@ -129,6 +132,7 @@ def not_covered(seen: Seen) -> list[tuple[str, str]]:
     found = [(entry.node, entry.reason) for entry in seen.status.not_covered]
     if seen.policy.scope is Scope.OVERLAY:
         found.append(("host traffic", "scope overlay carries pod prefixes only: host processes and host-network pods"))
+    found += rehearsalview.uncovered(seen)
     if seen.policy.stage is not Stage.ENFORCE:
         found.append(("plaintext", f"stage {seen.policy.stage.value} does not block it"))
     found.append(("other networks", "secondary interfaces, link-local and multicast packets"))
@@ -156,6 +160,7 @@ def text(seen: Seen, paint: Paint, *, node: str | None = None, wide: bool = Fals
         paint.table(_headers(wide), [_node_row(seen, summary, wide) for summary in shown]) if shown else [],
         _pair_lines(_pairs(seen.status, node), paint),
         ["Not covered:", *paint.table(("WHAT", "WHY"), not_covered(seen), indent=2)[1:]],
+        [paint(line, Tone.PLAIN) for line in rehearsalview.lines(seen)],
         finding_lines(rows, seen.now, paint),
         list(_advice(rows, good=answer.good)),
     ]
@@ -164,7 +169,7 @@ def text(seen: Seen, paint: Paint, *, node: str | None = None, wide: bool = Fals
 
 def _headers(wide: bool) -> tuple[str, ...]:  # noqa: FBT001 - the form of the output
     headers = ("NODE", "REPORT", "STAGE", "SEALED", "GENERATION", "KEY AGE", "FINDINGS")
-    return (*headers, "SCOPE", "DRIVER", "DOOR", "MTU", "SERIAL", "KERNEL", "VERSION") if wide else headers
+    return (*headers, "VERIFIED", "SCOPE", "DRIVER", "DOOR", "MTU", "SERIAL", "KERNEL", "VERSION") if wide else headers
 
 
 def _node_row(seen: Seen, summary: NodeSummary, wide: bool) -> list[str | Cell]:  # noqa: FBT001 - the form
@@ -184,7 +189,16 @@ def _node_row(seen: Seen, summary: NodeSummary, wide: bool) -> list[str | Cell]:
         if status.announced_serial != status.serial:
             serial += f" ({status.announced_serial} published)"
         door = "yes" if status.door else "no"
-        row += [status.scope.value, status.driver, door, str(status.mtu), serial, status.kernel, status.version]
+        row += [
+            verified_cell(status.verified, seen.now),
+            status.scope.value,
+            status.driver,
+            door,
+            str(status.mtu),
+            serial,
+            status.kernel,
+            status.version,
+        ]
     return row
 
 
@@ -263,6 +277,7 @@ def as_object(seen: Seen, node: str | None = None) -> dict[str, Any]:
             for pair in _pairs(status, node)
         ],
         "notCovered": [{"what": what, "why": why} for what, why in not_covered(seen)],
+        "rehearsal": rehearsalview.as_object(seen),
         "findings": [_finding_object(row) for row in findings(status, node)],
     }
 
@@ -299,6 +314,7 @@ def _node_object(summary: NodeSummary) -> dict[str, Any]:
             }
             for generation in status.generations
         ],
+        "verified": verified_object(status.verified),
         "serial": status.serial,
         "publishedSerial": status.announced_serial,
         "driver": status.driver,

@@ -1,6 +1,8 @@
 """The controller of a file directory: keeps the CA, reads the inventory, signs what nodes ask for until stopped.
 
     CA/ca.key  CA/ca.crt   the CA (the key 0600 in a folder 0700), made at the first run; keep a copy where it is safe
+    CA/stage.json          where the cluster is, and who took it there (`linkseal.tunnels.controller.stagefile`)
+    CA/controller.sock     where `linkseal enable` and `disable` ask (`linkseal.tunnels.controller.stageserver`)
     INVENTORY              every node and what it owns; read again when it changes
     DIRECTORY/             what nodes see of it: certificates, grants, cluster.json
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -19,8 +22,13 @@ from typing import Final
 from linkseal.keys.ca import CertificateAuthority
 from linkseal.keys.errors import ConfigError, DirectoryError
 from linkseal.keys.files import PUBLIC, SECRET, atomic_write, private_folder, read_file
-from linkseal.tunnels.directory.inventory import load_inventory
+from linkseal.tunnels.controller.reports import Reports
+from linkseal.tunnels.controller.stagekeeper import Stagekeeper
+from linkseal.tunnels.controller.stageserver import StageServer
+from linkseal.tunnels.directory.inventory import Inventory, load_inventory
 from linkseal.tunnels.directory.signer import FileSigner, Signed
+from linkseal.tunnels.policy import parse_policy
+from linkseal.tunnels.stages import Evidence
 
 _LOG: Final = logging.getLogger("linkseal.controller")
 
@@ -32,6 +40,12 @@ BACKDATED: Final = timedelta(hours=1)
 
 LOOK: Final = 2.0
 """Seconds between two looks at the inventory; a node's request wakes at once."""
+
+STEP: Final = 0.5
+"""Seconds between two looks at the nodes' reports while a stage is walked to."""
+
+MAX_STEPS: Final = 8
+"""Of a walk in one pass: there and back again has six."""
 
 CA_KEY: Final = "ca.key"
 CA_CERTIFICATE: Final = "ca.crt"
@@ -54,25 +68,40 @@ def authority_in(folder: Path, now: datetime) -> CertificateAuthority:
 
 
 class FileController:
-    """Signs for one directory. Raises ConfigError, HostError, DirectoryError when made."""
+    """Signs for one directory and keeps the cluster's stage. ConfigError, HostError, DirectoryError when made."""
 
     def __init__(self, directory: Path, inventory: Path, ca: Path) -> None:
         self._directory = directory
         self._inventory = inventory
-        load_inventory(inventory)  # before anything is made
+        self._ca = ca
+        found = load_inventory(inventory)  # before anything is made
+        _without_pool(found, inventory)
         self._authority = authority_in(ca, datetime.now(UTC))
         self._seen = self._stamp()
-        self._signer = self._new_signer()
+        self._reports = Reports(directory)
         self._told: set[str] = set()
+        signer = FileSigner(directory, self._authority, found)
+        present = signer.policy()
+        self.stages = Stagekeeper(ca, None if present is None else parse_policy(present.spec), time.time())
+        self._signer = self._prepared(signer)
+        self.changed = asyncio.Event()
+        """Somebody asks for something: do not wait for the next look."""
+
+    @property
+    def inventory(self) -> Inventory:
+        """As it is used now."""
+        return self._signer.inventory
 
     def sign(self) -> Signed:
         """Do one pass and say what was done."""
         self._reload()
+        self.walk()
         signed = self._signer.sign(datetime.now(UTC))
         for name in signed.granted:
             _LOG.info("signed the grant of %s", name)
         for name in signed.certified:
             _LOG.info("signed the certificate of %s", name)
+        conflict = self.stages.conflict(self._signer.inventory.policy)
         self._tell_once(
             [f"request refused: {error}" for error in signed.refused]
             + [
@@ -80,24 +109,58 @@ class FileController:
                 f"{self._directory / 'nodes' / name} is removed"
                 for name in signed.unlisted
             ]
+            + ([] if conflict is None else [conflict])
         )
         return signed
 
+    def walk(self) -> None:
+        """Bring the policy up to date, and take the steps that are due: several at once where nobody is waited for."""
+        self._publish()
+        for _ in range(MAX_STEPS):
+            if self.stages.walk is None or not self.stages.tick(self.evidence(), time.time()):
+                break
+            self._publish()
+
+    def abort(self, why: str) -> None:
+        """Break off the walk under way, and sign the stage before it."""
+        self.stages.abort(why, time.time())
+        self._publish()
+
+    def evidence(self) -> Evidence:
+        """What the nodes report. Raises DirectoryError."""
+        nodes = self._signer.inventory.nodes
+        out = tuple(node.name for node in nodes if node.opted_out)
+        return Evidence(self.stages.serial, self._reports.of(n.name for n in nodes if not n.opted_out), out)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Sign until `stop`."""
-        while not stop.is_set():
-            try:
-                self.sign()
-            except DirectoryError as error:
-                self._tell_once([f"the directory cannot be written now: {error}"])
-                await _within(stop, LOOK)
-                continue
-            waiting = asyncio.ensure_future(self._signer.wait_for_request(LOOK))
-            stopped = asyncio.ensure_future(stop.wait())
-            _, pending = await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            for task in pending:
-                task.cancel()
-        self._signer.close()
+        server = StageServer(self._ca, self)
+        await server.start()
+        try:
+            while not stop.is_set():
+                try:
+                    self.sign()
+                except DirectoryError as error:
+                    self._tell_once([f"the directory cannot be written now: {error}"])
+                    await _within(stop, LOOK)
+                    continue
+                await self._wait(stop)
+        finally:
+            await server.close()
+            self._signer.close()
+
+    async def _wait(self, stop: asyncio.Event) -> None:
+        """Wait for something to do."""
+        pause = LOOK if self.stages.walk is None else STEP
+        tasks = {
+            asyncio.ensure_future(self._signer.wait_for_request(pause)),
+            asyncio.ensure_future(stop.wait()),
+            asyncio.ensure_future(self.changed.wait()),
+        }
+        _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        self.changed.clear()
 
     def _reload(self) -> None:
         """Take up a changed inventory; one that cannot be used is said once, and the former one goes on."""
@@ -106,7 +169,9 @@ class FileController:
             return
         self._seen = stamp
         try:
-            signer = self._new_signer()
+            found = load_inventory(self._inventory)
+            _without_pool(found, self._inventory)
+            signer = self._prepared(FileSigner(self._directory, self._authority, found))
         except (ConfigError, DirectoryError) as error:
             _LOG.error("the changed inventory is not used: %s", error)
             return
@@ -114,10 +179,17 @@ class FileController:
         self._signer = signer
         _LOG.info("read %s: %d nodes", self._inventory, len(signer.inventory.nodes))
 
-    def _new_signer(self) -> FileSigner:
-        signer = FileSigner(self._directory, self._authority, load_inventory(self._inventory))
-        signer.prepare()
+    def _prepared(self, signer: FileSigner) -> FileSigner:
+        found = signer.inventory
+        signer.prepare(self.stages.spec(found.spec, found.policy), above=self.stages.serial)
+        self.stages.aim(found.policy.stage, found.spec.get("lowerTo"), time.time())
         return signer
+
+    def _publish(self) -> None:
+        found = self._signer.inventory
+        self.stages.aim(found.policy.stage, found.spec.get("lowerTo"), time.time())
+        spec = self.stages.spec(found.spec, found.policy)
+        self.stages.signed(self._signer.publish(spec, datetime.now(UTC), above=self.stages.serial))
 
     def _stamp(self) -> tuple[int, int, int]:
         try:
@@ -131,6 +203,11 @@ class FileController:
             if message not in self._told:
                 _LOG.warning("%s", message)
         self._told = set(messages)
+
+
+def _without_pool(inventory: Inventory, path: Path) -> None:
+    if inventory.policy.pool is not None:
+        raise ConfigError(f"{path}: spec.pool: a pool is made by `linkseal enable --nodes`, not in the inventory")
 
 
 async def _within(stop: asyncio.Event, seconds: float) -> None:

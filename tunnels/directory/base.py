@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.errors import PeerError
+from linkseal.keys.policydoc import SignedPolicy
 from linkseal.tunnels.register import Finding, Snapshot
 from linkseal.tunnels.status import NodeEncryption, Request, parse_report
 
@@ -26,12 +27,12 @@ MAX_NODES: Final = 10_000
 class DirectoryView:
     """What the directory says at one moment to one node.
 
-    `policy`: `spec` of the ClusterEncryption object, not checked yet. `ca_bundle`: PEM text, not trusted yet.
+    `policy`: as signed, not verified yet; None: there is none that could be. `ca_bundle`: PEM text, not trusted yet.
     `requests`: what is asked of the node. `findings`: what could not be read, beside what the register finds.
     """
 
     snapshot: Snapshot
-    policy: Mapping[str, Any]
+    policy: SignedPolicy | None
     ca_bundle: str
     requests: tuple[Request, ...] = ()
     findings: tuple[Finding, ...] = ()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Generic, Protocol, TypeVar
+from typing import Annotated, Final, Generic, Protocol, TypeVar
 
 from linkseal.keys import codes as document_codes
 from linkseal.keys import grant as grants
@@ -22,6 +22,7 @@ from linkseal.keys.ca import MAX_CERTIFICATE
 from linkseal.keys.documents import MAX_SIGNATURE, MAX_TEXT
 from linkseal.keys.errors import DirectoryError, PeerError
 from linkseal.keys.grant import SignedGrant
+from linkseal.keys.policydoc import MAX_POLICY, SignedPolicy
 from linkseal.keys.values import UID_PATTERN, is_node_name
 from linkseal.tunnels import codes
 from linkseal.tunnels.directory.access import (
@@ -51,7 +52,7 @@ ANNOUNCEMENT: Final = "announcement.json"
 STATUS: Final = "status.json"
 REQUESTS: Final = "requests.json"
 
-MAX_CLUSTER: Final = 64 * 1024
+MAX_CLUSTER: Final = 2 * MAX_POLICY + 1024
 MAX_BUNDLE: Final = 64 * 1024
 MAX_ENVELOPE: Final = 2 * (MAX_TEXT + MAX_CERTIFICATE + MAX_SIGNATURE) + 1024
 """Bytes: quotes and line ends take two inside a JSON string."""
@@ -81,7 +82,13 @@ class Cluster(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
     uid: Annotated[str, Field(pattern=UID_PATTERN)]
-    spec: dict[str, Any] = Field(default_factory=dict)
+    policy: str | None = None
+    signature: str | None = None
+
+    @property
+    def signed(self) -> SignedPolicy | None:
+        """The policy as it travels; None: there is none, or it is not signed."""
+        return None if self.policy is None or self.signature is None else SignedPolicy(self.policy, self.signature)
 
 
 def wrap_announcement(signed: SignedAnnouncement) -> str:
@@ -100,9 +107,9 @@ def unwrap_announcement(text: str, *, node: str) -> SignedAnnouncement:
     return SignedAnnouncement(found.announcement, found.signature, found.certificate)
 
 
-def cluster_json(uid: str, spec: Mapping[str, Any]) -> str:
+def cluster_json(uid: str, signed: SignedPolicy) -> str:
     """Return the text of cluster.json."""
-    return json.dumps({"uid": uid, "spec": dict(spec)}, indent=2) + "\n"
+    return json.dumps({"uid": uid, "policy": signed.text, "signature": signed.signature}, indent=2) + "\n"
 
 
 def read_cluster(directory: Path) -> Cluster | None:
@@ -207,6 +214,8 @@ class FileDirectory:
         findings: list[Finding] = []
         if (reason := unsafe(self.path)) is not None:
             findings.append(Finding(codes.DIRECTORY_PERMISSIONS, "", reason))
+        if cluster.signed is None:
+            findings.append(Finding(codes.POLICY_UNSIGNED, "", f"{self.path / CLUSTER} holds no signed policy"))
         names = self._names(findings)
         self._nodes = {name: self._look(name, self._nodes.get(name)) for name in names}
         bundle = _reading(lambda: read(f"{self._root}/{CA_BUNDLE}", MAX_BUNDLE, ""))
@@ -220,7 +229,7 @@ class FileDirectory:
         gone = self._absences.see(cluster.uid, documents, known, time.monotonic())
         return DirectoryView(
             snapshot=Snapshot(cluster.uid, documents, gone),
-            policy=cluster.spec,
+            policy=cluster.signed,
             ca_bundle=bundle or "",
             requests=self._requests(node, findings),
             findings=tuple(findings),

@@ -6,18 +6,21 @@ directory; it keeps no state of its own. Grants that say what they said are not 
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from linkseal.keys import codes
+from linkseal.keys import codes, policydoc
 from linkseal.keys import grant as grants
 from linkseal.keys.ca import MAX_CERTIFICATE, CertificateAuthority, Trust
 from linkseal.keys.errors import DirectoryError, PeerError
 from linkseal.keys.grant import Grant
+from linkseal.keys.policydoc import PolicyDocument
 from linkseal.tunnels.directory.access import folders, node_folder, read, remove, trouble, write
 from linkseal.tunnels.directory.files import (
     CA_BUNDLE,
@@ -58,12 +61,14 @@ class FileSigner:
         self.inventory = inventory
         self._authority = authority
         self._trust = Trust.from_pem(authority.certificate_pem())
+        self._uid = ""
         self._watcher = Watcher(path, lambda node, file: bool(node) and file == REQUEST)
 
-    def prepare(self) -> str:
+    def prepare(self, spec: Mapping[str, Any] | None = None, *, above: int = 0) -> str:
         """Make the directory or bring its cluster.json up to date; return the cluster's UID.
 
-        An existing UID stays: nodes keep to it. Raises DirectoryError if the inventory names another.
+        An existing UID stays: nodes keep to it. `spec`: the policy to sign, else the inventory's as it stands. `above`
+        as in `publish`. Raises DirectoryError if the inventory names another UID.
         """
         try:
             (self.path / NODES).mkdir(parents=True, exist_ok=True)
@@ -77,8 +82,32 @@ class FileSigner:
                 "`uid` out of the inventory"
             )
         write(self.path / CA_BUNDLE, self._authority.certificate_pem())
-        write(self.path / CLUSTER, cluster_json(uid, self.inventory.spec))
+        self._uid = uid
+        self.publish(self.inventory.spec if spec is None else spec, datetime.now(UTC), above=above)
         return uid
+
+    def policy(self) -> PolicyDocument | None:
+        """Return the policy that is in the directory, None if there is none by this CA for this cluster."""
+        present = read_cluster(self.path)
+        if present is None or present.signed is None:
+            return None
+        try:
+            return policydoc.verify(present.signed, self._trust, cluster=self._uid or present.uid)
+        except PeerError:
+            return None
+
+    def publish(self, spec: Mapping[str, Any], now: datetime, *, above: int = 0) -> int:
+        """Sign `spec` as the cluster's policy unless the directory says just that; return the serial in force.
+
+        `above`: a serial known to have been used, so that a directory that was rolled back is overtaken.
+        """
+        present = self.policy()
+        if present is not None and present.spec == _plain(spec) and present.serial >= above:
+            return present.serial
+        serial = max(int(now.timestamp()), above + 1, present.serial + 1 if present else 1)
+        signed = policydoc.sign(self._authority, PolicyDocument(self._uid, serial, now, spec))
+        write(self.path / CLUSTER, cluster_json(self._uid, signed))
+        return serial
 
     def sign(self, now: datetime) -> Signed:
         """Do one pass: grants for every node of the inventory, certificates for those that ask. `now` with zone."""
@@ -162,6 +191,11 @@ class FileSigner:
                 code=codes.WRONG_IDENTITY,
                 node=node.name,
             )
+
+
+def _plain(spec: Mapping[str, Any]) -> object:
+    """Return `spec` as a reader of its JSON text has it."""
+    return json.loads(json.dumps(dict(spec)))
 
 
 def _says(grant: Grant) -> tuple[object, ...]:

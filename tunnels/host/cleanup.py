@@ -21,6 +21,7 @@ from linkseal.tunnels.model import (
     SetRpFilter,
     Step,
 )
+from linkseal.tunnels.redirect.model import DetachRedirect
 
 
 def cleanup(host: Host, recorded_rp_filter: Mapping[str, int]) -> list[str]:
@@ -60,6 +61,9 @@ def _removals(
             continue
         if kernel_kinds.get(name) in KINDS_WE_MAKE:
             yield RemoveInterface(name, _kind(name)), f"interface {name}"
+    state = observed.redirect
+    for hook in () if state is None else sorted(state.standing | state.strays):
+        yield DetachRedirect(hook), f"program on {hook.device} ({hook.way})"
     for name, value in sorted(rp_filter.items()):
         have = observed.interfaces.get(name)
         if have is not None and have.rp_filter != value:

@@ -6,6 +6,7 @@
     route of our table    ROUTES
     rule                  RULES
     our nft tables        NFT; the guard's GUARD
+    clsact filter, link   REDIRECT (tcx programs are told by nobody)
     lost notifications    everything
 
 WireGuard's own configuration is told by nobody: it must be read now and then.
@@ -28,17 +29,19 @@ from linkseal.tunnels.host.nfnetlink import NETLINK_NETFILTER, NFT_SUBSYSTEM, TA
 from linkseal.tunnels.host.routes import RTA_TABLE, RTMSG
 from linkseal.tunnels.nftables import TABLE
 from linkseal.tunnels.plan import FALLBACK_TABLE
+from linkseal.tunnels.redirect.tc import CLSACT_PARENTS, parent_of
 from linkseal.wireguard.netlink import NETLINK_ROUTE
 from linkseal.wireguard.nlattr import HEADER, attributes
 
-_ROUTE_GROUPS: Final = (1, 5, 7, 8, 9, 11, 19, 24)
-"""RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE, IPV4_NETCONF."""
+_ROUTE_GROUPS: Final = (1, 4, 5, 7, 8, 9, 11, 19, 24)
+"""RTNLGRP_LINK, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE, IPV4_NETCONF."""
 
 _NFT_GROUPS: Final = (7,)
 """NFNLGRP_NFTABLES."""
 
 _NEWLINK, _DELLINK, _NEWADDR, _DELADDR, _NEWROUTE, _DELROUTE = 16, 17, 20, 21, 24, 25
 _NEWRULE, _DELRULE, _NEWNETCONF = 32, 33, 80
+_NEWQDISC, _DELQDISC, _NEWFILTER, _DELFILTER = 36, 37, 44, 45
 _NFT_NEWGEN = 15
 _ELEMENTS, _SET_NAME = (12, 14), 2
 """NFT_MSG_NEWSETELEM and DELSETELEM; NFTA_SET_ELEM_LIST_SET."""
@@ -58,6 +61,7 @@ _NOTHING: Final[frozenset[Aspect]] = frozenset()
 _OUR_LINK: Final = frozenset({Aspect.LINKS, Aspect.ROUTES, Aspect.WIREGUARD})
 _LINKS, _ROUTES = frozenset({Aspect.LINKS}), frozenset({Aspect.ROUTES})
 _RULES, _NFT, _GUARD = frozenset({Aspect.RULES}), frozenset({Aspect.NFT}), frozenset({Aspect.GUARD})
+_REDIRECT = frozenset({Aspect.REDIRECT})
 
 _Message = tuple[int, bytes, int, int]
 """Type, datagram, where what follows the nlmsghdr starts and ends."""
@@ -138,6 +142,7 @@ class Judge:
             **dict.fromkeys((_NEWADDR, _DELADDR), self._address),
             **dict.fromkeys((_NEWROUTE, _DELROUTE), self._route),
             **dict.fromkeys((_NEWRULE, _DELRULE), self._rule),
+            **dict.fromkeys((_NEWQDISC, _DELQDISC, _NEWFILTER, _DELFILTER), self._clsact),
             _NEWNETCONF: self._netconf,
         }
 
@@ -160,6 +165,9 @@ class Judge:
     def _rule(self, *_: object) -> frozenset[Aspect]:
         return _RULES
 
+    def _clsact(self, _: int, data: bytes, start: int, __: int) -> frozenset[Aspect]:
+        return _REDIRECT if parent_of(data, start) in CLSACT_PARENTS else _NOTHING
+
     def _link(self, kind: int, data: bytes, start: int, end: int) -> frozenset[Aspect]:
         family, _, index, flags, _ = _IFINFO.unpack_from(data, start)
         if family == _AF_BRIDGE:
@@ -174,11 +182,13 @@ class Judge:
         known = self._links.get(index)
         if kind == _DELLINK:
             self._links.pop(index, None)
-            return _OUR_LINK | _NFT if name in OURS else _LINKS
+            return _OUR_LINK | _NFT if name in OURS else _LINKS | _REDIRECT
         now = (name, mtu, flags & _UP_OR_RUNNING)
         self._links[index] = now
         if name in OURS:
             return _OUR_LINK | _NFT if known is None else _OUR_LINK
+        if known is None:
+            return _LINKS | _REDIRECT
         return _NOTHING if known == now else _LINKS
 
     def _address(self, kind: int, data: bytes, start: int, end: int) -> frozenset[Aspect]:

@@ -5,6 +5,7 @@ What vanished or appeared between the two is no failure where the step's aim is 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from linkseal.tunnels.host.addresses import Addresses
 from linkseal.tunnels.host.guard import GuardTables
 from linkseal.tunnels.host.links import Links, open_route
 from linkseal.tunnels.host.nft import Nft
-from linkseal.tunnels.host.routes import apply_routes, read_routes
+from linkseal.tunnels.host.routes import apply_routes, read_main, read_routes
 from linkseal.tunnels.host.sysctls import forwarded
 from linkseal.tunnels.model import (
     AddAddress,
@@ -40,9 +41,13 @@ from linkseal.tunnels.model import (
     Step,
 )
 from linkseal.tunnels.plan import FALLBACK_TABLE
+from linkseal.tunnels.redirect.kernel import Redirector
+from linkseal.tunnels.redirect.model import AttachRedirect, DetachRedirect, ForgetRedirect, RedirectState, SetRedirect
 from linkseal.wireguard.driver import Driver, DriverKind, Secrets
 from linkseal.wireguard.model import ConfigureDevice, RemovePeer, ReprovokePeer, SetPeer, WireguardStep
 from linkseal.wireguard.netlink import NETLINK_ROUTE, NetlinkSocket
+
+_LOG: Final = logging.getLogger("linkseal.agent")
 
 
 class Aspect(Enum):
@@ -55,6 +60,8 @@ class Aspect(Enum):
     WIREGUARD = "wireguard"
     NFT = "nft"
     GUARD = "guard"
+    REDIRECT = "redirect"
+    """Programs on interfaces, ours and others', and the entries of ours."""
 
 
 ALL: Final = frozenset(Aspect)
@@ -77,6 +84,10 @@ class Features:
     driver: DriverKind
     nft: str | None
     """Version of nft; None if it is not installed."""
+    redirect: bool = False
+    """It can have the program that stops redirected packets."""
+    no_redirect: str = ""
+    """Why it cannot."""
 
 
 class Host:
@@ -95,6 +106,7 @@ class Host:
         self.guard = GuardTables(guard)
         self.links = Links(self._route, self._sock, driver)
         self._addresses = Addresses(self._route)
+        self.redirect = Redirector()
 
     @property
     def table(self) -> int:
@@ -104,12 +116,20 @@ class Host:
     @property
     def writes(self) -> int:
         """How many operations that change something were made so far; an idle reconcile makes none."""
-        parts = (self._driver, self._sock, self._nft, self.guard, self.links, self._addresses)
+        parts = (self._driver, self._sock, self._nft, self.guard, self.links, self._addresses, self.redirect)
         return sum(part.writes for part in parts)
 
     def features(self) -> Features:
         """Find out what this host can do; tries, does not guess from versions, and changes nothing."""
-        return Features(self._nft.has_door(), os.uname().release, self._driver.kind, self._nft.version())
+        refusal = self.redirect.unable()
+        return Features(
+            door=self._nft.has_door(),
+            kernel=os.uname().release,
+            driver=self._driver.kind,
+            nft=self._nft.version(),
+            redirect=refusal is None,
+            no_redirect="" if refusal is None else str(refusal),
+        )
 
     def observe(self, aspects: frozenset[Aspect] = ALL, previous: Observed | None = None) -> Observed:
         """Read these aspects; the others are taken from `previous`. HostError."""
@@ -136,7 +156,16 @@ class Host:
             rules=self._addresses.read_rules() if Aspect.RULES in aspects else before.rules,
             nft=self._nft.read() if Aspect.NFT in aspects else before.nft,
             guard=self.guard.read() if Aspect.GUARD in aspects else before.guard,
+            redirect=self._redirects() if Aspect.REDIRECT in aspects else before.redirect,
+            main_routes=read_main(self._sock) if Aspect.ROUTES in aspects else before.main_routes,
         )
+
+    def _redirects(self) -> RedirectState | None:
+        try:
+            return self.redirect.observe()
+        except HostError as error:  # unknown is reported as such, and stops nothing else
+            _LOG.debug("programs on interfaces cannot be read: %s", error)
+            return None
 
     def _read_routes(self) -> dict[tuple[int, Prefix], Route]:
         tables = (self._table, self._table + 1, FALLBACK_TABLE)
@@ -178,12 +207,8 @@ class Host:
 
     def _apply_one(self, step: Step) -> None:
         match step:
-            case AddInterface(interface):
-                self.links.add(interface)
-            case SetInterface():
-                self.links.set(step)
-            case RemoveInterface(name, kind):
-                self.links.remove(name, kind)
+            case AddInterface() | SetInterface() | RemoveInterface() | SetRpFilter():
+                self._apply_link(step)
             case AddAddress(address):
                 self._addresses.add(address)
             case RemoveAddress(address):
@@ -199,15 +224,27 @@ class Host:
                 self._nft.apply(step)
             case GuardTransaction():
                 self.guard.apply(step)
-            case SetRpFilter(interface, value, _):
-                self.links.set_rp_filter(interface, value)
+            case SetRedirect() | ForgetRedirect() | AttachRedirect() | DetachRedirect():
+                self.redirect.apply(step)
             case _:
                 raise TypeError(f"not a step that is carried out alone: {type(step).__name__}")
+
+    def _apply_link(self, step: AddInterface | SetInterface | RemoveInterface | SetRpFilter) -> None:
+        match step:
+            case AddInterface(interface):
+                self.links.add(interface)
+            case SetInterface():
+                self.links.set(step)
+            case RemoveInterface(name, kind):
+                self.links.remove(name, kind)
+            case SetRpFilter(interface, value, _):
+                self.links.set_rp_filter(interface, value)
 
     def close(self) -> None:
         """Give back sockets."""
         self._route.close()
         self._sock.close()
+        self.redirect.close()
 
 
 def _is_wireguard(step: Step) -> TypeGuard[WireguardStep]:

@@ -24,9 +24,11 @@ RTMSG = struct.Struct("=BBBBBBBBI")
 """struct rtmsg of <linux/rtnetlink.h>: family, destination and source length, tos, table, protocol, scope, type."""
 
 _NEW, _DELETE, _GET = 24, 25, 26
-_DST, _OIF, _PREFSRC, _METRICS, RTA_TABLE, _METRIC_MTU = 1, 4, 7, 8, 15, 2
 _SCOPE_LINK, _SCOPE_NOWHERE, _SCOPE_UNIVERSE, _UNICAST, _UNREACHABLE = 253, 255, 0, 1, 7
+_DST, _OIF, _PREFSRC, _METRICS, _MULTIPATH, RTA_TABLE, _METRIC_MTU = 1, 4, 7, 8, 9, 15, 2
 _U32 = struct.Struct("=I")
+_NEXT_HOP = struct.Struct("=HBBi")
+_MAIN = 254
 
 RouteStep = SetRoute | RemoveRoute
 Failed = tuple[RouteStep, HostError]
@@ -44,9 +46,43 @@ def read_routes(sock: NetlinkSocket, table: int) -> dict[tuple[int, Prefix], Rou
     return found
 
 
-def _dump(sock: NetlinkSocket, family: int, table: int) -> list[Answer]:
-    # A strict dump: the kernel itself leaves out other tables and protocols.
-    question = RTMSG.pack(family, 0, 0, 0, 0, PROTOCOL, 0, 0, 0) + attribute_u32(RTA_TABLE, table)
+def read_main(sock: NetlinkSocket) -> frozenset[tuple[Prefix, str]]:
+    """Return everybody's IPv4 routes in the main table, prefix and interface, several for several next hops. HostError.
+
+    A route to a prefix that another one with a better metric hides is there too: it is what comes when that goes.
+    """
+    found: set[tuple[Prefix, str]] = set()
+    names: dict[int, str] = {}
+    for answer in _dump(sock, socket.AF_INET, _MAIN, protocol=0):
+        data = answer.data
+        _, length, _, _, _, _, _, kind, _ = RTMSG.unpack_from(data, answer.start)
+        address, indexes = "0.0.0.0", set[int]()  # noqa: S104 - the default route's text
+        for attr, start, end in attributes(data, answer.start + RTMSG.size, answer.end):
+            if attr == _DST:
+                address = socket.inet_ntop(socket.AF_INET, data[start:end])
+            elif attr == _OIF:
+                indexes.update(_U32.unpack_from(data, start))
+            elif attr == _MULTIPATH:
+                indexes.update(_next_hops(data, start, end))
+        if kind == _UNICAST:
+            for index in indexes:
+                if index not in names:
+                    names[index] = _name(index)
+                found.add((Prefix(f"{address}/{length}"), names[index]))
+    return frozenset(found)
+
+
+def _next_hops(data: bytes, start: int, end: int) -> Iterator[int]:
+    """Yield the interfaces of a list of struct rtnexthop: length, flags, hops, interface; attributes follow each."""
+    while start + _NEXT_HOP.size <= end:
+        size, _, _, index = _NEXT_HOP.unpack_from(data, start)
+        yield index
+        start += max(_NEXT_HOP.size, (size + 3) & ~3)
+
+
+def _dump(sock: NetlinkSocket, family: int, table: int, *, protocol: int = PROTOCOL) -> list[Answer]:
+    # A strict dump: the kernel itself leaves out other tables and (unless 0 is asked for) other protocols.
+    question = RTMSG.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0) + attribute_u32(RTA_TABLE, table)
     try:
         return sock.dump(message(_GET, question))
     except NetlinkError as error:

@@ -175,14 +175,17 @@ class Cluster(Sequence[Node]):
             capture.file.unlink(missing_ok=True)
         namespaces.remove([space.ns for space in self.namespaces()])
 
-    def new_nic(self, node: Node) -> None:
-        """Delete a node's NIC and make it anew: same name, addresses and routes, nothing else. HostError."""
+    def new_nic(self, node: Node, *, plugged: bool = True) -> None:
+        """Delete a node's NIC and make it anew: same name, addresses and routes, nothing else. HostError.
+
+        `plugged` False: its port on the bridge stays down.
+        """
         if node.behind or self.cni == "vxlan":
             raise HostError(f"the NIC of {node.name} carries more than is known here (a router, VXLAN devices)")
         uplink = f"up{node.index}"
         self.wire.ip(f"link del {uplink}")
         namespaces.ip_batch([_veth(node.ns, "eth0", self.wire.ns, uplink, self.mtu)])
-        self.wire.ip(f"link set {uplink} master br0 up")
+        self.wire.ip(f"link set {uplink} master br0 {'up' if plugged else 'down'}")
         routes = _default_routes(self.families, *_GATEWAYS[""]) if self.outside else ()
         node.ip("link set eth0 up", *_addresses(node, "eth0", self.families), *routes, *self._routes_to_peers(node))
 

@@ -14,11 +14,12 @@ from linkseal.tunnels.lab.faults_disk import DISKS
 from linkseal.tunnels.lab.faults_drift import DRIFT
 from linkseal.tunnels.lab.faults_path import PATH
 from linkseal.tunnels.lab.faults_reboot import REBOOT
+from linkseal.tunnels.lab.faults_redirect import REDIRECT
 from linkseal.tunnels.lab.lab import Lab
 from linkseal.tunnels.lab.sabotage import SABOTAGE
 from linkseal.tunnels.lab.state import DEFAULT_NAME
 
-FAULTS: Final[Faults] = {**AGENT, **DRIFT, **PATH, **DISKS, **DIRECTORY, **CLOCK, **REBOOT, **SABOTAGE}
+FAULTS: Final[Faults] = {**AGENT, **DRIFT, **PATH, **REDIRECT, **DISKS, **DIRECTORY, **CLOCK, **REBOOT, **SABOTAGE}
 
 
 def break_it(lab: Lab, name: str, node: Node) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from typing import Final
 
 from linkseal.keys.errors import HostError
 from linkseal.keys.files import atomic_write
+from linkseal.tunnels.guard.policy import TABLE as GUARD_TABLE
 from linkseal.tunnels.lab.cluster import Node
 from linkseal.tunnels.lab.fault import LINKS, STATUS, Fault, Faults
 from linkseal.tunnels.lab.lab import Lab
@@ -53,7 +54,11 @@ def _full_ok(lab: Lab, node: Node) -> str:
 
 
 def _recreate(lab: Lab, node: Node) -> str:
-    """Another machine under the same name: nothing of the old one is left, and the cluster gives it another UID."""
+    """Another machine under the same name: nothing of the old one is left, and the cluster gives it another UID.
+
+    It is plugged in when its agent has loaded the guard, as a node's pods are kept back until then by a start-up taint:
+    before, it has no notion of what to protect.
+    """
     lab.stop(node.name, signal.SIGKILL)
     forget_kernel(lab, node)
     node.run(f"find {shlex.quote(str(lab.state(node)))} -mindepth 1 -delete")
@@ -65,6 +70,9 @@ def _recreate(lab: Lab, node: Node) -> str:
     atomic_write(lab.config(node), json.dumps(config, indent=2).encode() + b"\n")
     atomic_write(lab.folder / "inventory.yaml", json.dumps(inventory, indent=2).encode() + b"\n")
     lab.start_agent(node)
+    if lab.record.spec.stage != "off":
+        lab.wait(lambda: GUARD_TABLE in node.run("nft list tables"), f"a guard on {node.name}")
+    lab.cluster.wire.ip(f"link set up{node.index} up")
     return f"{node.name} was made anew: no keys, no state, UID {uid}; its agent was started"
 
 

@@ -8,12 +8,10 @@ from typing import Any, Final
 
 from linkseal.keys.errors import HostError
 from linkseal.tunnels.addressing import DOOR
+from linkseal.tunnels.guard.policy import TABLE as GUARD_TABLE
 from linkseal.tunnels.lab.cluster import Node
 from linkseal.tunnels.lab.fault import HEALED, WIRE, Fault, Faults, done, slot_of
 from linkseal.tunnels.lab.lab import Lab
-
-GUARD_TABLE: Final = "linkseal_guard"
-"""Name of the guard's nftables tables, in the families inet and netdev."""
 
 
 def _device(_: Lab, node: Node) -> str:

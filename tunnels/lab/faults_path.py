@@ -1,10 +1,9 @@
-"""Faults of the path: cables, NICs, what is forwarded, how large a packet may be, a CNI that goes its own way."""
+"""Faults of the path: cables, NICs, what is forwarded and how large a packet may be."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from linkseal.keys.errors import HostError
 from linkseal.tunnels.lab.cluster import Node
 from linkseal.tunnels.lab.fault import STATUS, WIRE, Fault, Faults, done
 from linkseal.tunnels.lab.lab import Lab
@@ -15,9 +14,6 @@ HOLE_TABLE: Final = "lab_hole"
 
 HOLE_BYTES: Final = 1400
 """Larger packets vanish in an MTU hole, or do not fit a narrow wire: a handshake fits, a full-size probe does not."""
-
-REDIRECT_PRIORITY: Final = 7
-"""Of the filter by which a CNI would redirect: its place says whose it is when it is taken away."""
 
 
 def _link_down(lab: Lab, node: Node) -> str:
@@ -77,25 +73,6 @@ def _wire_mtu(lab: Lab, mtu: int) -> str:
     return f"the wire and every node's NIC carry packets of up to {mtu} bytes"
 
 
-def _redirect(lab: Lab, node: Node) -> str:
-    """What a CNI does that sends a pod's packets to the NIC by itself: they meet neither routes nor netfilter."""
-    lines = ["qdisc add dev pod1 clsact"]
-    for number, cidr in enumerate((c for other in lab.cluster if other is not node for c in other.pod_cidrs), 1):
-        layer = "ipv6" if ":" in cidr else "ip"
-        lines.append(
-            f"filter add dev pod1 ingress protocol {layer} pref {REDIRECT_PRIORITY + number} flower dst_ip {cidr} "
-            "action mirred egress redirect dev eth0"
-        )
-    node.tc(*lines)
-    return f"{node.name}: tc redirects what {node.name}.p1 sends to other nodes' pods straight to eth0"
-
-
-def _redirect_ok(_: Lab, node: Node) -> str:
-    if "clsact" not in node.run("tc qdisc show dev pod1"):
-        raise HostError(f"nothing is redirected on {node.name}")
-    return done(node, "tc qdisc del dev pod1 clsact")
-
-
 _NAMED: Final = f"no proof comes through, and within two minutes a finding says why: {STATUS}"
 
 PATH: Final[Faults] = {
@@ -108,6 +85,4 @@ PATH: Final[Faults] = {
     "mtu-ok": Fault(_mtu_ok, "undo mtu-hole", STATUS),
     "narrow": Fault(_narrow, f"make the wire carry {HOLE_BYTES} bytes only, which every NIC says", STATUS, "narrow-ok"),
     "narrow-ok": Fault(_narrow_ok, "undo narrow", STATUS),
-    "redirect": Fault(_redirect, "send a pod's packets to the NIC by tc, past all routes", WIRE, "redirect-ok"),
-    "redirect-ok": Fault(_redirect_ok, "undo redirect", STATUS),
 }

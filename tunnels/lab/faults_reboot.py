@@ -22,7 +22,6 @@ def _down(lab: Lab, nodes: Sequence[Node]) -> str:
     for node in nodes:
         lab.stop(node.name, signal.SIGKILL)
         forget_kernel(lab, node)
-    _power(lab, nodes, "down")  # the NIC is a new one
     return f"{', '.join(node.name for node in nodes)} lost power"
 
 

@@ -258,7 +258,10 @@ class Lab:
 
     def ready(self) -> bool:
         """Whether the agents have got as far as the stage lets them: reporting, proven, or sealed."""
-        status = self.seen().status
+        seen = self.seen()
+        status = seen.status
+        if seen.policy.stage.value != self.record.spec.stage:  # the controller is still walking there
+            return False
         wanted = _WANTED[self.record.spec.stage]
         if not wanted:
             return [one.name for one in status.nodes if one.status] == sorted(node.name for node in self.cluster)
@@ -273,7 +276,7 @@ def command_in(record: LabRecord, place: str, words: Sequence[str], folder: Path
     lab = Lab(replace(record, processes={}), cluster_of(record.spec))
     space = lab.place(place)
     path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
-    variables = [f"LINKSEAL_DIRECTORY={lab.directory}", f"PATH={path}"]
+    variables = [f"LINKSEAL_DIRECTORY={lab.directory}", f"LINKSEAL_CA={lab.folder / 'ca'}", f"PATH={path}"]
     mounts = ""
     if isinstance(space, Node):
         variables.append(f"LINKSEAL_CONFIG={lab.config(space)}")

@@ -22,7 +22,11 @@ _RULES: Final = {32766: "main", 32767: "default"}
 
 
 def forget_kernel(lab: Lab, node: Node) -> None:
-    """Take everything of ours out of a node's kernel, with its NIC; all its nftables and /run too. HostError."""
+    """Take everything of ours out of a node's kernel, with its NIC; all its nftables and /run too. HostError.
+
+    Its cable is dead then: whoever boots it plugs it in when the node is ready to be seen.
+    """
+    lab.cluster.wire.ip(f"link set up{node.index} down")
     _end_daemons(node)
     lines = [f"ip link del {name} 2>/dev/null" for name in (DOOR, *SLOTS, PROBE)]
     for family in ("-4", "-6"):
@@ -34,7 +38,7 @@ def forget_kernel(lab: Lab, node: Node) -> None:
     lines.append("nft flush ruleset")
     lines += [f"rm -rf {folder}/*" for folder in OWN_FOLDERS]
     node.run("; ".join([*lines, "true"]))
-    lab.cluster.new_nic(node)
+    lab.cluster.new_nic(node, plugged=False)
     shutil.rmtree(lab.node_folder(node) / "run", ignore_errors=True)
 
 

@@ -181,15 +181,19 @@ def _read_name(payload: bytes, length: int) -> str | None:
 
 def encode_packet(probe: Probe, source: str, destination: str, port: int, size: int) -> bytes:
     """Make a whole IP packet of `size` bytes, not to be fragmented; the family is that of the addresses (text)."""
+    family: Family = 6 if ":" in source else 4
+    return encode_udp(encode_payload(probe, family, size), source, destination, port, port)
+
+
+def encode_udp(payload: bytes, source: str, destination: str, source_port: int, port: int) -> bytes:
+    """Make a whole IP packet with a UDP datagram, not to be fragmented; addresses are text of one family."""
     from_, to = ip_address(source), ip_address(destination)
-    family: Family = 4 if from_.version == 4 else 6  # noqa: PLR2004 - IP version
-    payload = encode_payload(probe, family, size)
     length = _UDP.size + len(payload)
     pseudo = from_.packed + to.packed + struct.pack("!II", length, _PROTOCOL)
-    udp = _UDP.pack(port, port, length, _checksum(pseudo + _UDP.pack(port, port, length, 0) + payload))
-    if family == 6:  # noqa: PLR2004 - IP version
+    udp = _UDP.pack(source_port, port, length, _checksum(pseudo + _UDP.pack(source_port, port, length, 0) + payload))
+    if from_.version == 6:  # noqa: PLR2004 - IP version
         return _IPV6.pack(0x60000000, length, _PROTOCOL, _HOPS, from_.packed, to.packed) + udp + payload
-    header = (0x45, 0, size, 0, _DONT_FRAGMENT, _HOPS, _PROTOCOL)
+    header = (0x45, 0, _IPV4.size + length, 0, _DONT_FRAGMENT, _HOPS, _PROTOCOL)
     checksum = _checksum(_IPV4.pack(*header, 0, from_.packed, to.packed))
     return _IPV4.pack(*header, checksum, from_.packed, to.packed) + udp + payload
 

@@ -171,6 +171,11 @@ class UdpSocket:
         with contextlib.suppress(OSError):
             self._socket.sendmsg([payload], [(self._level, *info)], 0, (destination, port))
 
+    def send_any(self, payload: bytes, destination: str, port: int) -> None:
+        """Send from the address that the kernel chooses; a datagram it will not take is lost."""
+        with contextlib.suppress(OSError):
+            self._socket.sendto(payload, (destination, port))
+
     def close(self) -> None:
         """Close it."""
         self._socket.close()

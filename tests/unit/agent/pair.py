@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from linkseal.keys import grant as grants
+from linkseal.keys import policydoc
 from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.ca import CertificateAuthority
 from linkseal.keys.errors import HostError
 from linkseal.keys.grant import Grant, SignedGrant
+from linkseal.keys.policydoc import PolicyDocument, SignedPolicy
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
@@ -126,7 +129,14 @@ class Node:
 def view(*nodes: Node, scope: str = "transparent", stage: str = "prefer") -> DirectoryView:
     """What the directory says when it holds the documents of these nodes."""
     snapshot = Snapshot("cluster", {node.name: node.documents() for node in nodes})
-    return DirectoryView(snapshot, {"scope": scope, "stage": stage}, CA.certificate_pem())
+    return DirectoryView(snapshot, _policy(scope, stage), CA.certificate_pem())
+
+
+@functools.cache
+def _policy(scope: str, stage: str) -> SignedPolicy:
+    """Signed once; its serial is as if the stages were walked from prefer back."""
+    serial = 1 + ("prefer", "prepare", "off").index(stage)
+    return policydoc.sign(CA, PolicyDocument("cluster", serial, NOW, {"scope": scope, "stage": stage}))
 
 
 def sealed_pair(folder: Path, *, scope: str = "transparent") -> tuple[Node, Node]:

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from linkseal.keys.errors import HostError
+from linkseal.keys.policydoc import SignedPolicy
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import ActiveFindings
+from linkseal.tunnels.model import Stage
 from linkseal.tunnels.register import NodeDocuments, Snapshot
-from unit.keys.cluster import GOOD, NOW, authority
+from unit.keys.cluster import GOOD, NOW, authority, policy
 
 TIME = NOW.timestamp()
 BUNDLE = authority().certificate_pem()
 
 
-def view(bundle: str = BUNDLE, **policy: object) -> DirectoryView:
-    return DirectoryView(Snapshot("c1", GOOD), {"stage": "prefer", **policy}, bundle)
+def view(bundle: str = BUNDLE, serial: int = 1, **spec: object) -> DirectoryView:
+    return DirectoryView(Snapshot("c1", GOOD), policy(serial, **spec), bundle)
 
 
 class Disk(KnownGood):
@@ -89,7 +91,7 @@ def test_a_policy_on_disk_that_cannot_be_used_stops_no_start_and_the_directory_f
     node = start(tmp_path / "state")
     node.knowledge.learn(view(), TIME)
     path = tmp_path / "state" / "cluster.json"
-    path.write_text(path.read_text().replace('"prefer"', '"perfect"'))
+    path.write_text(path.read_text().replace("prefer", "perfect"))
     again = start(tmp_path / "state")
     assert again.knowledge.policy is None
     assert again.knowledge.register is not None
@@ -97,3 +99,47 @@ def test_a_policy_on_disk_that_cannot_be_used_stops_no_start_and_the_directory_f
     again.knowledge.learn(view(), TIME)
     assert again.knowledge.policy is not None
     assert start(tmp_path / "state").knowledge.policy == again.knowledge.policy
+
+
+def test_an_older_policy_or_another_of_the_same_serial_is_told_and_changes_nothing(tmp_path: Path) -> None:
+    node = start(tmp_path / "state")
+    node.knowledge.learn(view(serial=5, stage="prefer"), TIME)
+    for older, words in (
+        (view(serial=4, stage="off"), "has serial 4"),
+        (view(serial=5, stage="off"), "something else"),
+    ):
+        node.knowledge.learn(older, TIME)
+        ((code, message),) = node.shown()
+        assert (code, words in message) == (codes.POLICY_OLDER, True)
+        assert node.knowledge.policy is not None
+        assert (node.knowledge.policy.stage, node.knowledge.policy_serial) == (Stage.PREFER, 5)
+    node.knowledge.learn(view(serial=6, stage="prepare"), TIME)
+    assert node.shown() == []
+    assert start(tmp_path / "state").knowledge.policy_serial == 6
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        policy(9, ca="other", stage="off"),
+        policy(9, cluster="c2", stage="off"),
+        SignedPolicy(policy(9, stage="off").text, policy(9).signature),
+        SignedPolicy(policy(9, stage="off").text, authority().sign_grant(policy(9, stage="off").text)),
+    ],
+)
+def test_a_policy_that_no_trusted_ca_signed_for_this_cluster_is_told_and_changes_nothing(
+    tmp_path: Path, forged: SignedPolicy
+) -> None:
+    node = start(tmp_path / "state")
+    node.knowledge.learn(view(), TIME)
+    node.knowledge.learn(replace(view(), policy=forged), TIME)
+    assert [code for code, _ in node.shown()] == [codes.POLICY_UNSIGNED]
+    assert node.knowledge.policy_serial == 1
+
+
+def test_what_is_on_disk_is_verified_as_well(tmp_path: Path) -> None:
+    node = start(tmp_path / "state")
+    node.knowledge.learn(view(serial=7), TIME)
+    saved = tmp_path / "state/cluster.json"
+    saved.write_text(saved.read_text().replace("prefer", "off"))
+    assert start(tmp_path / "state").knowledge.policy is None

@@ -28,7 +28,7 @@ from linkseal.tunnels.model import LinkKey
 from linkseal.tunnels.probe.outcomes import Diagnosis, Lost
 from linkseal.tunnels.register import Snapshot
 from linkseal.tunnels.settings import parse_agent_settings
-from unit.keys.cluster import GOOD, ONE, authority
+from unit.keys.cluster import GOOD, ONE, authority, policy
 
 LOST = Lost(LinkKey("n2", 1, 1), Diagnosis(LinkKey("n2", 1, 1), "LS2001", "gone"))
 
@@ -91,7 +91,7 @@ class Folder:
                 raise RuntimeError(f"a bug in {name}")
             match name:
                 case "view":
-                    return DirectoryView(Snapshot("c1", GOOD), {"stage": "prefer"}, authority().certificate_pem())
+                    return DirectoryView(Snapshot("c1", GOOD), policy(), authority().certificate_pem())
                 case "wait_for_change":
                     await asyncio.sleep(0.05)
                     return True

@@ -17,7 +17,7 @@ from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.host.host import Features
 from linkseal.tunnels.register import Snapshot
 from linkseal.tunnels.settings import AgentSettings, parse_agent_settings
-from unit.keys.cluster import GOOD, authority
+from unit.keys.cluster import GOOD, authority, policy
 
 HARDENED = """
 import ctypes, resource
@@ -57,7 +57,7 @@ class Directory:
         self.asked += 1
         if self.asked == 1:
             raise DirectoryError("not mounted yet")
-        return DirectoryView(Snapshot("c1", GOOD), {"stage": "prefer"}, authority().certificate_pem())
+        return DirectoryView(Snapshot("c1", GOOD), policy(), authority().certificate_pem())
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ async def test_a_broken_policy_on_disk_makes_the_agent_wait_for_the_directorys(s
     directory.asked = 1
     await main._prepare(settings, directory, None, executor)  # type: ignore[arg-type]
     path = settings.state_directory / "cluster.json"
-    path.write_text(path.read_text().replace('"prefer"', '"perfect"'))
+    path.write_text(path.read_text().replace("prefer", "perfect"))
     directory.asked = 0
     agent = await main._prepare(settings, directory, None, executor)  # type: ignore[arg-type]
     assert directory.asked == 2

@@ -22,7 +22,7 @@ from linkseal.tunnels.directory.files import cluster_json, wrap_announcement
 from linkseal.tunnels.model import LinkState, Stage
 from linkseal.tunnels.status import bounded, to_json
 from unit.keys.cluster import NOW as SIGNED
-from unit.keys.cluster import YEAR, Node, authority
+from unit.keys.cluster import YEAR, Node, authority, policy
 
 from . import samples
 from .conftest import Run
@@ -35,7 +35,7 @@ class Folder:
     path: Path
 
     def policy(self, **spec: object) -> None:
-        (self.path / "cluster.json").write_text(cluster_json("c1", {"stage": "prefer", **spec}))
+        (self.path / "cluster.json").write_text(cluster_json("c1", policy(**spec)))
 
     def put(self, name: str, file: str, text: str) -> None:
         folder = self.path / "nodes" / name

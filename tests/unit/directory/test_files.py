@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from linkseal.keys import policydoc
 from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.errors import DirectoryError, PeerError
 from linkseal.tunnels.directory import base, files
@@ -38,7 +39,8 @@ async def test_it_is_a_directory(directory: FileDirectory) -> None:
     assert set(view.snapshot.nodes) == {"n1", "n2", "n3"}
     assert all(documents.grant and not documents.announcement for documents in view.snapshot.nodes.values())
     assert view.snapshot.cluster_uid
-    assert view.policy == {"scope": "overlay"}
+    assert view.policy is not None
+    assert policydoc.parse(view.policy.text).spec == {"scope": "overlay"}
     assert view.ca_bundle.startswith("-----BEGIN CERTIFICATE-----")
     assert (view.requests, view.findings, view.snapshot.confirmed_gone) == ((), (), frozenset())
 
@@ -154,7 +156,7 @@ async def test_too_many_nodes_are_refused_as_a_whole(directory: FileDirectory, m
 # --- trouble and deletion
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"uid": ""}', '{"uid": "a\\nb"}', '{"uid": "u", "spec": []}'])
+@pytest.mark.parametrize("text", ["", "{}", '{"uid": ""}', '{"uid": "a\\nb"}', '{"uid": "u", "policy": []}'])
 async def test_a_damaged_cluster_file_is_trouble(directory: FileDirectory, text: str) -> None:
     (directory.path / "cluster.json").write_text(text)
     with pytest.raises(DirectoryError, match=r"cluster\.json"):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from linkseal.keys.announcement import SignedAnnouncement
+from linkseal.keys.policydoc import SignedPolicy
 from linkseal.tunnels.directory import watch
 from linkseal.tunnels.directory.files import FileDirectory
 from linkseal.tunnels.directory.signer import FileSigner
@@ -75,9 +76,9 @@ async def test_a_new_node_is_watched_too(directory: FileDirectory) -> None:
 async def test_a_changed_policy_wakes(directory: FileDirectory) -> None:
     await watching(directory)
     cluster = json.loads((directory.path / "cluster.json").read_text())
-    (directory.path / "cluster.json").write_text(json.dumps(cluster | {"spec": {"stage": "prefer"}}))
+    (directory.path / "cluster.json").write_text(json.dumps(cluster | {"policy": "{}", "signature": "s"}))
     assert await directory.wait_for_change(5.0)
-    assert (await directory.view("n1")).policy == {"stage": "prefer"}
+    assert (await directory.view("n1")).policy == SignedPolicy("{}", "s")
 
 
 async def test_a_burst_of_changes_is_one_change(directory: FileDirectory) -> None:

@@ -47,10 +47,10 @@ def test_a_link_of_ours_is_always_news_and_concerns_nft_when_it_comes_or_goes() 
 @pytest.mark.parametrize("change", [{"flags": UP | RUNNING}, {"flags": 0}, {"mtu": 9000}, {"name": "eth1"}])
 def test_another_link_is_news_when_something_changed(change: dict) -> None:
     one = Judge(TABLE)
-    assert judge(one, 16, link("eth0")) == {Aspect.LINKS}
+    assert judge(one, 16, link("eth0")) == {Aspect.LINKS, Aspect.REDIRECT}, "new: without a program of ours"
     assert judge(one, 16, link("eth0")) == set()
     assert judge(one, 16, link(**({"name": "eth0"} | change))) == {Aspect.LINKS}
-    assert judge(one, 17, link("eth0")) == {Aspect.LINKS}
+    assert judge(one, 17, link("eth0")) == {Aspect.LINKS, Aspect.REDIRECT}
     assert judge(one, 16, link("eth0", family=7)) == set(), "a bridge's own"
 
 
@@ -85,7 +85,7 @@ def test_after_lost_notifications_known_links_are_news_again() -> None:
     judge(one, 16, link("eth0"))
     judge(one, 20, address("2001:db8::1"))
     one.forget()
-    assert judge(one, 16, link("eth0")) == {Aspect.LINKS}
+    assert judge(one, 16, link("eth0")) == {Aspect.LINKS, Aspect.REDIRECT}, "new: without a program of ours"
     assert judge(one, 20, address("2001:db8::1")) == {Aspect.LINKS}
 
 
@@ -94,3 +94,11 @@ def test_netconf_matters_for_its_rp_filter_only() -> None:
     head = struct.pack("=Bxxx", socket.AF_INET) + attribute_u32(1, 7)
     assert judge(one, 80, head + attribute_u32(3, 1)) == {Aspect.LINKS}
     assert judge(one, 80, head + attribute_u32(2, 1)) == set()
+
+
+@pytest.mark.parametrize("kind", [36, 37, 44, 45])
+def test_filters_and_qdiscs_are_news_where_programs_stand(kind: int) -> None:
+    one = Judge(TABLE)
+    for parent in (0xFFFFFFF1, 0xFFFFFFF2, 0xFFFFFFF3):
+        assert judge(one, kind, struct.pack("=BxxxiIII", 0, 2, 0, parent, 0)) == {Aspect.REDIRECT}
+    assert judge(one, kind, struct.pack("=BxxxiIII", 0, 2, 0, 0xFFFFFFFF, 0)) == set(), "a queue's"

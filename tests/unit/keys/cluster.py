@@ -10,9 +10,11 @@ from datetime import UTC, datetime, timedelta
 from cryptography.hazmat.primitives.asymmetric import ec
 from linkseal.keys import announcement as announcements
 from linkseal.keys import grant as grants
+from linkseal.keys import policydoc
 from linkseal.keys.announcement import AnnouncedEndpoint, Announcement, GenerationKey, SignedAnnouncement
 from linkseal.keys.ca import CertificateAuthority, Trust, generate_identity, make_csr
 from linkseal.keys.grant import Grant, SignedGrant
+from linkseal.keys.policydoc import PolicyDocument, SignedPolicy
 from linkseal.keys.secrets import PrivateKey
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.register import NodeDocuments, Refresh, Register, Snapshot
@@ -41,6 +43,11 @@ def _trust(name: str) -> Trust:
 
 def key_of(seed: str) -> PrivateKey:
     return PrivateKey(hashlib.sha256(seed.encode()).digest())
+
+
+def policy(serial: int = 1, cluster: str = "c1", ca: str = "lab", **spec: object) -> SignedPolicy:
+    """A policy, stage prefer unless `spec` says otherwise."""
+    return policydoc.sign(authority(ca), PolicyDocument(cluster, serial, NOW, {"stage": "prefer", **spec}))
 
 
 @dataclass

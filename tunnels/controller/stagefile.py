@@ -1,0 +1,185 @@
+"""CA/stage.json: where the cluster is, the walk under way, and every change of stage with who, when and why.
+
+{"stage": "prefer", "pool": null, "serial": 1793613600, "pinned": {"scope": "overlay", "protocol": "wireguard"},
+"seen": {"stage": "prefer", "lowerTo": null}, "walk": null,
+"history": [{"at": "2026-11-02T10:00:00Z", "from": "prepare", "to": "prefer", "who": "root@ops", "why": "enable"}]}
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from linkseal.keys.errors import ConfigError
+from linkseal.keys.files import SECRET, atomic_write, read_file
+from linkseal.tunnels.model import Stage
+from linkseal.tunnels.policy import Pool
+from linkseal.tunnels.stages import Position, Walk
+from linkseal.tunnels.statustypes import format_time
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+FILE: Final = "stage.json"
+
+MAX_HISTORY: Final = 500
+"""Changes that are kept, the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of stage."""
+
+    at: str
+    old: str
+    new: str
+    who: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The file. `seen`: stage and lowerTo of the inventory that were acted upon last; None: none were yet."""
+
+    position: Position = field(default_factory=Position)
+    walk: Walk | None = None
+    seen: tuple[str, str | None] | None = None
+    serial: int = 0
+    """Of the policy signed last: a directory that was rolled back is overtaken."""
+    pinned: tuple[str, str] | None = None
+    """Scope and protocol, which stay while the cluster is not off."""
+    history: tuple[Change, ...] = field(default=())
+
+    def moved(self, position: Position, now: float, who: str, why: str) -> Saved:
+        """Return it after a change of stage."""
+        change = Change(format_time(now), str(self.position), str(position), who, why)
+        return replace(self, position=position, history=(*self.history, change)[-MAX_HISTORY:])
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Pool(_Strict):
+    stage: Stage
+    nodes: list[str] = Field(min_length=1)
+
+
+class _Place(_Strict):
+    stage: Stage
+    pool: _Pool | None = None
+
+
+class _Walk(_Strict):
+    target: Stage
+    up: bool
+    who: str
+    began: float
+    since: float
+    before: _Place | None = None
+    nodes: list[str] | None = None
+    timeout: float
+    attached: bool
+
+
+class _Change(BaseModel):
+    at: str
+    old: str = Field(alias="from")
+    new: str = Field(alias="to")
+    who: str
+    why: str
+
+
+class _Seen(_Strict):
+    stage: str
+    lower_to: str | None = Field(default=None, alias="lowerTo")
+
+
+class _Pinned(_Strict):
+    scope: str
+    protocol: str
+
+
+class _File(_Place):
+    serial: int = 0
+    seen: _Seen | None = None
+    pinned: _Pinned | None = None
+    walk: _Walk | None = None
+    history: list[_Change] = Field(default_factory=list)
+
+
+def load(folder: Path) -> Saved | None:
+    """Read the file, None if there is none. Raises ConfigError if it is damaged: guessing could lower the stage."""
+    path = folder / FILE
+    data = read_file(path, secret=True)
+    if data is None:
+        return None
+    try:
+        found = _File.model_validate_json(data)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.error_count()} errors): put it back from a copy, or remove it: the stage "
+            "is then taken from the policy in the directory"
+        ) from None
+    walk, seen, pinned = found.walk, found.seen, found.pinned
+    return Saved(
+        _position(found),
+        None
+        if walk is None
+        else Walk(
+            walk.target,
+            walk.up,
+            walk.who,
+            walk.began,
+            walk.since,
+            None if walk.before is None else _position(walk.before),
+            None if walk.nodes is None else frozenset(walk.nodes),
+            walk.timeout,
+            walk.attached,
+        ),
+        None if seen is None else (seen.stage, seen.lower_to),
+        found.serial,
+        None if pinned is None else (pinned.scope, pinned.protocol),
+        tuple(Change(one.at, one.old, one.new, one.who, one.why) for one in found.history),
+    )
+
+
+def save(folder: Path, saved: Saved) -> bool:
+    """Write the file; whether anything changed. Raises HostError."""
+    fields = {
+        **place(saved.position),
+        "serial": saved.serial,
+        "pinned": None if saved.pinned is None else dict(zip(("scope", "protocol"), saved.pinned, strict=True)),
+        "seen": None if saved.seen is None else dict(zip(("stage", "lowerTo"), saved.seen, strict=True)),
+        "walk": None if saved.walk is None else _walk(saved.walk),
+        "history": [
+            {"at": one.at, "from": one.old, "to": one.new, "who": one.who, "why": one.why} for one in saved.history
+        ],
+    }
+    return atomic_write(folder / FILE, json.dumps(fields, indent=1).encode() + b"\n", SECRET)
+
+
+def place(position: Position) -> dict[str, Any]:
+    """Return a position as plain values: `stage` and `pool`, as the policy has them."""
+    pool = position.pool
+    pool_fields = None if pool is None else {"stage": pool.stage.value, "nodes": sorted(pool.nodes)}
+    return {"stage": position.stage.value, "pool": pool_fields}
+
+
+def _position(found: _Place) -> Position:
+    pool = found.pool
+    return Position(found.stage, None if pool is None else Pool(pool.stage, frozenset(pool.nodes)))
+
+
+def _walk(walk: Walk) -> dict[str, Any]:
+    return {
+        "target": walk.target.value,
+        "up": walk.up,
+        "who": walk.who,
+        "began": walk.began,
+        "since": walk.since,
+        "before": None if walk.before is None else place(walk.before),
+        "nodes": None if walk.nodes is None else sorted(walk.nodes),
+        "timeout": walk.timeout,
+        "attached": walk.attached,
+    }

@@ -1,0 +1,231 @@
+"""Keeps the cluster's stage: starts walks, takes their steps, breaks them off, and remembers all of it on disk."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from linkseal.keys.errors import ConfigError, Refused
+from linkseal.tunnels.controller import stagefile
+from linkseal.tunnels.controller.stagefile import Saved
+from linkseal.tunnels.model import Stage
+from linkseal.tunnels.policy import Policy
+from linkseal.tunnels.stages import (
+    Advance,
+    Arrived,
+    Done,
+    Evidence,
+    Hold,
+    Position,
+    Progress,
+    RollBack,
+    Walk,
+    arrived,
+    back,
+    following,
+    judge,
+    progress,
+    stepped,
+)
+from linkseal.tunnels.world import STAGES
+
+_LOG: Final = logging.getLogger("linkseal.controller")
+
+INVENTORY: Final = "inventory"
+"""Who asks for what the inventory says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a walk ended; `good`: at its target."""
+
+    good: bool
+    why: str
+
+
+class Stagekeeper:
+    """The state in `folder`; `present`: the policy in the directory, if there is one by this CA.
+
+    Raises ConfigError, HostError (the file cannot be read or written).
+    """
+
+    def __init__(self, folder: Path, present: Policy | None, now: float) -> None:
+        self._folder = folder
+        saved = stagefile.load(folder)
+        if saved is None:
+            saved = Saved() if present is None else _taken_over(present)
+        self._saved = saved
+        self.number = 0
+        """Of the last walk that was begun."""
+        self.ended: dict[int, Ended] = {}
+        self.progress: Progress | None = None
+        walk = saved.walk
+        if walk is not None and walk.attached:
+            self.abort("the controller was restarted, and with it went who looked on", now)
+
+    @property
+    def position(self) -> Position:
+        """Where the cluster is."""
+        return self._saved.position
+
+    @property
+    def walk(self) -> Walk | None:
+        """The walk under way."""
+        return self._saved.walk
+
+    @property
+    def serial(self) -> int:
+        """Of the policy signed last."""
+        return self._saved.serial
+
+    def spec(self, inventory: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+        """Return what is to be signed: the inventory's policy, at the stage where the cluster is.
+
+        Scope and protocol stay as they are while the cluster is not off.
+        """
+        spec = {key: value for key, value in inventory.items() if key not in ("lowerTo", "pool", "stage")}
+        place = stagefile.place(self.position)
+        spec["stage"] = place["stage"]
+        if place["pool"] is not None:
+            spec["pool"] = place["pool"]
+        wanted = (policy.scope.value, policy.protocol)
+        if self.position == Position() or self._saved.pinned is None:
+            self._keep(replace(self._saved, pinned=wanted))
+        elif self._saved.pinned != wanted:
+            scope, protocol = self._saved.pinned
+            spec |= {"scope": scope, "protocol": protocol}
+        return spec
+
+    def conflict(self, policy: Policy) -> str | None:
+        """Return why the inventory's scope or protocol is not used, None if it is."""
+        pinned, wanted = self._saved.pinned, (policy.scope.value, policy.protocol)
+        if pinned is None or pinned == wanted or self.position == Position():
+            return None
+        return (
+            f"the inventory wants {wanted[1]} in scope {wanted[0]}, the cluster runs {pinned[1]} in scope {pinned[0]} "
+            f"at stage {self.position}: go to off first (`linkseal disable`), change it there, and enable again"
+        )
+
+    def signed(self, serial: int) -> None:
+        """Remember the serial of the policy in force."""
+        self._keep(replace(self._saved, serial=serial))
+
+    def aim(self, target: Stage, lower_to: str | None, now: float) -> None:
+        """Take up what the inventory newly says: raise the stage, or lower it where `lowerTo` names the same."""
+        wanted = (target.value, lower_to)
+        if wanted == self._saved.seen:
+            return
+        here, there = STAGES.index(self.position.stage), STAGES.index(target)
+        if there < here and lower_to != target.value:
+            _LOG.warning(
+                "the inventory says stage %s, the cluster is at %s: not lowered unless `lowerTo: %s` stands beside it",
+                target.value,
+                self.position,
+                target.value,
+            )
+        elif there != here:
+            if self.walk is not None:
+                if self.walk.attached:
+                    return  # somebody looks on: the inventory's turn comes after
+                self.abort("the inventory was changed", now)
+            self._begin(Walk(target, there > here, INVENTORY, now, now, attached=False))
+        self._keep(replace(self._saved, seen=wanted))
+
+    def start(self, walk: Walk) -> int:
+        """Begin a walk that somebody asks for; returns its number. Raises Refused, ConfigError."""
+        if self.walk is not None and self.walk.attached:
+            raise Refused(f"{self.walk.who} is just walking to {self.walk.target.value}: wait for the end of that")
+        self.check(walk)
+        if self.walk is not None:
+            self.abort(f"{walk.who} asks for something else", walk.began)
+        return self._begin(walk)
+
+    def check(self, walk: Walk) -> None:
+        """Raise ConfigError if there is no such walk from here."""
+        position, pool = self.position, self.position.pool
+        if walk.nodes is None:
+            return
+        if pool is not None and pool.nodes != walk.nodes:
+            raise ConfigError(
+                f"there is a pool already ({position}): take all nodes there (`linkseal enable --to "
+                f"{pool.stage.value}`) or it back (`linkseal disable`) before another goes first"
+            )
+        if STAGES.index(walk.target) < STAGES.index(position.stage):
+            raise ConfigError(f"all nodes are at stage {position.stage.value}: a pool cannot be behind them")
+
+    def abort(self, why: str, now: float) -> None:
+        """Break off the walk under way: the step under way is taken back."""
+        walk = self.walk
+        if walk is not None:
+            self._go(back(self.position, walk), walk, f"broken off: {why}", now)
+            self._end(good=False, why=f"broken off ({why}); the cluster is at stage {self.position}")
+
+    def tick(self, evidence: Evidence, now: float) -> bool:
+        """Take the next step if it is time; whether the stage changed, so that a policy must be signed."""
+        walk = self.walk
+        if walk is None:
+            return False
+        verdict = judge(self.position, walk, evidence, now)
+        self._show(walk, evidence, verdict.reasons if isinstance(verdict, Hold) else (), now)
+        match verdict:
+            case Arrived():
+                self._keep(replace(self._saved, walk=arrived(walk, now)))
+                return self.tick(evidence, now)
+            case Advance(to):
+                before = self.position
+                self._go(to, walk, "enable" if walk.up else "disable", now)
+                self._keep(replace(self._saved, walk=stepped(before, walk, now)))
+                return True
+            case RollBack(to, why):
+                changed = to != self.position
+                self._go(to, walk, f"taken back: {why}", now)
+                self._end(good=False, why=f"{why}; the cluster is at stage {self.position}")
+                return changed
+            case Done():
+                self._end(good=True, why=f"the cluster is at stage {self.position}")
+        return False
+
+    def steps(self, walk: Walk) -> list[Position]:
+        """Return every position on the way of a walk from here."""
+        found: list[Position] = []
+        position: Position | None = self.position
+        while position is not None and (position := following(position, walk)) is not None:
+            found.append(position)
+        return found
+
+    def _begin(self, walk: Walk) -> int:
+        self.number += 1
+        self.progress = None
+        self._keep(replace(self._saved, walk=walk))
+        _LOG.info("%s asks for stage %s", walk.who, walk.target.value)
+        return self.number
+
+    def _show(self, walk: Walk, evidence: Evidence, reasons: tuple[str, ...], now: float) -> None:
+        shown = progress(self.position, walk, evidence, reasons, now)
+        if shown != self.progress:
+            self.progress = shown
+            _LOG.info("%s", shown)
+
+    def _go(self, to: Position, walk: Walk, why: str, now: float) -> None:
+        if to != self.position:
+            _LOG.info("stage %s → %s (%s)", self.position, to, why)
+            self._keep(self._saved.moved(to, now, walk.who, why))
+
+    def _end(self, *, good: bool, why: str) -> None:
+        (_LOG.info if good else _LOG.error)("%s", why)
+        self.ended[self.number] = Ended(good, why)
+        self._keep(replace(self._saved, walk=None))
+
+    def _keep(self, saved: Saved) -> None:
+        if saved != self._saved:
+            self._saved = saved
+            stagefile.save(self._folder, saved)
+
+
+def _taken_over(present: Policy) -> Saved:
+    """What is known where stage.json is missing: the cluster is where the policy in the directory says."""
+    position = Position(present.stage, present.pool)
+    return Saved(position, pinned=(present.scope.value, present.protocol))

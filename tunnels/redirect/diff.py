@@ -1,0 +1,66 @@
+"""Steps from the programs and entries there are to those there should be. Pure.
+
+    early   entries, let-through ones before those that drop; then programs where they are missing
+    late    entries that are too much, drops first; programs where none should be
+
+So a program never stands without an entry that should be there, and nothing is dropped for want of one that lets it
+through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+from linkseal.tunnels.redirect.model import (
+    LET_THROUGH,
+    AttachRedirect,
+    DetachRedirect,
+    Entry,
+    ForgetRedirect,
+    RedirectSpec,
+    RedirectState,
+    RedirectStep,
+    SetRedirect,
+    Table,
+)
+
+_ORDER: Final[dict[Table, int]] = {"number": 0, "own": 1, "exempt": 2, "in": 4, "out": 5}
+_HOLES: Final = 3
+
+
+class RedirectSteps(NamedTuple):
+    """What is done before the guard changes, and what after everything."""
+
+    early: tuple[RedirectStep, ...] = ()
+    late: tuple[RedirectStep, ...] = ()
+
+
+def diff_redirect(
+    desired: RedirectSpec | None, observed: RedirectState | None, devices: Collection[str]
+) -> RedirectSteps:
+    """Return the steps; none where nothing differs, or could not be looked at. `devices`: those that exist now."""
+    if observed is None:
+        return RedirectSteps()
+    there = observed.standing | observed.strays
+    if desired is None:
+        return RedirectSteps(late=tuple(DetachRedirect(hook) for hook in sorted(there)))
+    hooks = desired.hooks()
+    wanted = {hook for hook in hooks if hook.device in devices}
+    entries, have = desired.entries(), observed.entries
+    differing = [(entry, value) for entry, value in entries.items() if have.get(entry) != value]
+    surplus = sorted((entry for entry in have if entry not in entries), key=lambda one: _order(one, have[one]))
+    early: list[RedirectStep] = []
+    if differing:
+        early.append(SetRedirect(tuple(sorted(differing, key=lambda one: _order(*one)))))
+    early += [AttachRedirect(hook) for hook in sorted(wanted - observed.standing | wanted & observed.strays)]
+    late: list[RedirectStep] = [ForgetRedirect(tuple(reversed(surplus)))] if surplus else []
+    late += [DetachRedirect(hook) for hook in sorted(there - hooks)]
+    return RedirectSteps(tuple(early), tuple(late))
+
+
+def _order(entry: Entry, value: int) -> tuple[int, Entry]:
+    place = _ORDER[entry.table]
+    if entry.table in ("out", "in") and value == LET_THROUGH:
+        place = _HOLES
+    return place, entry

@@ -1,0 +1,1 @@
+"""Proof on the wire: a canary through the tunnel, captures of the underlay at both ends, a positive control."""
