@@ -12,7 +12,7 @@ from linkseal.tunnels.model import Family, KeyOfGeneration, Observed, Stage, fam
 from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.register import Peer as Accepted
 from linkseal.tunnels.settings import AgentSettings, EndpointSetting
-from linkseal.tunnels.world import Layout, Me, Peer, Underlay, World
+from linkseal.tunnels.world import Layout, Me, Peer, Underlay
 from linkseal.wireguard.model import Endpoint
 
 
@@ -61,13 +61,6 @@ def nics_of(observed: Observed, addresses: Iterable[str]) -> tuple[str, ...]:
 def addresses_on(observed: Observed, interface: str) -> frozenset[str]:
     """Every address of one interface of this host."""
     return frozenset(address for address, name in observed.host_addresses.items() if name == interface)
-
-
-def nics_of(world: World, observed: Observed) -> tuple[str, ...]:
-    """Interfaces that have this node's granted addresses, and the one that carries the tunnels."""
-    holders = (observed.host_addresses.get(address) for address in world.me.addresses)
-    names = (*(name for name in holders if name is not None), world.underlay.interface)
-    return tuple(name for name in dict.fromkeys(names) if name not in OURS)
 
 
 def me_of(grant: Grant, keys: tuple[KeyOfGeneration, ...], *, reachable: bool) -> Me:

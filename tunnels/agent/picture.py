@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from linkseal.tunnels.agent.facts import nics_of
 from linkseal.tunnels.agent.prober import Picture
 from linkseal.tunnels.agent.worker import Result, Worker
 from linkseal.tunnels.policy import Policy
@@ -19,6 +18,6 @@ def picture_of(worker: Worker, result: Result) -> Picture | None:
         float(policy.probe.interval),
         result.targets,
         result.poke,
-        nics_of(world, worker.observed),
+        tuple(dict.fromkeys((world.underlay.interface, *world.nics))),
         policy.verify,
     )
