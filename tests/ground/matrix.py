@@ -19,19 +19,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+from unittest import mock
 
-from ground.flows import Flows, Way
+from ground.flows import RATE, Flows, Way
 from ground.probes import echo_server, tcp_probe
 from linkseal.keys.errors import HostError, LinksealError
+from linkseal.tunnels import stages
 from linkseal.tunnels.lab import state
 from linkseal.tunnels.lab.backend import Backend
 from linkseal.tunnels.lab.cluster import Node
 from linkseal.tunnels.lab.faults import FAULTS
+from linkseal.tunnels.lab.faults_clock import in_lab_kernel
 from linkseal.tunnels.lab.lab import Lab
 from linkseal.tunnels.lab.state import LabSpec
 
 RECOVERY = 6.0
 """Seconds after the end of a fault in which traffic must flow again, with no manual step."""
+
+SLOW_KERNEL = 3.0
+"""What a lab kernel takes for what a kernel takes a second for: system calls cost 55 µs instead of 0.2, all nodes share
+one CPU, and a start of nft is 0.1 s. Recovery is judged by that; the table shows what was measured."""
+
+START = 240.0
+"""Seconds until a lab may be where its stage is."""
 
 QUIET = 1.2
 """Seconds without a lost packet after which traffic counts as flowing."""
@@ -41,6 +51,9 @@ WATCHED = 3.0
 
 PATIENCE = 90.0
 """Seconds until a case is given up: then its row says that it never recovered."""
+
+STILL = 2.0
+"""Seconds without plaintext before a lab enters enforce, which is 30 s in life: there is no traffic yet."""
 
 CONNECTIONS = 4
 
@@ -132,8 +145,9 @@ class Walk:
             self.lab = Lab.build(spec, backend)
             stack.callback(self.lab.down)
             self._set_policy()
+            stack.enter_context(mock.patch.object(stages, "STILL", STILL))
             self.lab.start_all()
-            self.lab.wait(self.lab.ready, "every link sealed")
+            self.lab.wait(self.lab.ready, "every link sealed", START)
             self.flows = stack.enter_context(Flows(self._ways()))
             self._targets = [(self.lab.cluster[0].pods[1], self.lab.cluster[1].pods[1])]
             for _, target in self._targets:
@@ -247,13 +261,18 @@ class Walk:
             }
         return found
 
+    def _slowness(self, row: Row) -> float:
+        """How many times longer things may take here: a lab kernel's, and that of a machine that sends too few."""
+        wanted = row.took * RATE * len(self.flows.ways)
+        return (SLOW_KERNEL if in_lab_kernel() else 1.0) * max(1.0, wanted / max(row.sent, 1))
+
     def _judged(self, row: Row, case: Case) -> Row:
         """The row with what is wrong with it. In the control plaintext is what is wanted."""
         problems = [row.problem] if row.problem else []
         if self.cell.stage == "enforce" and row.plaintext:
             problems.append(f"{row.plaintext} packets in clear: {'; '.join(row.examples)}")
-        if row.recovery is not None and row.recovery > case.recovery:
-            problems.append(f"recovered after {row.recovery:.1f} s, not {case.recovery:.0f}")
+        if row.recovery is not None and row.recovery > (limit := case.recovery * self._slowness(row)):
+            problems.append(f"recovered after {row.recovery:.1f} s, not {limit:.0f}")
         if row.resets:
             problems.append(f"{row.resets} connections reset")
         if row.keys != "kept" and not case.keys:

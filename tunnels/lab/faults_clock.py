@@ -17,9 +17,14 @@ _CPU: Final = Path("/proc/cpuinfo")
 _LAB_KERNEL: Final = "User Mode Linux"
 
 
+def in_lab_kernel() -> bool:
+    """Whether the running kernel is a lab kernel."""
+    return _LAB_KERNEL in _CPU.read_text(encoding="utf-8", errors="replace")
+
+
 def _jump(seconds: float) -> str:
     """Set the clock of this kernel. HostError unless it is a lab kernel's."""
-    if _LAB_KERNEL not in _CPU.read_text(encoding="utf-8", errors="replace"):
+    if not in_lab_kernel():
         raise HostError(
             "here the clock is this machine's, and namespaces cannot have another: use a lab with --backend lab"
         )
