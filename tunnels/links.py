@@ -321,9 +321,8 @@ class LinkBook:
     def provocations(self, now: float) -> list[LinkKey]:
         """Return links whose peer is to be removed and added anew, which lifts the kernel's limit on handshakes.
 
-        Never the one that carries traffic, unless it has no session: that is known to be gone, or there never was one
-        since the device was made (the node booted). Doubles its pause from 1 s to 60 s for ever: one dead peer costs
-        little.
+        Never the one that carries traffic, unless its session is known to be gone, or it had none since its device was
+        made. Doubles its pause from 1 s to 60 s for ever: one dead peer costs little.
         """
         due: list[LinkKey] = []
         for key, record in self.records.items():
