@@ -20,14 +20,11 @@ from typing import Final, NamedTuple
 from linkseal.tunnels.cluster import directed_states
 from linkseal.tunnels.model import LinkState, Stage
 from linkseal.tunnels.policy import Pool
-from linkseal.tunnels.status import NodeEncryption, NodeStatus
+from linkseal.tunnels.status import STILL, NodeEncryption, NodeStatus, is_loud
 from linkseal.tunnels.world import STAGES
 
 LIVE: Final = 600.0
 """Seconds without report and handshake after which a node holds nothing (DESIGN section 6)."""
-
-STILL: Final = 30.0
-"""Seconds without plaintext before enforce (DESIGN section 6)."""
 
 TIMEOUT: Final = 120.0
 """Seconds a step may take on all nodes together; a report alone may take ten."""
@@ -300,8 +297,7 @@ def status_of(evidence: Evidence, name: str) -> NodeStatus | None:
 def _still(status: NodeStatus, pool: Pool | None) -> bool:
     if pool is not None:
         return not any(flow.peer in pool.nodes and flow.packets for flow in status.guard.flows)
-    last = status.guard.last_plaintext
-    return last is None or status.observed_at - last >= STILL
+    return not is_loud(status)
 
 
 def _towards(present: Stage, target: Stage, *, up: bool) -> Stage | None:

@@ -19,7 +19,7 @@ from linkseal.keys.codes import MALFORMED, TOO_LARGE
 from linkseal.keys.errors import PeerError
 from linkseal.tunnels.findings import CATALOGUE, MAX_MESSAGE, MAX_SUBJECT, SEVERITY_ORDER, printable
 from linkseal.tunnels.model import LinkState, Scope, Stage
-from linkseal.tunnels.statusparts import MAX_VERIFIED, WORST_RESULT, AppliedStatus, GuardStatus, Verification
+from linkseal.tunnels.statusparts import MAX_VERIFIED, WORST_RESULT, AppliedStatus, GuardStatus, Verification, quiet
 from linkseal.tunnels.statustypes import (
     EDGE,
     Bytes,
@@ -36,6 +36,9 @@ from pydantic import Field, TypeAdapter, ValidationError, with_config
 
 API_VERSION: Final = "linkseal.io/v1alpha1"
 KIND: Final = "NodeEncryption"
+
+STILL: Final = 30.0
+"""Seconds without plaintext that stage enforce wants (DESIGN section 6)."""
 
 MAX_REPORT: Final = 768 * 1024
 """Bytes of one report as JSON: the largest we can write, with every text as long as it may be, is smaller."""
@@ -259,7 +262,17 @@ def significant(status: NodeStatus) -> NodeStatus:
     Two reports equal in this are not worth a second write.
     """
     pairs = tuple(replace(pair, last_handshake=None, last_proof=None, rx_bytes=0, tx_bytes=0) for pair in status.pairs)
-    return replace(bounded(replace(status, pairs=pairs)), observed_at=0.0)
+    guard = replace(quiet(status.guard), last_plaintext=1.0 if is_loud(status) else None)
+    return replace(bounded(replace(status, pairs=pairs, guard=guard)), observed_at=0.0)
+
+
+def is_loud(status: NodeStatus) -> bool:
+    """Whether plaintext was seen in the last half minute before the report: that it begins and ends is worth a report.
+
+    By the clock of the host that counted, so that no other clock has a say.
+    """
+    last = status.guard.last_plaintext
+    return last is not None and status.observed_at - last < STILL
 
 
 def bounded(status: NodeStatus) -> NodeStatus:

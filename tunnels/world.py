@@ -116,6 +116,8 @@ class World:
     endpoint_overrides: Mapping[str, Endpoint] = field(default_factory=dict)
     ipv6: bool = True
     """This host has IPv6; where it is switched off every IPv6 address, route and rule would be refused."""
+    ways: Mapping[str, int] = field(default_factory=dict)
+    """Foreign interfaces by which the main table reaches what peers own, with the reverse path filter of each."""
     nics: tuple[str, ...] = ()
     """Further interfaces that have an address granted to this node."""
     exemptions: tuple[Exemption, ...] = ()
@@ -127,8 +129,6 @@ class World:
     no_redirect: str = ""
     own_addresses: frozenset[str] = frozenset()
     """What is on the underlay NIC now, granted or not: the tunnels' own packets may come from there."""
-    ways: Mapping[str, int] = field(default_factory=dict)
-    """Foreign interfaces by which the main table reaches what peers own, with the reverse path filter of each."""
 
 
 STAGES: Final = (Stage.OFF, Stage.PREPARE, Stage.PREFER, Stage.ENFORCE)

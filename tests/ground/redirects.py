@@ -30,7 +30,9 @@ OWN, PEER, REMOTE_POD, ELSEWHERE, POD = "192.0.2.1", "192.0.2.2", "10.244.2.9", 
 OWN6, REMOTE_POD6, POD6 = "2001:db8::1", "fd00:244:0:2::9", "fd00:244:0:1::5"
 MARK, PORT = 0x4C530C00, 51820
 SO_MARK, ALL_FRAMES = 36, 3
-FRAMES, PATIENCE = 20, 10.0
+FRAMES, PATIENCE = 20, 60.0
+EVERYTHING = "bpf bytecode '1,6 0 0 4294967295'"
+"""A filter that takes all: classic BPF, which every kernel with cls_bpf has (`ret -1`)."""
 
 SPEC = RedirectSpec(
     frozenset({"nic"}),
@@ -111,7 +113,7 @@ def lines(*shell: str) -> str:
 def mirred(entry: str, exit_: str) -> None:
     """A CNI that redirects by tc: what comes in at `entry` goes out of `exit_`."""
     sh(f"tc qdisc add dev {entry} clsact 2>/dev/null; true")
-    match = "protocol all u32 match u32 0 0"
+    match = f"protocol all {EVERYTHING}"
     sh(f"tc filter add dev {entry} ingress pref 10 {match} action mirred egress redirect dev {exit_}")
 
 

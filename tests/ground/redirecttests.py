@@ -1,4 +1,4 @@
-"""What the program on the NIC must do in every kernel: run by tests/unit/redirect here and by tests/kernel in the lab's.
+"""What the program on the NIC must do in every kernel: by tests/unit/redirect here, by tests/kernel in the lab's.
 
 Each is a function of `make`, which gives a `Redirector`, in the namespace of `host_with_pod`.
 """
@@ -152,10 +152,11 @@ def an_entry_that_somebody_took_is_put_back(make: Make) -> None:
     with make() as ours, make() as vandal:
         settled(ours)
         state = vandal.observe()
-        first = next(entry for entry in state.entries if entry.table == "out")
+        entries = state.entries()
+        first = next(entry for entry in entries if entry.table == "out")
         vandal.apply(SetRedirect(((first, 0),)))
-        assert reconcile(ours) == (SetRedirect(((first, state.entries[first]),)),)
-        assert settled(ours).entries == SPEC.entries()
+        assert reconcile(ours) == (SetRedirect(((first, entries[first]),)),)
+        assert settled(ours).entries() == SPEC.entries()
 
 
 def removed(make: Make) -> None:

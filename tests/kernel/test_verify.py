@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 
 import pytest
 from ground.agents import Deployment, Nodes
 from ground.net import Cluster, Node
 from linkseal.tunnels import codes
+from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.directory.files import FileDirectory
 from linkseal.tunnels.status import Request
 from linkseal.tunnels.statusparts import Verification
@@ -38,9 +40,14 @@ def wall_off(node: Node) -> None:
         node.run(f"nft delete table {family} wall", check=False)
 
 
-def on_the_wire(cluster: Cluster, rule: str) -> None:
-    table = f"table bridge wall {{ chain it {{ type filter hook forward priority 0; policy accept; {rule}; }}; }}"
-    cluster.wire.run(f"echo '{table}' | nft -f /proc/self/fd/0")
+def on_the_wire(cluster: Cluster, node: Node, rule: str) -> None:
+    """Drop something on its way to a node, before its NIC."""
+    chain = f'chain it {{ type filter hook egress device "up{node.index}" priority 0; policy accept; {rule}; }}'
+    cluster.wire.run(f"echo 'table netdev wall {{ {chain}; }}' | nft -f /proc/self/fd/0")
+
+
+def wire_off(cluster: Cluster) -> None:
+    cluster.wire.run("nft delete table netdev wall")
 
 
 def ask(linkseal: Deployment, node: Node, *peers: Node) -> str:
@@ -77,15 +84,41 @@ def results(linkseal: Deployment, node: Node, *peers: Node) -> dict[str, tuple[s
     return {peer: (found.result, found.message) for peer, found in verify(linkseal, node, *peers).items()}
 
 
-def test_a_healthy_overlay_is_proven_between_all_pairs(nodes: Nodes) -> None:
-    cluster = nodes(2)
+def test_the_command_proves_an_overlay_and_sees_what_the_cni_carries_in_vxlan_past_it(
+    nodes: Nodes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The CNI's own tunnel would carry everything if a rule sent packets there: a canary inside VXLAN is in clear."""
+    cluster = nodes(2, cni="vxlan")
+    a, b = cluster
     with Deployment(cluster) as linkseal:
         linkseal.start()
         linkseal.wait_sealed()
-        for node, peer in (cluster, cluster[::-1]):
-            found = verify(linkseal, node)
-            assert {name: (one.result, one.message) for name, one in found.items()} == {peer.name: ("proven", "")}
-            assert found[peer.name].ciphertext > 0
+        arguments = ["verify", "--directory", str(linkseal.directory), "-o", "json"]
+        assert main(arguments) == 0, linkseal.report()
+        answer = json.loads(capfd.readouterr().out)
+        assert answer["counts"] == {"proven": 2, "unanswered": 0, "unreachable": 0, "blind": 0, "leaked": 0}
+        assert all(pair["ciphertext"] > 0 for pair in answer["pairs"])
+
+        b.ip(f"rule add pref 50 to {a.pod_cidr4} lookup main")
+        assert main([*arguments, "--pair", f"{a.name},{b.name}"]) == 0
+        assert main(arguments) == 1
+        answer = json.loads(capfd.readouterr().out.partition("\n}\n")[2])
+        assert {(pair["source"], pair["result"]) for pair in answer["pairs"]} == {
+            (a.name, "proven"), (b.name, "leaked")
+        }  # fmt: skip
+        linkseal.until(lambda: main(["status", "--directory", str(linkseal.directory)]) == 1, "the verdict")
+        assert codes.VERIFY_LEAKED in capfd.readouterr().out
+
+
+def test_by_schedule_peers_are_verified_unasked(nodes: Nodes) -> None:
+    cluster = nodes(2)
+    with Deployment(cluster, verify={"interval": "10s", "sample": 1}) as linkseal:
+        linkseal.start()
+        linkseal.wait_sealed()
+        for node in cluster:
+            linkseal.until(lambda node=node: bool(linkseal.status(node).verified), "verified", 60)  # type: ignore[misc]
+            assert [one.result for one in linkseal.status(node).verified] == ["proven"], linkseal.report()
+            assert linkseal.status(node).requests == {}
 
 
 def test_every_scope_family_and_path_is_proven_and_planted_faults_are_not(nodes: Nodes) -> None:
@@ -131,23 +164,23 @@ def test_a_blinded_capture_is_blind_and_a_path_broken_one_way_is_unreachable_tha
         assert (codes.VERIFY_BLIND, b.name) in {(one.code, one.subject) for one in linkseal.status(a).findings}
         wall_off(a)
 
-        on_the_wire(cluster, f"udp length {CONTROL} drop")
+        on_the_wire(cluster, b, f"udp length {CONTROL} drop")
         found = results(linkseal, a)[b.name]
         assert found[0] == "blind", found
         assert f"capture at {b.name}" in found[1]
-        cluster.wire.run("nft delete table bridge wall")
+        wire_off(cluster)
 
-        firewall(b, "forward", 'iifname "lsl*" ip saddr 10.244.0.0/16 drop')
+        firewall(b, "forward", 'iifname "lsl11" drop')
         found = results(linkseal, a)[b.name]
         assert found[0] == "unreachable", found
         assert "did not arrive" in found[1]
         assert results(linkseal, b)[a.name] == ("proven", "")
         wall_off(b)
 
-        on_the_wire(cluster, f"ip saddr {a.address4} udp length {TUNNELLED} drop")
+        on_the_wire(cluster, b, f"ip saddr {a.address4} udp length {TUNNELLED} drop")
         found = results(linkseal, a)[b.name]
         assert found[0] == "unreachable", found
-        cluster.wire.run("nft delete table bridge wall")
+        wire_off(cluster)
         assert results(linkseal, a) == {b.name: ("proven", "")}
 
 

@@ -12,6 +12,7 @@ from ipaddress import ip_network
 
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.addressing import DOOR, OURS, PROBE, PROBE_PEER, SLOTS
+from linkseal.tunnels.guard.model import GuardTransaction
 from linkseal.tunnels.model import (
     AddAddress,
     AddInterface,
@@ -35,15 +36,14 @@ from linkseal.tunnels.model import (
     SetRpFilter,
     Step,
 )
+from linkseal.tunnels.redirect.model import AttachRedirect, DetachRedirect, ForgetRedirect, SetRedirect
 from linkseal.wireguard.model import DeviceState, ReprovokePeer
-from unit.wireguard.fake_device import FakeDevice, Misuse
+from property.fake_guard import FakeGuard
+from property.fake_redirect import FakeRedirect
+from property.misuse import need
+from unit.wireguard.fake_device import FakeDevice
 
 NIC = "eth0"
-
-
-def need(condition: object, message: str) -> None:
-    if not condition:
-        raise Misuse(message)
 
 
 class FakeHost:
@@ -61,8 +61,10 @@ class FakeHost:
         self.rules: set[Rule] = set()
         self.main_routes: frozenset[tuple[Prefix, str]] = frozenset()
         self.tables = False
+        self.guard = FakeGuard()
         self.chains: dict[tuple[str, str], Chain] = {}
         self.slots: dict[Prefix, str] = {}
+        self.redirect = FakeRedirect()
         self.watch: Callable[[Step], None] = lambda _step: None
         self._next_index = 10
 
@@ -76,11 +78,16 @@ class FakeHost:
             rules=frozenset(self.rules),
             main_routes=self.main_routes,
             nft=Ruleset(dict(self.chains), dict(self.slots)) if self.tables else None,
+            redirect=self.redirect.observe(),
+            guard=self.guard.state,
         )
 
     def apply(self, steps: Iterable[Step]) -> None:
         for step in steps:
-            self._apply(step)
+            if isinstance(step, SetRedirect | ForgetRedirect | AttachRedirect | DetachRedirect):
+                self.redirect.apply(step)
+            else:
+                self._apply(step)
             self.watch(step)
 
     def way(self, prefix: Prefix) -> tuple[str, str] | None:
@@ -122,7 +129,7 @@ class FakeHost:
                 self._rule(step)
             case LookAgain(rule):
                 need(rule not in self.rules, f"{rule} is there for good and must not be removed")
-            case NftTransaction():
+            case NftTransaction() | GuardTransaction():
                 self._nft(step)
             case SetRpFilter(name, value, was):
                 need(name in self.interfaces and name not in OURS, f"{name} is no foreign interface")
@@ -153,7 +160,8 @@ class FakeHost:
             return
         need(rule not in self.rules, f"adds {rule} twice")
         guards = [r for r in self.rules if r.fwmark and r.family == rule.family and r.priority < rule.priority]
-        need(rule.fwmark or guards, "sends WireGuard's own packets into the tunnel")
+        floor = rule.table == self.table + 1
+        need(rule.fwmark or rule.protocol or guards or floor, "sends WireGuard's own packets into the tunnel")
         self.rules.add(rule)
 
     def _reprovoke(self, device: str, key: str, step: ReprovokePeer) -> None:
@@ -190,11 +198,14 @@ class FakeHost:
     def _set_route(self, route: Route) -> None:
         need(self.routes.get((route.table, route.prefix)) != route, f"sets {route} again")
         state = self.interfaces.get(route.interface)
-        need(state is not None and state.up, f"{route} by an interface that is absent or down")
+        need(not route.interface or (state is not None and state.up), f"{route} by an interface that is absent or down")
         need(route.source is None or self.local(route.source), f"{route} from an address that is not here")
         self.routes[route.table, route.prefix] = route
 
-    def _nft(self, step: NftTransaction) -> None:
+    def _nft(self, step: NftTransaction | GuardTransaction) -> None:
+        if isinstance(step, GuardTransaction):
+            self.guard.apply(step, self.interfaces)
+            return
         need(step != NftTransaction(), "an nft transaction that does nothing")
         if step.drop_tables:
             need(self.tables and step == NftTransaction(drop_tables=True), "drops tables and does more, or has none")
@@ -231,6 +242,7 @@ class FakeHost:
         """Take it away with all that hangs on it: addresses, routes, device, netdev chain; elements keep its number."""
         for end in (PROBE, PROBE_PEER) if name in (PROBE, PROBE_PEER) else (name,):
             gone = self.interfaces.pop(end)
+            self.guard.lose(end)
             self.slots = {p: str(gone.index) if slot == end else slot for p, slot in self.slots.items()}
             self.chains = {key: chain for key, chain in self.chains.items() if chain.device != end}
             self.routes = {key: route for key, route in self.routes.items() if route.interface != end}

@@ -124,7 +124,7 @@ def worlds(draw: st.DrawFn, cluster: Cluster) -> World:
     me = draw(st.sampled_from([me, _replace(me, me.generations[:1]), _replace(me, keys(me.name, 20, 21))]))
     links = {name: draw(choices(me, peer)) for name, peer in peers.items()}
     overrides = {name: Endpoint("203.0.113.9", 4000) for name in peers if draw(st.integers(0, 7)) == 0}
-    return World(me, cluster.layout, cluster.underlay, peers, links, draw(st.booleans()), overrides)
+    return World(me, cluster.layout, cluster.underlay, peers, links, draw(st.booleans()), overrides, redirect=True)
 
 
 @st.composite

@@ -180,6 +180,8 @@ def test_what_is_broken_on_a_host_stands_against_everything_is_sealed() -> None:
         return judged(mesh("ab") | {"b": node("b", [link("a")], findings=(found,))}).reasons
 
     assert with_finding(codes.FOREIGN_RULE) == ("LS3018 (a foreign rule comes before ours) on b",)
+    assert with_finding(codes.VERIFY_LEAKED) == ("LS5201 (verify saw plaintext on the wire) on b",)
+    assert with_finding(codes.VERIFY_BLIND) == with_finding(codes.VERIFY_UNREACHABLE) == ()
     assert with_finding("LS3999") == ("LS3999 (unknown) on b",)  # of a newer version: not known to be harmless
     assert with_finding(codes.DRIFT_HEALED) == with_finding(codes.ROTATION_HELD) == ()
 

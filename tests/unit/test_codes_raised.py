@@ -13,8 +13,6 @@ from linkseal.tunnels.findings import CATALOGUE
 ROOT = Path(__file__).parents[2]
 
 LATER: dict[str, str] = {
-    **dict.fromkeys([f"LS500{n}" for n in range(1, 7)], "the guard"),
-    **dict.fromkeys([f"LS510{n}" for n in range(4, 5)], "stages"),
     "LS4014": "metrics",
 }
 """Code → milestone."""

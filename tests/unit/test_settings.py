@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from linkseal.keys.errors import ConfigError
 from linkseal.tunnels.model import Scope, Stage
-from linkseal.tunnels.policy import FOREIGN_MARKS, Policy, PolicySpec, parse_policy
+from linkseal.tunnels.policy import FOREIGN_MARKS, Policy, PolicySpec, VerifyPolicy, parse_policy
 from linkseal.tunnels.settings import (
     AgentConfig,
     EndpointSetting,
@@ -215,6 +215,7 @@ def test_an_empty_policy_is_the_documented_default() -> None:
     assert (policy.wireguard.port, policy.wireguard.mtu, policy.wireguard.keepalive) == (51820, None, 25)
     assert (policy.routing.table, policy.routing.rule_priority) == (51820, 100)
     assert (policy.probe.port, policy.probe.interval) == (51829, 60)
+    assert (policy.verify.interval, policy.verify.sample) == (21600, 3)
     assert policy.probe.range.v4 == IPv4Network("198.18.0.0/15")
 
 
@@ -227,11 +228,35 @@ def test_marks_may_be_text_or_the_number_yaml_makes_of_them() -> None:
     assert parse_policy(yaml.safe_load("routing: {fwmark: 0x10, fwmarkMask: '0xff'}")).routing.fwmark == 16
 
 
+EXEMPT = {
+    "name": "ssh",
+    "protocol": "tcp",
+    "port": 22,
+    "cidr": "192.0.2.0/24",
+    "owner": "ops",
+    "reason": "rescue",
+    "expires": "2030-01-01T00:00:00Z",
+}
+
+
 @pytest.mark.parametrize(
     ("spec", "line"),
     [
         ({"protocol": "ipsec"}, "protocol: IPsec is not in this version"),
-        ({"stage": "enforce"}, "stage: the guard is not in this version"),
+        ({"guard": {"table": "linkseal"}}, "guard.table: is the name of the tunnels' own tables"),
+        ({"guard": {"passThrough": ["vxlan.calico"]}}, "guard.passThrough: in scope overlay"),
+        (
+            {"exemptions": [{**EXEMPT, "port": None}]},
+            "exemptions[0]: tcp needs a port",
+        ),
+        ({"exemptions": [{**EXEMPT, "protocol": "icmp"}]}, "exemptions[0]: icmp has no ports"),
+        (
+            {"exemptions": [{**EXEMPT, "expires": "2030-01-01T00:00:00"}]},
+            "exemptions[0].expires: must name its",
+        ),
+        ({"exemptions": [{**EXEMPT, "cidr": "10.0.0.1/24"}]}, "exemptions[0].cidr: has host bits set"),
+        ({"exemptions": [EXEMPT, EXEMPT]}, "exemptions: ssh is there twice"),
+        ({"routing": {"table": 252}}, "routing.table: the next one holds our floors"),
         ({"scope": "all"}, "scope: must be 'overlay' or 'transparent' (found 'all')"),
         ({"wireguard": {"port": 65533}}, "wireguard.port: must be less than or equal to 65532 (found 65533)"),
         ({"wireguard": {"port": True}}, "wireguard.port: must be a whole number, without quotes (found True)"),
@@ -247,6 +272,12 @@ def test_marks_may_be_text_or_the_number_yaml_makes_of_them() -> None:
         ({"routing": {"fwmark": "0x101", "fwmarkMask": "0xff"}}, "routing.fwmark: 0x101 has bits outside"),
         ({"routing": {"fwmark": "0x4c534c00"}}, "routing.fwmark: 0x4c534c00 has bit 0x4000 or 0x8000"),
         ({"probe": {"port": 51823}}, "probe.port: 51823 is one of the tunnels' ports 51820-51823"),
+        ({"probe": {"port": 51819}}, "probe.port: the port after 51819, which verify uses, is one of the tunnels'"),
+        ({"probe": {"port": 65535}}, "probe.port: must be less than or equal to 65534"),
+        ({"verify": {"interval": 5}}, "verify.interval: must be 0 (never) or 10 to 2592000 seconds"),
+        ({"verify": {"interval": "31d"}}, "verify.interval: must be a number of seconds, or text such as 90s"),
+        ({"verify": {"interval": ""}}, "verify.interval: must be a number of seconds, or text such as 90s"),
+        ({"verify": {"sample": 0}}, "verify.sample: must be greater than or equal to 1"),
         ({"probe": {"prefix4": "198.18.0.0/16"}}, "probe.prefix4: is too small"),
         ({"probe": {"prefix4": "198.18.0.1/15"}}, "probe.prefix4: has host bits set; did you mean 198.18.0.0/15?"),
         ({"probe": {"prefix4": "fd00::/64"}}, "probe.prefix4: must be an IPv4 network"),
@@ -260,7 +291,14 @@ def test_a_wrong_policy_says_what_and_what_to_do(spec: dict[str, Any], line: str
     assert problem.startswith(f"cluster.json: {line}")
 
 
-@pytest.mark.parametrize("port", [51819, 51824])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [(600, 600), ("600", 600), ("90s", 90), ("6h", 21600), ("1h30m", 5400), (0, 0), ("0", 0)]
+)
+def test_the_interval_of_verify_is_seconds_or_text(text: int | str, seconds: int) -> None:
+    assert parse_policy({"verify": {"interval": text, "sample": 5}}).verify == VerifyPolicy(seconds, 5)
+
+
+@pytest.mark.parametrize("port", [51818, 51824])
 def test_the_probe_port_may_stand_next_to_the_tunnels_ports(port: int) -> None:
     assert parse_policy({"probe": {"port": port}}).probe.port == port
 

@@ -13,7 +13,6 @@ from linkseal.tunnels.rehearsal import rehearse
 from linkseal.tunnels.stages import (
     CONDITIONS,
     LIVE,
-    STILL,
     Advance,
     Arrived,
     Done,
@@ -29,7 +28,7 @@ from linkseal.tunnels.stages import (
     progress,
     stepped,
 )
-from linkseal.tunnels.status import LinkCounts, Metadata, NodeEncryption, NodeStatus, PairStatus
+from linkseal.tunnels.status import STILL, LinkCounts, Metadata, NodeEncryption, NodeStatus, PairStatus
 from linkseal.tunnels.statusparts import AppliedStatus, GuardStatus, PlaintextFlow
 from linkseal.tunnels.world import STAGES
 

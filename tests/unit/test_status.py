@@ -32,6 +32,7 @@ from linkseal.tunnels.status import (
     significant,
     to_json,
 )
+from linkseal.tunnels.statusparts import MAX_VERIFIED, GuardStatus, Verification
 from linkseal.tunnels.statustypes import format_time, parse_time
 
 T = 1793613600.0  # 2026-11-02T10:00:00Z
@@ -252,8 +253,24 @@ def test_a_real_change_is_significant(change: dict[str, Any]) -> None:
 
 
 def test_requests_are_read_as_they_were_written() -> None:
-    requests = (Request("a-1", "rotate", T), Request("b", "verify", T))
+    requests = (Request("a-1", "rotate", T), Request("b", "verify", T), Request("c", "verify", T, ("n2", "n3")))
     assert parse_requests(requests_json(requests), "n1") == requests
+
+
+def test_requests_of_before_there_were_peers_are_read() -> None:
+    old = '{"requests": [{"id": "v", "type": "verify", "requestedAt": "2026-11-02T10:00:00Z"}]}'
+    assert parse_requests(old, "n1") == (Request("v", "verify", T),)
+
+
+def test_of_too_many_verifications_the_worst_are_kept() -> None:
+    results = [Verification(f"n{n:04}", "proven", T) for n in range(MAX_VERIFIED + 50)]
+    results[-1] = replace(results[-1], result="leaked")
+    kept = bounded(status(verified=tuple(results))).verified
+    assert len(kept) == MAX_VERIFIED
+    assert results[-1] in kept
+    read = parse_report(to_json("n1", status(verified=tuple(results))), "n1").status
+    assert read is not None
+    assert read.verified == kept
 
 
 @pytest.mark.parametrize(
@@ -283,3 +300,10 @@ def test_times_of_other_zones_are_understood() -> None:
 def test_the_object_can_be_described_as_json_schema() -> None:
     schema = report_schema()
     assert schema["$defs"]["NodeStatus"]["properties"]["observedAt"]["type"] == "string"
+
+
+def test_that_plaintext_begins_and_ends_is_worth_a_report_and_each_packet_is_not() -> None:
+    def seen(last: float | None) -> NodeStatus:
+        return significant(status(observed_at=1000.0, guard=GuardStatus(mode="count", last_plaintext=last)))
+
+    assert seen(1000.0) == seen(980.0) != seen(970.0) == seen(None)

@@ -128,16 +128,12 @@ class Agent:
         self._spawn("verifying", self._proofs.run)
         self._spawn("asking for reports", Silence(self.worker, self._directory, self._in_worker).run)
         try:
-            await self._trouble.guard("remembering requests", self._remember())
             while not self._stopping.is_set():
                 pause = await self._trouble.guard(TURN, self._turn())
                 self._next = loop.time() + pause
                 await self._rest(self._trouble.paused(TURN))
         finally:
             await self._close()
-
-    async def _remember(self) -> float:
-        return 0.0
 
     def stop(self) -> None:
         """End after the pass under way."""
@@ -274,11 +270,14 @@ class Agent:
             return
         self._paths.set_world(done.picture.world)
         self._news.keep(done.picture.targets)
+        self._probe(done.picture)
         self._proofs.show(done.picture)
+
+    def _probe(self, picture: Picture) -> None:
         if self._trouble.paused(PROBING):
             return
         try:
-            self._prober.show(done.picture)
+            self._prober.show(picture)
         except Exception as error:  # noqa: BLE001 - a port that is taken, or whatever it is: the agent goes on
             self._trouble.failed(PROBING, error)
             text = str(error) if isinstance(error, LinksealError) else type(error).__name__

@@ -19,12 +19,14 @@ class Loosened:
 
     def __init__(self, known: KnownGood, findings: ActiveFindings) -> None:
         self.values: Mapping[str, int] = known.changed_rp_filter()
+        self._off = False
         self._known = known
         self._findings = findings
 
     def due(self, stage: Stage, observed: Observed) -> tuple[Step, ...]:
         """Return the steps that put filters back: in stage off, where they are still as we set them."""
-        if stage is not Stage.OFF:
+        self._off = stage is Stage.OFF
+        if not self._off:
             return ()
         here = observed.interfaces
         return tuple(
@@ -38,9 +40,9 @@ class Loosened:
         changes = {step.interface: step.was for step in steps if isinstance(step, SetRpFilter) and step.value == LOOSE}
         self._keep({**changes, **self.values}, now)  # what an interface had before the first change
 
-    def after(self, stage: Stage, steps: Iterable[Step], failed: Collection[int], now: float) -> None:
+    def after(self, steps: Iterable[Step], failed: Collection[int], now: float) -> None:
         """Forget what was put back (`failed`: ids of steps that were refused)."""
-        if stage is Stage.OFF:
+        if self._off:
             back = {step.interface for step in steps if isinstance(step, SetRpFilter) and id(step) not in failed}
             self._keep({name: was for name, was in self.values.items() if name not in back}, now)
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from linkseal.keys.errors import ConfigError, DirectoryError, HostError
+from linkseal.tunnels.agent.breakglass import BreakGlass
+from linkseal.tunnels.agent.control import ask
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import POLICY_CODES, Knowledge
 from linkseal.tunnels.agent.loop import Agent
@@ -94,6 +96,26 @@ def restore(settings: AgentSettings) -> int:
             raise HostError(f"not everything could be restored: {result.failures[0].error}")
         _LOG.info("restored from %s: %d steps, %d peers", settings.state_directory, steps, len(worker.book.current))
         return steps
+
+
+def break_glass(settings: AgentSettings, reason: str | None, seconds: float | None) -> bool:
+    """Lift the guard of this host for `reason`, or with None let it close; whether anything changed.
+
+    Takes effect at once: the agent that runs is woken, and where none runs the kernel is changed from here. Raises
+    HostError; the file says what is meant then, and the next agent or `agent restore` does it.
+    """
+    require_net_admin()
+    glass = BreakGlass(settings.state_directory)
+    if reason is None:
+        if not glass.end():
+            return False
+    else:
+        glass.begin(reason, unix_now(), seconds)
+    try:
+        ask(settings.run_directory, {"do": "reconcile"})
+    except DirectoryError:
+        restore(settings)
+    return True
 
 
 def cleanup(settings: AgentSettings, *, withdraw: bool) -> list[str]:

@@ -25,6 +25,7 @@ from linkseal.tunnels.status import (
     RequestStatus,
     UnsealedPeer,
 )
+from linkseal.tunnels.statusparts import GuardStatus
 from linkseal.tunnels.world import device_mtu, stage_towards
 
 
@@ -58,7 +59,14 @@ def node_status(worker: Worker, requests: Mapping[str, RequestStatus], published
         findings=tuple(FindingStatus(f.code, f.subject, f.message, f.since) for f in shown)[:MAX_PAIRS],
         requests=dict(requests),
         policy=worker.applied,
+        guard=guard_status(worker, now),
     )
+
+
+def guard_status(worker: Worker, now: float) -> GuardStatus:
+    """The guard's part, its counters read anew."""
+    worker.guard.look(worker.world, worker.observed.guard, frozenset(worker.book.current), now)
+    return worker.guard.status(worker.desired, worker.observed)
 
 
 def _generations(worker: Worker) -> Iterator[GenerationStatus]:

@@ -104,7 +104,7 @@ class Verifier:
         while True:
             self._awake.clear()
             await self._tell()
-            due = self._agenda.due(self._candidates(), self._clock())
+            due = self._agenda.due(self._candidates, self._clock())
             if self._picture is None or due is None or due > self._clock():
                 await self._rest(None if due is None else due - self._clock())
                 continue
@@ -145,13 +145,22 @@ class Verifier:
         waiting, self._unanswered = self._unanswered, []
         for progress in waiting:
             await self._told(self.results, progress)
-        known = () if self._picture is None else self._picture.world.peers
-        gone = [n for n, r in self.results.items() if n not in known and unix_now() - r.at > KEEP_STRANGERS]
-        if gone and self._picture is not None:
+        gone = self._outlived()
+        if gone:
             for name in gone:
                 self._agenda.forget(name)
             self.results = {name: result for name, result in self.results.items() if name not in gone}
             await self._told(self.results, None)
+
+    def _outlived(self) -> list[str]:
+        """Results that say nothing any more: of nodes that are gone, or of traffic that is plaintext on purpose."""
+        if self._picture is None:
+            return []
+        world = self._picture.world
+        if world.layout.stage in (Stage.OFF, Stage.PREPARE):
+            return list(self.results)
+        strangers = (name for name in self.results if name not in world.peers)
+        return [name for name in strangers if unix_now() - self.results[name].at > KEEP_STRANGERS]
 
     # --- one peer -------------------------------------------------------------------------------------------------
 

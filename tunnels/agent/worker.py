@@ -8,9 +8,8 @@ A pass that finds nothing to do writes nothing, to the kernel or to the disk (la
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from errno import EADDRINUSE
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from linkseal.keys.announcement import SignedAnnouncement
@@ -20,6 +19,7 @@ from linkseal.tunnels import codes
 from linkseal.tunnels.addressing import slot_name
 from linkseal.tunnels.agent.adoption import adopt
 from linkseal.tunnels.agent.applied import applied, not_applied
+from linkseal.tunnels.agent.breakglass import BreakGlass
 from linkseal.tunnels.agent.clock import steady_now, unix_now, utc
 from linkseal.tunnels.agent.evidence import take_outcomes
 from linkseal.tunnels.agent.facts import (
@@ -32,6 +32,8 @@ from linkseal.tunnels.agent.facts import (
     peers_of,
     underlay_of,
 )
+from linkseal.tunnels.agent.guardwatch import GuardWatch
+from linkseal.tunnels.agent.job import Job, Result
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
 from linkseal.tunnels.agent.loosened import Loosened
@@ -40,16 +42,16 @@ from linkseal.tunnels.agent.observations import OBSERVED_CODES, observations
 from linkseal.tunnels.agent.speaker import Speaker
 from linkseal.tunnels.agent.state import KnownGood, SavedLink
 from linkseal.tunnels.agent.targets import targets
+from linkseal.tunnels.agent.tellings import tell_drift, tell_failures
 from linkseal.tunnels.agent.unfit import unfit
 from linkseal.tunnels.diff import diff
-from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
+from linkseal.tunnels.guard.exemption import Exemption
+from linkseal.tunnels.guard.model import GuardTransaction
 from linkseal.tunnels.host.host import ALL, Aspect, Failure, Host
 from linkseal.tunnels.links import PROOF_LASTS, LinkBook, Move
 from linkseal.tunnels.model import Desired, LinkKey, NftTransaction, Observed, SetRoute, Stage, Step
 from linkseal.tunnels.plan import plan
-from linkseal.tunnels.probe.outcomes import Outcome, Target
-from linkseal.tunnels.render import render_steps
 from linkseal.tunnels.settings import AgentSettings
 from linkseal.tunnels.statusparts import AppliedStatus
 from linkseal.tunnels.ways import ways
@@ -72,38 +74,6 @@ LAST_RETRY: Final = 60.0
 """Seconds between attempts at steps the kernel refuses: doubled from the first to the last."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a pass starts from. `now` in Unix seconds."""
-
-    now: float
-    aspects: frozenset[Aspect] = ALL
-    view: DirectoryView | None = None
-    """None: the directory has not changed."""
-    outcomes: Sequence[Outcome] = ()
-    path_mtus: Mapping[str, int] = field(default_factory=dict)
-    steady: float | None = None
-    """The same instant by a clock that never jumps; None: `now`."""
-    speak: bool = True
-    """Whether generations may be raised and retired, and announcements signed: not in `agent restore`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a pass came to."""
-
-    steps: tuple[Step, ...] = ()
-    failures: tuple[Failure, ...] = ()
-    targets: Mapping[LinkKey, Target] = field(default_factory=dict)
-    poke: tuple[LinkKey, ...] = ()
-    """Links to prove again now: a rotation waits for their replies."""
-    publish: SignedAnnouncement | None = None
-    again: frozenset[Aspect] = frozenset()
-    """What the pass touched and nobody reports: to be looked at once more."""
-    wake_in: float = 60.0
-    """Seconds until the next pass at the latest."""
-
-
 class Worker:
     """State of the agent between passes."""
 
@@ -123,6 +93,8 @@ class Worker:
         self.findings = findings
         self.book = LinkBook()
         self.speaker = Speaker(keyring, findings)
+        self.guard = GuardWatch(host.guard.readings, findings)
+        self._glass = BreakGlass(settings.state_directory)
         self.observed = Observed()
         self.desired = Desired()
         self.world: World | None = None
@@ -154,8 +126,7 @@ class Worker:
         if abs(job.now - steady - self.ahead) > STEP:
             self.ahead = job.now - steady
         changed = self.knowledge.learn(job.view, job.now) if job.view is not None else frozenset[str]()
-        look = job.aspects | {Aspect.ROUTES} if changed else job.aspects  # who joins is reached by new routes
-        self.observed = self.host.observe(look, self.observed)
+        self.observed = self.host.observe(job.aspects | ({Aspect.ROUTES} if changed else frozenset()), self.observed)
         self._ensure_generation(job)
         world = self._world(job, steady)
         if world is None:
@@ -165,6 +136,7 @@ class Worker:
         take_outcomes(self.book, self.findings, job.outcomes, job.path_mtus, job.now, steady)
         moves = self.book.choose(steady)
         world = self.world = replace(world, links=self.book.peer_links(steady))
+        self.guard.look(world, self.observed.guard, frozenset(self.book.current), job.now)
         before, seen, settled = self.desired, self.observed, self._settled
         due = self._steps(world)
         steps = due + self._provocations(job, steady)
@@ -173,7 +145,8 @@ class Worker:
         self.unfit = unfit(failures, world)
         self.applied = applied(self.applied, self.knowledge.policy_serial, done=not due, failed=bool(failures))
         if steps and settled:
-            self._tell_drift(diff(before, seen), failures, job.now)
+            tell_drift(self.findings, diff(before, seen), failures, job.now)
+        self.guard.tell(world, seen, failures, self._exemptions(), job.now)
         self._note(world, job.now, steady)
         self._save_links(job.now)
         publish = self._speak(world, job, steady, still=not due) if job.speak else None
@@ -238,11 +211,11 @@ class Worker:
             overrides_of(self.settings.peer_endpoints, policy.wireguard.port),
             ipv6=any(":" in address for address in self.observed.host_addresses),
             nics=nics_of(self.observed, grant.addresses),
-            exemptions=tuple(one for one in policy.exemptions if one.is_open(now)),
-            broken_glass=False,
             redirect=self.features.redirect,
             no_redirect=self.features.no_redirect,
             own_addresses=addresses_on(self.observed, underlay.interface),
+            exemptions=tuple(one for one in self._exemptions() if one.is_open(now)),
+            broken_glass=self._broken_glass(now),
         )
         world = replace(world, ways=ways(self.observed, world.peers.values(), policy.scope))
         self.book.proof_lasts = max(PROOF_LASTS, 3.0 * policy.probe.interval + 60.0)
@@ -253,6 +226,14 @@ class Worker:
             adopt(self.book, world, self.observed, self._known.links(), steady)
             self._adopted = True
         return world
+
+    def _exemptions(self) -> tuple[Exemption, ...]:
+        return () if self.knowledge.policy is None else self.knowledge.policy.exemptions
+
+    def _broken_glass(self, now: float) -> bool:
+        broken = self._glass.in_force(now)
+        self.guard.broken = None if broken is None else f"{broken.reason} ({broken.by})"
+        return broken is not None
 
     def _underlay(self, grant: Grant, now: float) -> Underlay | None:
         """The NIC as it is; while it or its address is missing, as it was last."""
@@ -316,37 +297,16 @@ class Worker:
             self._settled = True
             return ()
         self._loosened.before(steps, now)
+        if self.world is not None and any(isinstance(step, GuardTransaction) for step in steps):  # counters go too
+            self.guard.count(self.world, self.observed.guard, frozenset(self.book.current), now)
         failures = self.host.apply(steps, self.keyring.secret)
         failed = {id(failure.step) for failure in failures}
-        if self.world is not None:
-            self._loosened.after(self.world.layout.stage, steps, failed, now)
+        self._loosened.after(steps, failed, now)
         for step in steps:
             if isinstance(step, SetPeer) and step.endpoint is not None and id(step) not in failed:
                 self.book.endpoint_written(step.device, step.public_key, steady)
-        self._tell_failures(failures, now)
+        tell_failures(self.findings, failures, now)
         return failures
-
-    def _tell_failures(self, failures: Sequence[Failure], now: float) -> None:
-        reasons: dict[str, list[str]] = {}
-        for failure in failures:
-            code = codes.PORT_IN_USE if failure.error.errno == EADDRINUSE else codes.STEP_REFUSED
-            reasons.setdefault(code, []).append(str(failure.error))
-        current = {
-            (code, HOST_SUBJECT): found[0] + (f" (and {len(found) - 1} more)" if found[1:] else "")
-            for code, found in reasons.items()
-        }
-        self.findings.replace({codes.STEP_REFUSED, codes.PORT_IN_USE}, current, now)
-
-    def _tell_drift(self, undone: Sequence[Step], failures: Sequence[Failure], now: float) -> None:
-        """What this pass had to do once more was somebody else's doing: say what was put back."""
-        failed = [failure.step for failure in failures]
-        steps = [step for step in undone if step not in failed]
-        if not steps:
-            return
-        lines = render_steps(steps)
-        shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")  # noqa: PLR2004
-        _LOG.warning("%s drift healed: %s", codes.DRIFT_HEALED, shown)
-        self.findings.raise_(codes.DRIFT_HEALED, HOST_SUBJECT, shown, now, lasts=300.0)
 
     # --- what follows -------------------------------------------------------------------------------------------
 
@@ -356,7 +316,7 @@ class Worker:
         heard = {key.peer for key, record in self.book.records.items() if record.fresh(steady)}
         found = observations(world, self.observed, accepted, self._loosened.values, heard)
         found |= not_applied(self.applied, world.layout.stage)
-        self.findings.replace(OBSERVED_CODES | {codes.STAGE_NOT_APPLIED}, found, now)
+        self.findings.replace({*OBSERVED_CODES, codes.STAGE_NOT_APPLIED}, found, now)
 
     def _save_links(self, now: float) -> None:
         links = {name: SavedLink(pair, self.book.announced.get(name)) for name, pair in self.book.current.items()}

@@ -116,6 +116,44 @@ def cleanup(session: Session, yes: bool, keep_directory: bool) -> int:  # noqa: 
     return ExitCode.FINE
 
 
+@agent.command(
+    uses=("config",),
+    examples=(
+        'linkseal agent break-glass --reason "etcd lost its quorum" --for 1h',
+        "linkseal agent break-glass --end",
+    ),
+)
+@click.option("--reason", metavar="TEXT", help="Why; it stands in every status until this is over.")
+@click.option("--for", "duration", metavar="TIME", help="Until it ends by itself, such as 30m, 1h or 2d.")
+@click.option("--end", is_flag=True, help="Let the guard close again.")
+@pass_session
+def break_glass(session: Session, reason: str | None, duration: str | None, end: bool) -> None:  # noqa: FBT001 - click's flag
+    """Lift the guard of this host in an emergency: plaintext is counted and not dropped.
+
+    Tunnels stay, and what they carry stays encrypted. Works with the agent running or not, at once, and outlasts a
+    reboot; needs root. While it is in force the node has finding LS5004 and is not called encrypted.
+    """
+    from linkseal.tunnels.agent import main
+
+    if (reason is not None) == end or (end and duration is not None):
+        raise click.UsageError("say why with --reason TEXT (and for how long with --for), or --end")
+    seconds = None if duration is None else _seconds(duration)
+    changed = main.break_glass(session.settings(), reason, seconds)
+    if end:
+        note("the guard closes again" if changed else "break-glass was not in force")
+    else:
+        note("the guard is lifted; end this with: linkseal agent break-glass --end")
+
+
+def _seconds(text: str) -> float:
+    """Read 90s, 30m, 1h or 2d. Raises UsageError."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = text[:-1], text[-1:]
+    if unit not in units or not (number.isascii() and number.isdecimal()) or not 0 < int(number) < 10_000:  # noqa: PLR2004
+        raise click.UsageError(f"--for {text}: must be a time such as 30m, 1h or 2d")
+    return float(int(number) * units[unit])
+
+
 def _confirm(question: str) -> None:
     """Ask on the terminal. Raises Refused if there is none, or the answer is no."""
     if not sys.stdin.isatty():

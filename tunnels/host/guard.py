@@ -7,6 +7,8 @@ import json
 from linkseal.keys.errors import HostError
 from linkseal.tunnels.guard.commands import commands, parse
 from linkseal.tunnels.guard.model import Guard, GuardTransaction
+from linkseal.tunnels.guard.readings import Readings
+from linkseal.tunnels.host.guardread import read_counters
 from linkseal.tunnels.host.nfnetlink import hook_devices, our_tables
 from linkseal.tunnels.host.nft import run_nft
 
@@ -32,6 +34,13 @@ class GuardTables:
             except ValueError:
                 raise HostError(f"nft printed no JSON: {listing[:80]!r}") from None
         return parse(self.table, items, devices)
+
+    def readings(self, guard: Guard | None) -> Readings:
+        """Return what the guard has counted, in the sets that were seen there. HostError."""
+        if guard is None or guard.foreign:
+            return Readings()
+        sets = (place for place, one in guard.sets.items() if one.counted)
+        return read_counters(self.table, sets, sorted({family for family, _ in guard.counters}))
 
     def apply(self, transaction: GuardTransaction) -> None:
         """Carry out a transaction. HostError if the kernel refuses it: nothing of it is done then."""

@@ -24,8 +24,8 @@ RTMSG = struct.Struct("=BBBBBBBBI")
 """struct rtmsg of <linux/rtnetlink.h>: family, destination and source length, tos, table, protocol, scope, type."""
 
 _NEW, _DELETE, _GET = 24, 25, 26
-_SCOPE_LINK, _SCOPE_NOWHERE, _SCOPE_UNIVERSE, _UNICAST, _UNREACHABLE = 253, 255, 0, 1, 7
 _DST, _OIF, _PREFSRC, _METRICS, _MULTIPATH, RTA_TABLE, _METRIC_MTU = 1, 4, 7, 8, 9, 15, 2
+_SCOPE_LINK, _SCOPE_NOWHERE, _SCOPE_UNIVERSE, _UNICAST, _UNREACHABLE = 253, 255, 0, 1, 7
 _U32 = struct.Struct("=I")
 _NEXT_HOP = struct.Struct("=HBBi")
 _MAIN = 254

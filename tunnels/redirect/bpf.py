@@ -57,6 +57,13 @@ class MapInfo(NamedTuple):
     shape: MapShape
 
 
+class Held(NamedTuple):
+    """Entries of a map: all keys in a row, and their values in the same order."""
+
+    keys: bytes
+    values: bytes
+
+
 class Chain(NamedTuple):
     """The programs at a tcx hook, in their order; `revision` changes with every change."""
 
@@ -119,18 +126,18 @@ def lookup(fd: int, key: bytes, size: int) -> bytes | None:
     return values.raw
 
 
-def dump(fd: int, shape: MapShape) -> bytes:
-    """Return all entries of a map, key and value of each in turn. HostError."""
+def dump(fd: int, shape: MapShape) -> Held:
+    """Return all entries of a map. HostError."""
     try:
         found = list(_batches(fd, shape))
     except HostError as error:
         if error.errno not in _NO_BATCHES:
             raise
         found = list(_one_by_one(fd, shape))
-    return b"".join(found)
+    return Held(b"".join([keys for keys, _ in found]), b"".join([values for _, values in found]))
 
 
-def _batches(fd: int, shape: MapShape) -> Iterator[bytes]:
+def _batches(fd: int, shape: MapShape) -> Iterator[Held]:
     width, size = shape.key_size, shape.value_size
     keys, values = ctypes.create_string_buffer(width * _BATCH), ctypes.create_string_buffer(size * _BATCH)
     at = ctypes.create_string_buffer(max(width, 8))
@@ -139,9 +146,7 @@ def _batches(fd: int, shape: MapShape) -> Iterator[bytes]:
         attributes = struct.pack("=QQQQIIQQ", start, _address(at), _address(keys), _address(values), _BATCH, fd, 0, 0)
         count, over = _batch(attributes)
         start = _address(at)
-        raw_keys, raw_values = keys.raw, values.raw
-        for n in range(count):
-            yield raw_keys[n * width : (n + 1) * width] + raw_values[n * size : (n + 1) * size]
+        yield Held(keys.raw[: count * width], values.raw[: count * size])
 
 
 def _batch(attributes: bytes) -> tuple[int, bool]:
@@ -155,12 +160,12 @@ def _batch(attributes: bytes) -> tuple[int, bool]:
     return struct.unpack_from("=I", buffer.raw, 32)[0], result < 0
 
 
-def _one_by_one(fd: int, shape: MapShape) -> Iterator[bytes]:
+def _one_by_one(fd: int, shape: MapShape) -> Iterator[Held]:
     key: bytes | None = None
     while (key := _next_key(fd, key, shape.key_size)) is not None:
         value = lookup(fd, key, shape.value_size)
         if value is not None:
-            yield key + value
+            yield Held(key, value)
 
 
 def _next_key(fd: int, key: bytes | None, size: int) -> bytes | None:

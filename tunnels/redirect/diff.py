@@ -47,19 +47,25 @@ def diff_redirect(
         return RedirectSteps(late=tuple(DetachRedirect(hook) for hook in sorted(there)))
     hooks = desired.hooks()
     wanted = {hook for hook in hooks if hook.device in devices}
-    entries, have = desired.entries(), observed.entries
-    differing = [(entry, value) for entry, value in entries.items() if have.get(entry) != value]
-    surplus = sorted((entry for entry in have if entry not in entries), key=lambda one: _order(one, have[one]))
+    differing: list[tuple[Entry, int]] = []
+    surplus: list[tuple[Entry, int]] = []
+    for table, held in desired.tables().items():
+        have = observed.tables.get(table, {})
+        if have != held:
+            differing += [(Entry(table, key), value) for key, value in held.items() if have.get(key) != value]
+            surplus += [(Entry(table, key), value) for key, value in have.items() if key not in held]
     early: list[RedirectStep] = []
     if differing:
-        early.append(SetRedirect(tuple(sorted(differing, key=lambda one: _order(*one)))))
+        early.append(SetRedirect(tuple(sorted(differing, key=_order))))
     early += [AttachRedirect(hook) for hook in sorted(wanted - observed.standing | wanted & observed.strays)]
-    late: list[RedirectStep] = [ForgetRedirect(tuple(reversed(surplus)))] if surplus else []
+    last = sorted(surplus, key=_order, reverse=True)
+    late: list[RedirectStep] = [ForgetRedirect(tuple(entry for entry, _ in last))] if last else []
     late += [DetachRedirect(hook) for hook in sorted(there - hooks)]
     return RedirectSteps(tuple(early), tuple(late))
 
 
-def _order(entry: Entry, value: int) -> tuple[int, Entry]:
+def _order(one: tuple[Entry, int]) -> tuple[int, Entry]:
+    entry, value = one
     place = _ORDER[entry.table]
     if entry.table in ("out", "in") and value == LET_THROUGH:
         place = _HOLES

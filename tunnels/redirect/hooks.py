@@ -9,8 +9,10 @@ before an older one of ours is taken out: there is no moment without.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
 from errno import EEXIST, EINVAL, ENODEV, ENOENT, ENOSPC, EOPNOTSUPP, EPERM, ESTALE
 from typing import Final, Literal, NamedTuple
 
@@ -31,6 +33,9 @@ _HANDLES: Final = (0x4C530001, 0x4C530002)
 _TRIES: Final = 64
 """Programs that a hook takes at most (BPF_MPROG_MAX), each taken out in a call of its own."""
 
+
+_GET_ADDRESS, _ETHERNET = 0x8927, 1
+"""SIOCGIFHWADDR of <linux/sockios.h>, ARPHRD_ETHER of <linux/if_arp.h>."""
 
 _NO_PROGRAM: Final = 0x7FFFFFFE
 
@@ -116,6 +121,7 @@ class Hooks:
     def put_first(self, hook: Hook, name: str, fd: int, place: Place) -> None:
         """Put a program before all others of its hook, then take out every other one of ours. HostError."""
         index = _index(hook.device)
+        _require_ethernet(hook.device)
         number = bpf.program_info(fd).id
         if place == "tcx":
             self.writes += 1
@@ -190,6 +196,15 @@ def _index(device: str) -> int:
         return socket.if_nametoindex(device)
     except OSError:
         raise HostError(f"there is no interface {device}", errno=ENODEV) from None
+
+
+def _require_ethernet(device: str) -> None:
+    """Raise HostError for an interface without Ethernet header: the program would look for addresses elsewhere."""
+    request = struct.pack("16s24x", device.encode())
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        kind = struct.unpack_from("=H", fcntl.ioctl(sock, _GET_ADDRESS, request), 16)[0]
+    if kind != _ETHERNET:
+        raise HostError(f"{device} is no Ethernet interface (type {kind}): redirected packets are not stopped there")
 
 
 def _may_open() -> bool:

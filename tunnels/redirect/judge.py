@@ -34,7 +34,8 @@ def redirects(world: World, observed: RedirectState | None) -> Judgement:
     Where no program of ours is wanted (no peer is in stage enforce) the answer is what it would be with one.
     """
     enforced = any(stage_towards(world, peer) is Stage.ENFORCE for peer in world.peers.values())
-    nics = frozenset({world.underlay.interface}) if enforced and world.redirect else frozenset[str]()
+    wanted = enforced and world.redirect and not world.broken_glass
+    nics = frozenset((world.underlay.interface, *world.nics)) if wanted else frozenset[str]()
     return judge(nics, observed, able=world.redirect)
 
 

@@ -22,7 +22,6 @@ from linkseal.tunnels.redirect.maps import MAPS, TABLES, entry_of, key_bytes, va
 from linkseal.tunnels.redirect.model import (
     AttachRedirect,
     DetachRedirect,
-    Entry,
     Foreign,
     ForgetRedirect,
     Hook,
@@ -57,7 +56,7 @@ class Redirector:
         """Numbers of programs whose descriptors we have."""
         self._before: dict[tuple[Way, int], Drops] = {}
         """What the counters of maps that were taken over said then."""
-        self._seen: dict[Table, tuple[bytes, dict[Entry, int]]] = {}
+        self._seen: dict[Table, tuple[bpf.Held, dict[str, int]]] = {}
 
     @property
     def writes(self) -> int:
@@ -107,7 +106,7 @@ class Redirector:
                 strays.add(one.hook)
         numbers = {one.program for one in standing} | self._held
         self._current = {way: current & numbers for way, current in self._current.items()}
-        return RedirectState(self._entries(), frozenset(good), frozenset(strays), tuple(dict.fromkeys(foreign)))
+        return RedirectState(self._tables(), frozenset(good), frozenset(strays), tuple(dict.fromkeys(foreign)))
 
     def counters(self) -> dict[tuple[Way, int], Drops]:
         """Return (direction, counter) → what was dropped since this process has the maps. HostError."""
@@ -129,27 +128,22 @@ class Redirector:
                     found[way, number] = Drops._make(_COUNTER.unpack(raw))
         return found
 
-    def _entries(self) -> dict[Entry, int]:
-        found: dict[Entry, int] = {}
-        for table in TABLES:
-            fd = self._maps.get(table)
-            if fd is not None:
-                found |= self._entries_of(table, fd)
-        return found
+    def _tables(self) -> dict[Table, dict[str, int]]:
+        return {table: self._held_by(table, self._maps[table]) for table in TABLES if table in self._maps}
 
-    def _entries_of(self, table: Table, fd: int) -> dict[Entry, int]:
+    def _held_by(self, table: Table, fd: int) -> dict[str, int]:
         """Decode a map, unless it is as it was at the last look: 5,000 nodes have 40,000 entries."""
         shape = MAPS[table]
-        raw = bpf.dump(fd, shape)
+        now = bpf.dump(fd, shape)
         before = self._seen.get(table)
-        if before is not None and before[0] == raw:
+        if before is not None and before[0] == now:
             return before[1]
-        width = shape.key_size + shape.value_size
+        width, size = shape.key_size, shape.value_size
         decoded = dict(
-            entry_of(table, raw[at : at + shape.key_size], raw[at + shape.key_size : at + width])
-            for at in range(0, len(raw), width)
+            entry_of(table, now.keys[n * width : (n + 1) * width], now.values[n * size : (n + 1) * size])
+            for n in range(len(now.keys) // width)
         )
-        self._seen[table] = (raw, decoded)
+        self._seen[table] = (now, decoded)
         return decoded
 
     def _is_current(self, one: Standing) -> bool:
@@ -264,7 +258,7 @@ class Redirector:
 
 
 def _foreign(one: Standing, *, first: bool) -> Foreign:
-    what = one.name or (one.kind if one.kind != "bpf" else f"program {one.program}")
+    what = one.name or (f"program {one.program}" if one.program else one.kind)
     return Foreign(one.hook.device, one.place, one.hook.way, what, first)
 
 

@@ -4,17 +4,19 @@ Every key has one form, of which `own` has no length in front and the tries all 
 
     u32 length in bits of what follows | u8 family 4, 6 | u8 protocol | u16 port | address, 4 or 16 bytes, then zeros
 
+In keys of `exempt` the family carries the flags SERVED and LATER (program.py).
+
 Integers in native order, the port in network order (as it stands in a packet).
 """
 
 from __future__ import annotations
 
 import struct
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final, NamedTuple
 
 from linkseal.tunnels.redirect.model import Entry, Table
-from linkseal.tunnels.redirect.program import COUNTERS, WAYS
+from linkseal.tunnels.redirect.program import COUNTERS, LATER, SERVED, WAYS
 
 HASH, ARRAY, LPM_TRIE = 1, 2, 11
 """`enum bpf_map_type`."""
@@ -28,7 +30,8 @@ _MOST: Final = 1 << 20
 _FRONT: Final = struct.Struct("=BB2s")
 _LENGTH: Final = struct.Struct("=I")
 _FRONT_BITS: Final = 32
-_NUMBERS: Final = ("mark", "ports")
+_SERVED, _LATER = "served", "later"
+_NUMBERS: Final = ("mark", "ports", "control")
 
 
 class MapShape(NamedTuple):
@@ -58,10 +61,9 @@ def key_bytes(entry: Entry) -> bytes:
     if entry.table == "number":
         return _LENGTH.pack(_NUMBERS.index(entry.key))
     if entry.table == "own":
-        return _key(0, 0, f"{entry.key}")[_LENGTH.size :]
+        return _key(0, 0, entry.key)[_LENGTH.size :]
     if entry.table == "exempt":
-        protocol, port, prefix = entry.key.split(" ")
-        return _key(int(protocol), int(port), prefix)
+        return _exempt_key(entry.key)
     return _key(0, 0, entry.key)
 
 
@@ -70,25 +72,42 @@ def value_bytes(entry: Entry, value: int) -> bytes:
     return value.to_bytes(MAPS[entry.table].value_size, "little")
 
 
-def entry_of(table: Table, key: bytes, value: bytes) -> tuple[Entry, int]:
-    """Return the entry that a map holds. ValueError where it is none that we could have made."""
+def entry_of(table: Table, key: bytes, value: bytes) -> tuple[str, int]:
+    """Return key and value of an entry that a map holds. ValueError where it is none that we could have made."""
     number = int.from_bytes(value, "little")
     if table == "number":
-        return Entry(table, _NUMBERS[_LENGTH.unpack(key)[0]]), number
+        return _NUMBERS[_LENGTH.unpack(key)[0]], number
     if table == "own":
-        return Entry(table, _read(_LENGTH.pack(0) + key)[2].partition("/")[0]), number
-    protocol, port, prefix = _read(key)
-    return Entry(table, f"{protocol} {port} {prefix}" if table == "exempt" else prefix), number
+        return str(_address(key[0], key[4:])), number
+    return (_exempt_text(key) if table == "exempt" else _prefix(key)), number
 
 
-def _key(protocol: int, port: int, prefix: str) -> bytes:
-    network = ip_network(prefix)
-    front = _FRONT.pack(network.version, protocol, port.to_bytes(2, "big"))
-    return _LENGTH.pack(_FRONT_BITS + network.prefixlen) + front + network.network_address.packed.ljust(16, b"\0")
+def _exempt_key(text: str) -> bytes:
+    words = text.split(" ")
+    flags = SERVED if words[0] == _SERVED else 0
+    protocol, port, prefix = words[-3:]
+    if port == _LATER:
+        return _key(int(protocol), 0, prefix, flags | LATER)
+    return _key(int(protocol), int(port), prefix, flags)
 
 
-def _read(key: bytes) -> tuple[int, int, str]:
-    (length,) = _LENGTH.unpack_from(key)
+def _exempt_text(key: bytes) -> str:
     family, protocol, port = _FRONT.unpack_from(key, _LENGTH.size)
-    address = ip_address(key[8 : 12 if family == 4 else 24])  # noqa: PLR2004 - IP version 4
-    return protocol, int.from_bytes(port, "big"), f"{address}/{length - _FRONT_BITS}"
+    served = f"{_SERVED} " if family & SERVED else ""
+    return f"{served}{protocol} {_LATER if family & LATER else int.from_bytes(port, 'big')} {_prefix(key)}"
+
+
+def _key(protocol: int, port: int, prefix: str, flags: int = 0) -> bytes:
+    text, _, length = prefix.partition("/")
+    address = IPv6Address(text) if ":" in text else IPv4Address(text)
+    bits = _FRONT_BITS + (int(length) if length else address.max_prefixlen)
+    front = _FRONT.pack(address.version | flags, protocol, port.to_bytes(2, "big"))
+    return _LENGTH.pack(bits) + front + address.packed.ljust(16, b"\0")
+
+
+def _prefix(key: bytes) -> str:
+    return f"{_address(key[_LENGTH.size], key[8:])}/{_LENGTH.unpack_from(key)[0] - _FRONT_BITS}"
+
+
+def _address(family: int, octets: bytes) -> IPv4Address | IPv6Address:
+    return IPv4Address(octets[:4]) if family & ~(SERVED | LATER) == 4 else IPv6Address(octets)  # noqa: PLR2004 - IPv4

@@ -6,15 +6,18 @@ The programs decide by entries of maps. An `Entry` names map and key as text, so
     ("in", "10.1.0.0/16")             drop what comes from it                  likewise
     ("own", "192.0.2.1")              an address of this node                  1
     ("exempt", "6 443 192.0.2.9/32")  protocol, port (0 0: any) and server     1
+    ("exempt", "17 later …")          its fragments, which have no ports       1
+    ("exempt", "served 6 443 …")      the same of a server at this node        1
     ("number", "mark")                the tunnels' mark                        value, and mask << 32
     ("number", "ports")               ports of the slots                       first, and last << 32
+    ("number", "control")             ports of what `verify` sends in clear    likewise
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, cast
 
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.redirect.program import WAYS, Way
@@ -40,11 +43,21 @@ class Hook(NamedTuple):
 
 
 class Exemption(NamedTuple):
-    """A server that is reached in plaintext: IP protocol and port by number (0, 0: all of it), and its addresses."""
+    """A server that is reached in plaintext: IP protocol and port by number (0, 0: all of it), and its addresses.
+
+    `served`: what goes to it comes in and what comes from it leaves; else it is at the other end.
+    """
 
     prefix: Prefix
     protocol: int = 0
     port: int = 0
+    served: bool = False
+
+    def entry_keys(self) -> tuple[str, ...]:
+        """Return the keys of its entries."""
+        front = f"served {self.protocol}" if self.served else f"{self.protocol}"
+        whole = f"{front} {self.port} {self.prefix}"
+        return (whole, f"{front} later {self.prefix}") if self.protocol else (whole,)
 
 
 class Mark(NamedTuple):
@@ -55,10 +68,13 @@ class Mark(NamedTuple):
 
 
 class Ports(NamedTuple):
-    """UDP ports of the slots, both included."""
+    """UDP ports, both included."""
 
     first: int
     last: int
+
+
+NO_PORTS: Final = Ports(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +89,32 @@ class RedirectSpec:
     mark: Mark
     ports: Ports
     exemptions: frozenset[Exemption] = frozenset()
+    control: Ports = NO_PORTS
+    """Where `verify` sends what it sends in clear: dropped like the rest, and counted apart."""
 
     def hooks(self) -> frozenset[Hook]:
         """Return where programs should stand."""
         return frozenset(Hook(device, way) for device in self.devices for way in WAYS)
 
+    def tables(self) -> dict[Table, Mapping[str, int]]:
+        """Return what the maps should hold: table → key → value."""
+        mark, ports, control = self.mark, self.ports, self.control
+        verdicts = cast("Mapping[str, int]", self.verdicts)
+        return {
+            "number": {
+                "mark": mark.value & mark.mask | mark.mask << 32,
+                "ports": ports.first | ports.last << 32,
+                "control": control.first | control.last << 32,
+            },
+            "own": dict.fromkeys(self.own, 1),
+            "exempt": {key: 1 for one in self.exemptions for key in one.entry_keys()},
+            "in": verdicts,
+            "out": verdicts,
+        }
+
     def entries(self) -> dict[Entry, int]:
-        """Return what the maps should hold."""
-        found = {Entry(table, prefix): one for prefix, one in self.verdicts.items() for table in WAYS}
-        found |= {Entry("own", address): 1 for address in self.own}
-        found |= {Entry("exempt", f"{one.protocol} {one.port} {one.prefix}"): 1 for one in self.exemptions}
-        found[Entry("number", "mark")] = self.mark.value & self.mark.mask | self.mark.mask << 32
-        found[Entry("number", "ports")] = self.ports.first | self.ports.last << 32
-        return found
+        """Return the same, entry by entry."""
+        return {Entry(table, key): value for table, held in self.tables().items() for key, value in held.items()}
 
 
 class Foreign(NamedTuple):
@@ -103,12 +132,17 @@ class Foreign(NamedTuple):
 class RedirectState:
     """What is there of ours, and of others what can redirect."""
 
-    entries: Mapping[Entry, int] = field(default_factory=dict)
+    tables: Mapping[Table, Mapping[str, int]] = field(default_factory=dict)
+    """What the maps hold: table → key → value; thousands of nodes, so compared as a whole."""
     standing: frozenset[Hook] = frozenset()
-    """Where our program, of this version and with the maps of `entries`, is asked first."""
+    """Where our program, of this version and with the maps of `tables`, is asked first."""
     strays: frozenset[Hook] = frozenset()
     """Where there are others of ours: of another version or other maps, behind somebody else's, or twice."""
     foreign: tuple[Foreign, ...] = ()
+
+    def entries(self) -> dict[Entry, int]:
+        """Return what the maps hold, entry by entry."""
+        return {Entry(table, key): value for table, held in self.tables.items() for key, value in held.items()}
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------

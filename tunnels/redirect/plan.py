@@ -7,15 +7,17 @@ that lies inside of one that is dropped is let through by an entry of its own: t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from ipaddress import ip_network
+from typing import NamedTuple
 
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.guard.exemption import NUMBERS
-from linkseal.tunnels.model import Stage
+from linkseal.tunnels.model import V4, Stage
 from linkseal.tunnels.policy import SLOT_PORTS
 from linkseal.tunnels.redirect.model import LET_THROUGH, Exemption, Mark, Ports, RedirectSpec
 from linkseal.tunnels.redirect.reasons import reason_of
-from linkseal.tunnels.world import World, stage_towards
+from linkseal.tunnels.world import World, host_prefix, stage_towards
 
 
 def plan_redirect(
@@ -34,27 +36,58 @@ def plan_redirect(
         for name in sorted(enforced)
         for prefix in owned.get(name, ())
     }
-    others = [prefix for name, prefixes in owned.items() if name not in enforced for prefix in prefixes]
-    holes = {prefix: LET_THROUGH for prefix in (*others, *own) if prefix not in dropped and _inside(prefix, dropped)}
+    others = {prefix for name, prefixes in owned.items() if name not in enforced for prefix in prefixes}
+    candidates = [prefix for prefix in (*sorted(others), *own) if prefix not in dropped]
+    holes = dict.fromkeys(_inside(candidates, dropped), LET_THROUGH)
     return RedirectSpec(
-        frozenset({world.underlay.interface}),
+        frozenset((world.underlay.interface, *world.nics)),
         {**dropped, **holes},
         frozenset((*world.me.addresses, *world.own_addresses)),
         Mark(layout.fwmark, layout.fwmark_mask),
         Ports(layout.port, layout.port + SLOT_PORTS - 1),
         frozenset(_exempt(world)),
+        Ports(layout.probe_port, layout.probe_port + 1),
     )
 
 
 def _exempt(world: World) -> Iterator[Exemption]:
-    return (Exemption(Prefix(one.cidr), NUMBERS[one.protocol], one.port or 0) for one in world.exemptions)
+    """Every open exemption, and once more for what of its addresses belongs to this node."""
+    here = [ip_network(one) for one in (*map(host_prefix, world.me.addresses), *world.me.prefixes)]
+    for one in world.exemptions:
+        protocol, port, there = NUMBERS[one.protocol], one.port or 0, ip_network(one.cidr)
+        yield Exemption(Prefix(str(there)), protocol, port)
+        for own in here:
+            if own.version == there.version and own.overlaps(there):
+                narrower = max(own, there, key=lambda network: network.prefixlen)
+                yield Exemption(Prefix(str(narrower)), protocol, port, served=True)
 
 
-def _inside(prefix: Prefix, dropped: Mapping[Prefix, int]) -> bool:
-    return any(wider in dropped for wider in _wider(prefix))
+def _inside(candidates: Iterable[Prefix], dropped: Iterable[Prefix]) -> Iterator[Prefix]:
+    """Yield what lies in one that is dropped: asked by length, of which there are few."""
+    wider = {_parsed(prefix) for prefix in dropped}
+    lengths = {(one.version, one.length) for one in wider}
+    for prefix in candidates:
+        version, length, bits = _parsed(prefix)
+        whole = 32 if version == V4 else 128
+        if any(
+            family == version and shorter < length and _Parsed(version, shorter, _cut(bits, whole - shorter)) in wider
+            for family, shorter in lengths
+        ):
+            yield prefix
 
 
-def _wider(prefix: Prefix) -> Iterator[Prefix]:
+class _Parsed(NamedTuple):
+    version: int
+    length: int
+    bits: int
+
+
+@lru_cache(maxsize=1 << 16)
+def _parsed(prefix: Prefix) -> _Parsed:
+    """Remembered: the same thousands are asked for in every pass."""
     network = ip_network(prefix)
-    for length in range(network.prefixlen):
-        yield Prefix(str(network.supernet(new_prefix=length)))
+    return _Parsed(network.version, network.prefixlen, int(network.network_address))
+
+
+def _cut(bits: int, zeros: int) -> int:
+    return bits >> zeros << zeros

@@ -12,9 +12,9 @@ only, so that IPv4 options, IPv6 extension headers and fragments are no way past
 where that cannot be read with certainty it is not let through.
 
 Registers   r6 context · r7 where the IP header starts · r8 verdict · r9 where what follows it starts, later "is ours"
-Stack       r10-24 destination key · r10-48 source key (keys.py) · r10-88 header read last · r10-96 source port ·
-            r10-94 destination port · r10-100 index · r10-102 1: ports known, 2: a later fragment · r10-103 1: neighbour
-            discovery · r10-104 protocol
+Stack       r10-24 destination key · r10-48 source key (maps.py) · r10-88 header read last · r10-96 source port ·
+            r10-94 destination port · r10-100 index · r10-102 1: protocol and ports known, 2: a later fragment ·
+            r10-103 1: neighbour discovery · r10-104 protocol
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ WAYS: Final[tuple[Way, ...]] = ("out", "in")
 
 COUNTERS: Final = 8
 """Counters of each direction: 0 malformed, else by the verdict in the map; those of `in` come after those of `out`."""
+
+CONTROL: Final = 4
+"""Counter of what `verify` sends in clear on purpose."""
+
+SERVED: Final = 0x20
+LATER: Final = 0x40
+"""Flags in the family of an exempt key: the server is at this node; for fragments that are not the first."""
 
 PREFIX: Final = "lsl_"
 """Names of our programs and maps begin so."""
@@ -145,16 +152,16 @@ v6:"""
     u8 [r10-104] = r1
     if r1 != 58 goto ports
     r1 = u8 [r10-81]                # neighbour discovery (RFC 4861): hop limit 255, types 133 to 137
-    if r1 != 255 goto match
+    if r1 != 255 goto portless
 """
     + _load("r9", 1, -96)
     + """
-    if r0 s< 0 goto match
+    if r0 s< 0 goto portless
     r1 = u8 [r10-96]
-    if r1 < 133 goto match
-    if r1 > 137 goto match
+    if r1 < 133 goto portless
+    if r1 > 137 goto portless
     u8 [r10-103] = 1
-    goto match
+    goto portless
 fragment:"""
     + _load("r9", 4, -96)
     + """
@@ -170,7 +177,13 @@ ports:
     r1 = u8 [r10-104]
     if r1 == 6 goto read
     if r1 == 17 goto read
-    if r1 != 132 goto match         # TCP, UDP and SCTP begin with their ports
+    if r1 == 132 goto read          # TCP, UDP and SCTP begin with their ports
+    if r1 == 1 goto portless
+    if r1 != 58 goto match          # ICMP has none: exempt by protocol
+portless:
+    u32 [r10-96] = 0
+    u8 [r10-102] = 1
+    goto match
 read:"""
     + _load("r9", 4, -96)
     + """
@@ -184,14 +197,33 @@ match:
 )
 
 
-def _exempt(key: int, port: int, label: str) -> str:
-    """The server of this key by protocol and port, by protocol, by address alone."""
+def _exempt(key: int, port: int, label: str, flag: int = 0) -> str:
+    """Look for the server of this key by protocol and port, by protocol, by address alone; as the one or other end."""
+    family, protocol = key + 4, key + 5
     return (
         f"""
-    r1 = u8 [r10-102]
-    if r1 != 1 goto {label}_any
+    r1 = u8 [r10{family}]
+    r1 |= {flag}
+    u8 [r10{family}] = r1
+    r2 = u8 [r10-102]
+    if r2 == 1 goto {label}_ports
+    if r2 != 2 goto {label}_any
+    r1 |= {LATER}
+    u8 [r10{family}] = r1
     r1 = u8 [r10-104]
-    u8 [r10{key + 5}] = r1
+    u8 [r10{protocol}] = r1
+"""
+        + _find("exempt", key)
+        + f"""
+    if r0 != 0 goto next
+    r1 = u8 [r10{family}]
+    r1 &= {0xFF ^ LATER}
+    u8 [r10{family}] = r1
+    u8 [r10{protocol}] = 0
+    goto {label}_any
+{label}_ports:
+    r1 = u8 [r10-104]
+    u8 [r10{protocol}] = r1
     r1 = u16 [r10{port}]
     u16 [r10{key + 6}] = r1
 """
@@ -203,7 +235,7 @@ def _exempt(key: int, port: int, label: str) -> str:
         + _find("exempt", key)
         + f"""
     if r0 != 0 goto next
-    u8 [r10{key + 5}] = 0
+    u8 [r10{protocol}] = 0
 {label}_any:
 """
         + _find("exempt", key)
@@ -251,17 +283,14 @@ discovery:
 exempt:
 """
     + _exempt(-24, -94, "to")
-    + "    if r9 == 0 goto drop            # answers of an exempt server that is this node\n"
-    + _exempt(-48, -96, "from")
+    + _exempt(-48, -96, "from", SERVED)
 )
 
 _INGRESS: Final = (
     _verdict("in", -48)
     + _find("own", -20)
     + """
-    r9 = 0
     if r0 == 0 goto discovery
-    r9 = 1
     r1 = u8 [r10-104]
     if r1 != 17 goto discovery
     r1 = u8 [r10-102]
@@ -283,8 +312,25 @@ discovery:
     if r1 != 0 goto next
 """
     + _exempt(-48, -96, "from")
-    + "    if r9 == 0 goto drop            # to an exempt server that is this node\n"
-    + _exempt(-24, -94, "to")
+    + _exempt(-24, -94, "to", SERVED)
+    + """
+    r1 = u8 [r10-104]               # what `verify` sends in clear on purpose is dropped, and no alarm
+    if r1 != 17 goto drop
+    r1 = u8 [r10-102]
+    if r1 != 1 goto drop
+    u32 [r10-100] = 2
+"""
+    + _find("number", -100)
+    + f"""
+    if r0 == 0 goto drop
+    r1 = u16 [r10-94]
+    r1 = be16 r1
+    r2 = u32 [r0+0]
+    if r1 < r2 goto drop
+    r2 = u32 [r0+4]
+    if r1 > r2 goto drop
+    r8 = {CONTROL}
+"""
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from linkseal.tunnels.redirect.program import Way
+from linkseal.tunnels.redirect.program import CONTROL, Way
 from linkseal.tunnels.statusparts import PlaintextCount, Reason
 from linkseal.tunnels.world import Peer, PeerLinks
 
@@ -31,9 +31,11 @@ class Drops(NamedTuple):
 
 
 def counts_of(counters: Mapping[tuple[Way, int], Drops]) -> tuple[PlaintextCount, ...]:
-    """Return the counters as a report has them, those of one reason together, without empty ones."""
+    """Return the counters as a report has them: those of one reason together, without empty ones and `verify`'s own."""
     found: dict[tuple[Way, Reason], Drops] = {}
     for (way, number), drops in sorted(counters.items()):
+        if number == CONTROL:
+            continue
         key = (way, REASONS.get(number, "unknown"))
         have = found.get(key, Drops(0, 0))
         found[key] = Drops(have.packets + drops.packets, have.bytes + drops.bytes)

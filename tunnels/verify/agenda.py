@@ -6,7 +6,7 @@ No I/O; times are seconds of a clock that never jumps, and arguments, as is rand
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -86,10 +86,11 @@ class Agenda:
         self._queue += [Task(peer, request) for peer in peers]
         return None
 
-    def due(self, candidates: Collection[str], now: float) -> float | None:
-        """Return when there is something to do; None: never. `candidates`: peers a sample is taken of."""
+    def due(self, candidates: Callable[[], Collection[str]], now: float) -> float | None:
+        """Return when there is something to do; None: never. `candidates`: asked for the peers to take a sample of."""
         if self._next is not None and now >= self._next:
-            chosen = self._chance.sample(sorted(candidates), min(self._sample, len(candidates)))
+            peers = sorted(candidates())
+            chosen = self._chance.sample(peers, min(self._sample, len(peers)))
             waiting = {task.peer for task in self._queue}
             self._queue += [Task(peer) for peer in chosen if peer not in waiting]
             self._next = now + self._interval * self._chance.uniform(1 - JITTER, 1 + JITTER)

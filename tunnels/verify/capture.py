@@ -31,7 +31,7 @@ HEADROOM: Final = 324
 """Bytes of encapsulation around a canary in clear: VXLAN and Geneve over IPv6 take 70, Geneve's options 252 more."""
 
 MAX_INTERFACES: Final = 32
-"""Of the underlay: a host with more (virtual functions) is watched where its addresses are."""
+"""Of further hardware: a host with more (virtual functions) is watched where its addresses are."""
 
 DRAIN: Final = 4096
 """Packets read in one go at most; more than that waiting is counted as a loss."""
@@ -40,6 +40,7 @@ BUFFER: Final = 2 << 20
 """Bytes for each interface: 1,000 packets of this size, 100 ms of 10,000 a second."""
 
 _ETH_P_ALL: Final = 3
+_PACKET_OUTGOING: Final = 4  # linux/if_packet.h
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6  # linux/if_packet.h
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
 _SIOCGIFFLAGS, _IFF_UP, _IFF_LOOPBACK = 0x8913, 1, 8  # linux/sockios.h, linux/if.h
@@ -48,38 +49,44 @@ _RTM_GETROUTE, _RTA_DST, _RTA_OIF, _RTA_MARK = 26, 1, 4, 16  # linux/rtnetlink.h
 
 
 class _Socket(NamedTuple):
-    name: str
     place: Place
+    outgoing: bool
+    """What leaves by it counts too."""
     socket: socket.socket
 
 
 class Capture:
     """Sockets on some interfaces, whose packets go through a sieve. HostError if none of the underlay can be had."""
 
-    def __init__(self, sieve: Sieve, underlay: Collection[str], *, arriving: bool) -> None:
-        """`arriving`: watch the slots and the probe device too, where canaries come out of the tunnel."""
+    def __init__(self, sieve: Sieve, underlay: Iterable[str], others: Iterable[str], *, arriving: bool) -> None:
+        """Watch the interfaces that carry the tunnels (`underlay`), and other hardware.
+
+        `arriving`: this is the far end, so the slots and the probe device too, where canaries come out of the tunnel.
+        What it then sends on by other hardware is on its way to a pod there, and no leak.
+        """
         self._sieve = sieve
         self._sockets: list[_Socket] = []
         self._lost = 0
         self._end: End | None = None
-        places = [(name, Place.UNDERLAY) for name in underlay]
+        places = {name: (Place.UNDERLAY, True) for name in underlay if name not in OURS}
+        places |= {name: (Place.UNDERLAY, not arriving) for name in others if name not in places}
         if arriving:
-            places += [(name, Place.SLOT) for name in SLOTS] + [(PROBE_PEER, Place.PROBE)]
+            places |= dict.fromkeys(SLOTS, (Place.SLOT, False)) | {PROBE_PEER: (Place.PROBE, False)}
         try:
-            for name, place in places:
-                self._open(name, place)
+            for name, (place, outgoing) in places.items():
+                self._open(name, place, outgoing=outgoing)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, name: str, place: Place) -> None:
+    def _open(self, name: str, place: Place, *, outgoing: bool) -> None:
         try:
             found = _packet_socket(name)
         except OSError as error:
             if error.errno in (errno.ENODEV, errno.ENXIO, errno.ENETDOWN):
                 return  # a slot that is not there carries nothing; too few of the underlay is judged by the number
             raise HostError(f"cannot capture on {name}: {error.strerror}", errno=error.errno) from error
-        self._sockets.append(_Socket(name, place, found))
+        self._sockets.append(_Socket(place, outgoing, found))
 
     def filenos(self) -> list[int]:
         """File descriptors, for the event loop."""
@@ -95,12 +102,13 @@ class Capture:
         """Whether everything was read."""
         for _ in range(DRAIN):
             try:
-                packet = one.socket.recv(CANARY_SIZE + HEADROOM)
+                packet, address = one.socket.recvfrom(CANARY_SIZE + HEADROOM)
             except BlockingIOError:
                 return True
             except OSError:  # the interface went down or away: what crossed it meanwhile is not known
                 return False
-            self._sieve.look(packet, one.place)
+            if one.outgoing or address[2] != _PACKET_OUTGOING:
+                self._sieve.look(packet, one.place)
         return False
 
     def look(self) -> End:
@@ -124,16 +132,14 @@ class Capture:
         self._sockets.clear()
 
 
-def underlay_interfaces(named: Iterable[str]) -> list[str]:
-    """Return what is to be watched: interfaces with hardware behind them that are up, and `named`; none of ours.
+def other_hardware(named: Collection[str]) -> list[str]:
+    """Return the interfaces beside `named` that have hardware behind them and are up, MAX_INTERFACES at most.
 
-    A bond, bridge or VLAN is seen at its hardware; a NIC without any (in a virtual machine of another kind, or in a
-    namespace) because the tunnels use it.
+    A bond, bridge or VLAN is seen at its hardware, whoever carries the tunnels; a NIC without any (a namespace's) only
+    because the tunnels use it.
     """
-    chosen = dict.fromkeys(name for name in named if name not in OURS)
-    hardware = [name for _, name in socket.if_nameindex() if Path(f"/sys/class/net/{name}/device").exists()]
-    chosen |= dict.fromkeys(name for name in hardware if name not in OURS and _is_up(name))
-    return list(chosen)[:MAX_INTERFACES]
+    hardware = (name for _, name in socket.if_nameindex() if Path(f"/sys/class/net/{name}/device").exists())
+    return [name for name in hardware if name not in named and _is_up(name)][:MAX_INTERFACES]
 
 
 def route_interface(host: str, mark: int) -> str | None:

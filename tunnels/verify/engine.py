@@ -21,7 +21,7 @@ from linkseal.tunnels.addressing import PROBE, PROBE_PEER, ProbeRange
 from linkseal.tunnels.model import Family, family_of
 from linkseal.tunnels.probe.packet import encode_udp
 from linkseal.tunnels.probe.sockets import DeviceGone, PacketSocket, UdpMessage, UdpSocket
-from linkseal.tunnels.verify.capture import Capture, route_interface, underlay_interfaces
+from linkseal.tunnels.verify.capture import Capture, other_hardware, route_interface
 from linkseal.tunnels.verify.errand import Canary, Control, Errand
 from linkseal.tunnels.verify.frames import Sieve, Tunnel
 from linkseal.tunnels.verify.judge import Way, enough
@@ -243,15 +243,14 @@ class VerifyEngine:
         """A capture that is read as packets come. HostError."""
         routes = (route_interface(host, self._settings.mark) for host in hosts)
         named = (*self._nics(), *(name for name in routes if name is not None))
-        capture = Capture(Sieve(wanted, tunnel), underlay_interfaces(named), arriving=arriving)
+        capture = Capture(Sieve(wanted, tunnel), named, other_hardware(named), arriving=arriving)
         for fileno in capture.filenos():
             asyncio.get_running_loop().add_reader(fileno, capture.read)
         return capture
 
     def _end_capture(self, capture: Capture) -> None:
         for fileno in capture.filenos():
-            if self._loop is not None:
-                self._loop.remove_reader(fileno)
+            asyncio.get_running_loop().remove_reader(fileno)
         capture.close()
 
 

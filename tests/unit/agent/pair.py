@@ -23,6 +23,7 @@ from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.agent.worker import Job, Result, Worker
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import ActiveFindings
+from linkseal.tunnels.guard.readings import Readings
 from linkseal.tunnels.host.host import Failure, Features
 from linkseal.tunnels.model import LinkKey, Observed, Step
 from linkseal.tunnels.probe.outcomes import Proof
@@ -36,6 +37,15 @@ T = NOW.timestamp()
 CA = CertificateAuthority.create("test", NOW - timedelta(days=30), timedelta(days=90))
 
 
+class NoCounters:
+    """A guard that has counted nothing."""
+
+    table = "linkseal_guard"
+
+    def readings(self, _guard: object) -> Readings:
+        return Readings()
+
+
 class MemoryHost:
     """What the worker needs of `linkseal.tunnels.host.host.Host`; refuses the steps that `refuse` picks."""
 
@@ -43,6 +53,7 @@ class MemoryHost:
 
     def __init__(self, addresses: list[str]) -> None:
         self.kernel = FakeHost(addresses)
+        self.guard = NoCounters()
         self.refuse: Callable[[Step], bool] = lambda _step: False
 
     def features(self) -> Features:

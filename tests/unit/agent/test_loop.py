@@ -28,6 +28,7 @@ from linkseal.tunnels.model import LinkKey
 from linkseal.tunnels.probe.outcomes import Diagnosis, Lost
 from linkseal.tunnels.register import Snapshot
 from linkseal.tunnels.settings import parse_agent_settings
+from linkseal.tunnels.world import Layout, Me, Underlay, World
 from unit.keys.cluster import GOOD, ONE, authority, policy
 
 LOST = Lost(LinkKey("n2", 1, 1), Diagnosis(LinkKey("n2", 1, 1), "LS2001", "gone"))
@@ -211,7 +212,9 @@ async def test_probes_without_a_port_are_a_finding_that_goes_when_there_is_one(
 
     monkeypatch.setattr(agent.agent._prober, "show", show)
     monkeypatch.setattr(agent.agent._paths, "set_world", lambda _: None)
-    monkeypatch.setattr(agent.worker, "world", object())
+    monkeypatch.setattr(agent.agent._proofs, "show", lambda _: None)
+    me = Me("n1", 1, (), (), ())
+    monkeypatch.setattr(agent.worker, "world", World(me, Layout(), Underlay("eth0", 1500, frozenset())))
 
     def shown() -> list[str]:
         return [finding.code for finding in ActiveFindings.shown(agent.findings, 4e9)]

@@ -9,7 +9,7 @@ import pytest
 from linkseal.keys.errors import DirectoryError, HostError
 from linkseal.tunnels.agent.requests import RequestDesk
 from linkseal.tunnels.status import MAX_REQUESTS, Request, RequestStatus, to_json
-from unit.agent.pair import T, sealed_pair
+from unit.agent.pair import Node, T, sealed_pair, view
 
 ROTATE = Request("r1", "rotate", T)
 
@@ -91,3 +91,48 @@ async def test_what_is_still_asked_stays_answered_however_many_were_before(tmp_p
     assert a.keyring.generations.numbers == (1,)
     assert desk.states(T)["a"].state == "done"
     assert len(desk.states(T)) == MAX_REQUESTS
+
+
+async def ready(a: Node, report: str | None = None) -> RequestDesk:
+    desk = RequestDesk(a.worker)
+    await desk.remember(Directory(report))  # type: ignore[arg-type]
+    return desk
+
+
+async def test_a_verification_is_handed_on_once_and_answered_as_it_goes(tmp_path: Path) -> None:
+    a, _ = sealed_pair(tmp_path)
+    desk = await ready(a)
+    requests = [Request("v1", "verify", T, ("n2",)), Request("v2", "verify", T)]
+    for _ in range(2):
+        desk.take(requests, T)
+    assert desk.verifications() == {"v1": ("n2",), "v2": ()}
+    assert desk.verifications() == {}
+    assert desk.states(T)["v1"] == RequestStatus("verify", "running", "")
+    desk.verified("v2", "1 of 2", over=False)
+    desk.verified("v1", "1 of 1: proven 1", over=True)
+    desk.verified("v0", "nobody asked", over=True)
+    assert dict(desk.states(T)) == {
+        "v1": RequestStatus("verify", "done", "1 of 1: proven 1"),
+        "v2": RequestStatus("verify", "running", "1 of 2"),
+    }
+
+
+async def test_a_verification_that_a_restart_ended_is_failed_and_says_so(tmp_path: Path) -> None:
+    """Its results are not known: it must not look as if it went on."""
+    a, _ = sealed_pair(tmp_path)
+    running = {"v1": RequestStatus("verify", "running", "1 of 2")}
+    desk = await ready(a, to_json("n1", replace(a.status(T), requests=running)))
+    desk.take([Request("v1", "verify", T)], T)
+    assert desk.states(T)["v1"].state == "failed"
+    assert "ask again" in desk.states(T)["v1"].message
+    assert desk.verifications() == {}
+
+
+@pytest.mark.parametrize("stage", ["off", "prepare"])
+async def test_where_traffic_is_plaintext_there_is_nothing_to_verify(tmp_path: Path, stage: str) -> None:
+    a, b = sealed_pair(tmp_path)
+    a.run(T, view=view(a, b, stage=stage))
+    desk = await ready(a)
+    desk.take([Request("v1", "verify", T)], T)
+    assert desk.states(T)["v1"].state == "refused"
+    assert desk.verifications() == {}

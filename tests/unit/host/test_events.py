@@ -63,11 +63,12 @@ def test_an_address_whose_lifetime_is_renewed_is_no_news() -> None:
     assert judge(one, 20, address("2001:db8::1")) == {Aspect.LINKS}
 
 
-@pytest.mark.parametrize(("ours", "other"), [(51820, 51821), (51820, 254), (200, 201), (200, 51820)])
+@pytest.mark.parametrize(("ours", "other"), [(51820, 51822), (51820, 254), (200, 202), (200, 51820)])
 def test_routes_of_our_table_only(ours: int, other: int) -> None:
     one = Judge(ours)
     for kind in (24, 25):
         assert judge(one, kind, route(ours)) == {Aspect.ROUTES}
+        assert judge(one, kind, route(ours + 1)) == {Aspect.ROUTES}, "the floors"
         assert judge(one, kind, route(other)) == set()
 
 
@@ -78,6 +79,15 @@ def test_nft_tables_of_our_name_only() -> None:
         assert judge(one, 10 << 8 | kind, nft("linkseal2"), NETFILTER) == set()
     assert judge(one, 10 << 8 | 15, nft("linkseal"), NETFILTER) == set(), "the generation, told after every change"
     assert judge(one, 1 << 8 | 0, nft("linkseal"), NETFILTER) == set(), "conntrack"
+
+
+def test_the_guards_tables_but_not_what_packets_write_there() -> None:
+    one = Judge(TABLE, "guard")
+    for kind in (0, 2, 3, 5, 6, 8, 9, 11, 12, 14):
+        assert judge(one, 10 << 8 | kind, nft("guard"), NETFILTER) == {Aspect.GUARD}
+    for kind in (12, 14):
+        told = nft("guard") + attribute_text(2, "flow_out4")
+        assert judge(one, 10 << 8 | kind, told, NETFILTER) == set()
 
 
 def test_after_lost_notifications_known_links_are_news_again() -> None:

@@ -1,4 +1,4 @@
-"""The program on a NIC of this kernel, by tcx where there is and by clsact, in namespaces of their own; needs no WireGuard.
+"""The program on a NIC of this kernel, by tcx where there is and by clsact; needs no WireGuard.
 
 tests/kernel/test_redirect.py runs the same in the lab kernel, which has no tcx.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from ground.hosts import sh
 from ground.redirects import (
+    EVERYTHING,
     FRAMES,
     POD,
     REMOTE_POD,
@@ -118,13 +119,13 @@ def test_a_filter_of_the_same_preference_that_came_first_is_put_behind_ours() ->
 
 
 def test_a_preference_that_another_kind_of_filter_has_is_told_as_open() -> None:
-    sh("tc qdisc add dev nic clsact; tc filter add dev nic egress pref 1 protocol ip u32 match u32 0 0 classid ffff:1")
+    sh(f"tc qdisc add dev nic clsact; tc filter add dev nic egress pref 1 protocol ip {EVERYTHING}")
     with by_clsact()() as ours:
         reconcile(ours)
         state = ours.observe()
         assert state.standing == {Hook("nic", "in")}
         found = judge(NIC, state, able=True)
-        assert (found.redirects, found.message) == ("open", "tc filter u32 on nic egress")
+        assert (found.redirects, found.message) == ("open", "tc filter bpf on nic egress")
 
 
 def test_a_process_that_may_not_open_programs_puts_new_ones_in_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
