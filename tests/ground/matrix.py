@@ -55,6 +55,9 @@ PATIENCE = 90.0
 STILL = 2.0
 """Seconds without plaintext before a lab enters enforce, which is 30 s in life: there is no traffic yet."""
 
+NO_VERIFY: Mapping[str, Any] = {"verify": {"interval": 0}}
+"""A verification sends canaries in clear on purpose, as its control: here they would be taken for leaks."""
+
 CONNECTIONS = 4
 
 ROWS = "LINKSEAL_MATRIX_ROWS"
@@ -130,7 +133,7 @@ class Walk:
 
     def __init__(self, cell: Cell, policy: Mapping[str, Any] | None = None) -> None:
         self.cell = cell
-        self._policy = policy or {}
+        self._policy = {**NO_VERIFY, **(policy or {})}
         self.name = f"m{os.getpid()}x{next(_serial)}"
         self.rows: list[Row] = []
         self._stack = contextlib.ExitStack()
