@@ -7,7 +7,7 @@ ARGS ?=
 COMPILE := $(GROUND)/setup lock pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help demo test test-unit test-kernel lint format bench lock
+.PHONY: help demo test test-unit test-kernel lint format bench matrix lock
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -38,6 +38,10 @@ format:  ## ruff's formatter and its safe fixes
 bench:  ## ratios against what is made by hand
 	@$(GROUND)/setup test
 	@PYTHONPATH=tests $(BIN)/python -m ground.run bench $(ARGS)
+
+matrix:  ## every fault of the lab in every cell: takes over an hour (ARGS="-k kernel-overlay"; docs/matrix.md)
+	@$(GROUND)/setup matrix
+	@PYTHONPATH=tests $(BIN)/python -m ground.run matrix $(ARGS)
 
 lock:  ## pin all dependencies anew in requirements*.lock (needs the network)
 	@$(COMPILE) pyproject.toml --extra kubernetes --output-file requirements.lock

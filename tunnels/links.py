@@ -321,13 +321,14 @@ class LinkBook:
     def provocations(self, now: float) -> list[LinkKey]:
         """Return links whose peer is to be removed and added anew, which lifts the kernel's limit on handshakes.
 
-        Never the one that carries traffic, unless its session is known to be gone. Doubles its pause from 1 s to 60 s
-        for ever: one dead peer costs little.
+        Never the one that carries traffic, unless its session is known to be gone, or it had none since its device was
+        made. Doubles its pause from 1 s to 60 s for ever: one dead peer costs little.
         """
         due: list[LinkKey] = []
         for key, record in self.records.items():
             carries = self.current.get(key.peer) == record.pair
-            if not self._unanswered(record, now) or (carries and record.session_lost_at is None):
+            has_session = record.session_lost_at is None and record.kernel_handshake > 0
+            if not self._unanswered(record, now) or (carries and has_session):
                 continue
             if now < max(record.next_provoke, record.since + (FIRST_PROVOKE if record.initiator else HELP_AFTER)):
                 continue

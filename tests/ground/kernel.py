@@ -2,10 +2,12 @@
 
     kernel.py probe     exit 0 if the running kernel has what the tests need, else say what it lacks
     kernel.py build     make sure the lab kernel is in the cache; print its path
+    kernel.py fast      the same for the one whose WireGuard timers are divided by ten
 
 The lab kernel is a User-Mode Linux kernel (an ordinary program that is a kernel), compiled from Debian's own
 `linux-source` package with tests/ground/lab-kernel.config. It lies in the cache under a hash of that file and of the
-package's version, so that a second clone, or a second run, builds nothing.
+package's version, so that a second clone, or a second run, builds nothing. What was compiled is kept beside it, packed:
+the fast kernel differs in one header and compiles half a minute with that, four without.
 
 Only the standard library: this runs before there is a virtual environment.
 """
@@ -20,12 +22,28 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 SOURCE_PACKAGE = "linux-source-6.1"
 """Debian 12's kernel source: has WireGuard, and nftables with netdev egress."""
 
 CONFIG = Path(__file__).with_name("lab-kernel.config")
+
+TIMERS = "drivers/net/wireguard/messages.h"
+
+FAST = {
+    "REKEY_TIMEOUT = 5,": "REKEY_TIMEOUT = 1,",  # in whole seconds: half of one cannot be said
+    "REKEY_AFTER_TIME = 120,": "REKEY_AFTER_TIME = 12,",
+    "REJECT_AFTER_TIME = 180,": "REJECT_AFTER_TIME = 18,",
+    "KEEPALIVE_TIMEOUT = 10,": "KEEPALIVE_TIMEOUT = 1,",
+    "MAX_TIMER_HANDSHAKES = 90 /": "MAX_TIMER_HANDSHAKES = 9 /",
+}
+"""What the fast kernel's TIMERS says instead: a session ends after 18 s, so that what bites only then can be tested.
+A receiver renews a session REJECT_AFTER_TIME - KEEPALIVE_TIMEOUT - REKEY_TIMEOUT after its begin: 16 s, after 12 s."""
+
+PACKED = "objects.tar.gz"
+"""Beside a kernel: all that its build made, so that another like it need not."""
 
 OBJECTS = 1000
 """Compiler lines of a whole build; only for saying how far it is."""
@@ -70,15 +88,16 @@ def source_version() -> str:
     return done.stdout.strip()
 
 
-def lab_kernel() -> Path:
+def lab_kernel(*, fast: bool = False) -> Path:
     """Path of the lab kernel of this clone's configuration, built or not."""
-    key = hashlib.sha256(CONFIG.read_bytes() + source_version().encode()).hexdigest()[:16]
-    return cache_folder() / "kernel" / key / "linux"
+    edits = repr(sorted(FAST.items())) if fast else ""
+    key = hashlib.sha256(CONFIG.read_bytes() + source_version().encode() + edits.encode()).hexdigest()[:16]
+    return cache_folder() / "kernel" / (f"fast-{key}" if fast else key) / "linux"
 
 
-def build() -> Path:
+def build(*, fast: bool = False) -> Path:
     """Build the lab kernel unless the cache has it; two runs at once build it once."""
-    kernel = lab_kernel()
+    kernel = lab_kernel(fast=fast)
     kernel.parent.mkdir(parents=True, exist_ok=True)
     with (kernel.parent / "lock").open("w") as lock:
         try:
@@ -87,12 +106,13 @@ def build() -> Path:
             say("another run is building it: waiting for that")
             fcntl.flock(lock, fcntl.LOCK_EX)
         if not kernel.exists():
-            _build_into(kernel)
-        _point_current_at(kernel.parent)
+            _build_into(kernel, FAST if fast else {})
+        if not fast:
+            _point_current_at(kernel.parent)
     return kernel
 
 
-def _build_into(kernel: Path) -> None:
+def _build_into(kernel: Path, edits: Mapping[str, str]) -> None:
     """Unpack, configure, compile, install; a failed build leaves its log and tree for a look."""
     began = time.monotonic()
     folder, log = kernel.parent, kernel.parent / "build.log"
@@ -102,13 +122,44 @@ def _build_into(kernel: Path) -> None:
     say(f"unpacking {SOURCE_PACKAGE} {source_version()}")
     _logged(["tar", "-xf", f"/usr/src/{SOURCE_PACKAGE}.tar.xz", "-C", str(folder / "tree")], log)
     tree = folder / "tree" / SOURCE_PACKAGE
-    _configure(tree, log)
+    unpacked = time.time()
+    packed = next((path for path in (folder / PACKED, lab_kernel().with_name(PACKED)) if path.exists()), None)
+    if packed is not None:
+        _logged(["tar", "-xzf", str(packed), "-C", str(tree)], log)
+    else:
+        _configure(tree, log)
+    _edit(tree / TIMERS, edits)
     _compile(tree, log)
+    if packed is None and not edits:
+        _pack(tree, folder, unpacked)
     shutil.copy2(tree / ".config", folder / "config")
     subprocess.run(["strip", "-o", str(folder / "linux.new"), str(tree / "linux")], check=True)
     (folder / "linux.new").rename(kernel)
     shutil.rmtree(folder / "tree")
     say(f"built in {clock(time.monotonic() - began)}, kept as {kernel}")
+
+
+def _edit(header: Path, edits: Mapping[str, str]) -> None:
+    text = header.read_text()
+    for old, new in edits.items():
+        if text.count(old) != 1:
+            raise BuildError(f"{header} does not say `{old}` once: this kernel source is another one, see FAST")
+        text = text.replace(old, new)
+    if edits:
+        header.write_text(text)
+
+
+def _pack(tree: Path, folder: Path, since: float) -> None:
+    """Keep what a build made: all that is newer than the source, whose files have dates of their own."""
+    made = [
+        str(path.relative_to(tree))
+        for path in tree.rglob("*")
+        if (path.is_symlink() or path.is_file()) and path.lstat().st_mtime >= since
+    ]
+    aside = folder / f".{PACKED}"
+    command = ["tar", "-czf", str(aside), "-C", str(tree), "--no-recursion", "-T", "-"]
+    subprocess.run(command, input="\n".join(made), text=True, check=True)
+    aside.rename(folder / PACKED)
 
 
 def _configure(tree: Path, log: Path) -> None:
@@ -195,9 +246,9 @@ def main(arguments: list[str]) -> int:
             f"the running kernel lacks {', '.join(missing)}" if missing else "the running kernel has all that is needed"
         )
         return 1 if missing else 0
-    if arguments == ["build"]:
+    if arguments in (["build"], ["fast"]):
         try:
-            print(build())
+            print(build(fast=arguments == ["fast"]))
         except BuildError as error:
             say(str(error))
             return 1

@@ -1,4 +1,4 @@
-"""Run the tests: `run.py all|unit|kernel|lint|bench [pytest arguments]`; the Makefile calls it.
+"""Run the tests: `run.py all|unit|kernel|lint|bench|matrix [pytest arguments]`; the Makefile calls it.
 
     lint ────────────────────┐
     unit and property tests ─┼─► kernel tests, shared out over several lab kernels side by side ─► table, exit status
@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from ground import kernel
+from ground import kernel, matrixrun
 from ground.suites import ROOT, Result, Runner, say
 
 LINT = (
@@ -49,7 +49,8 @@ UNKNOWN_TEST_SECONDS = 3.0
 
 DURATIONS = kernel.cache_folder() / "durations.json"
 
-HOST_TESTS = "not kernel and not labkernel"
+HOST_TESTS = "not kernel and not labkernel and not matrix"
+KERNEL_TESTS = "kernel and not matrix"
 
 
 class Selection:
@@ -142,7 +143,7 @@ class Session:
 
     def kernel(self) -> list[Result]:
         files = self._selection.files("kernel")
-        results = self._in_kernel("kernel", files, "kernel", ["-v"], SHARDS) if files else []
+        results = self._in_kernel("kernel", files, KERNEL_TESTS, ["-v"], SHARDS) if files else []
         return results + self._once_more(results)
 
     def _once_more(self, results: Sequence[Result]) -> list[Result]:
@@ -154,7 +155,7 @@ class Session:
         if not 0 < len(failed) <= ONCE_MORE:
             return []
         say(f"{len(failed)} failed; once more, with nothing beside: {', '.join(failed)}")
-        again = self._in_kernel("again", failed, "kernel", ["-v"], 1)
+        again = self._in_kernel("again", failed, KERNEL_TESTS, ["-v"], 1)
         if not any(result.failed for result in again) and sum(result.passed for result in again) == len(failed):
             for result in results:
                 given = [name for name in result.failures if name in failed]
@@ -259,7 +260,7 @@ def interruptible(work: Callable[[], list[Result]], runner: Runner) -> list[Resu
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["all", "unit", "kernel", "lint", "bench"])
+    parser.add_argument("what", choices=["all", "unit", "kernel", "lint", "bench", "matrix"])
     what, rest = parser.parse_known_args(arguments)
     selection = Selection(rest)
     folder = Path(tempfile.mkdtemp(prefix="linkseal-tests-"))
@@ -271,6 +272,7 @@ def main(arguments: Sequence[str]) -> int:
         "kernel": session.only_kernel,
         "lint": session.lint,
         "bench": session.only_bench,
+        "matrix": lambda: matrixrun.walk(runner, selection.options),
     }[what.what]
     began = time.monotonic()
     results = interruptible(work, runner)

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_interface
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Final, Literal, overload
 
-from linkseal.keys.errors import ConfigError
+from linkseal.keys.errors import ConfigError, HostError
 from linkseal.tunnels.lab import namespaces
 from linkseal.tunnels.lab.capture import Capture
 from linkseal.tunnels.lab.forked import ForkedProcess
@@ -33,6 +33,14 @@ MOST_NODES = 89
 
 VXLAN_PORT = 8472
 """Linux's and flannel's default."""
+
+
+_GATEWAYS: Final = {
+    "": ("192.0.2.1", "2001:db8::1"),
+    "nat": ("198.51.100.1", "2001:db8:a::1"),
+    "narrow": ("203.0.113.1", "2001:db8:b::1"),
+}
+"""Of a node, by what it is behind."""
 
 
 class Pod(Namespace):
@@ -167,6 +175,20 @@ class Cluster(Sequence[Node]):
             capture.file.unlink(missing_ok=True)
         namespaces.remove([space.ns for space in self.namespaces()])
 
+    def new_nic(self, node: Node, *, plugged: bool = True) -> None:
+        """Delete a node's NIC and make it anew: same name, addresses and routes, nothing else. HostError.
+
+        `plugged` False: its port on the bridge stays down.
+        """
+        if node.behind or self.cni == "vxlan":
+            raise HostError(f"the NIC of {node.name} carries more than is known here (a router, VXLAN devices)")
+        uplink = f"up{node.index}"
+        self.wire.ip(f"link del {uplink}")
+        namespaces.ip_batch([_veth(node.ns, "eth0", self.wire.ns, uplink, self.mtu)])
+        self.wire.ip(f"link set {uplink} master br0 {'up' if plugged else 'down'}")
+        routes = _default_routes(self.families, *_GATEWAYS[""]) if self.outside else ()
+        node.ip("link set eth0 up", *_addresses(node, "eth0", self.families), *routes, *self._routes_to_peers(node))
+
     def _build(self, narrow: Mapping[int, int]) -> None:
         namespaces.ip_batch(f"netns add {space.ns}" for space in self.namespaces())
         for space in self.namespaces():
@@ -227,11 +249,7 @@ class Cluster(Sequence[Node]):
         yield from _addresses(node, "eth0", self.families)
         for cidr in node.pod_cidrs:
             yield f"address add {_gateway(cidr)} dev cni0{_nodad(cidr)}"
-        gateway4, gateway6 = {
-            "": ("192.0.2.1", "2001:db8::1"),
-            "nat": ("198.51.100.1", "2001:db8:a::1"),
-            "narrow": ("203.0.113.1", "2001:db8:b::1"),
-        }[node.behind]
+        gateway4, gateway6 = _GATEWAYS[node.behind]
         if node.behind or self.outside:
             yield from _default_routes(self.families, gateway4, gateway6)
 

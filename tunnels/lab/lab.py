@@ -123,6 +123,10 @@ class Lab:
         """Of one node's files."""
         return self.folder / "nodes" / node.name
 
+    def state(self, node: Node) -> Path:
+        """A node's state directory, as its agent sees it: there may be a disk of its own on it."""
+        return self.node_folder(node) / "state"
+
     def config(self, node: Node) -> Path:
         """An agent's settings file."""
         return self.node_folder(node) / "agent.yaml"
@@ -136,7 +140,7 @@ class Lab:
             "node": node.name,
             "uid": f"uid-{node.name}",
             "directory": {"path": str(self.directory)},
-            "stateDirectory": str(folder / "state"),
+            "stateDirectory": str(self.state(node)),
             "runDirectory": str(folder / "run"),
             "wireguard": {"driver": self.record.spec.driver},
             "statusInterval": 1,
@@ -183,6 +187,10 @@ class Lab:
         settings = load_agent_settings(self.config(node))
         self._remember(node.name, node.fork(agent.run, settings, folder=self.node_folder(node)).pid)
         return True
+
+    def restore(self, node: Node) -> int:
+        """Do what the boot unit does, from the node's disk alone; the number of steps it took. HostError."""
+        return int(node.fork(agent.restore, load_agent_settings(self.config(node))).result(PATIENCE))
 
     def start_all(self) -> None:
         """Start the controller and every agent."""

@@ -151,6 +151,10 @@ class Namespace:
         """Run `ip` lines inside, in one process."""
         ip_batch(lines, namespace=self.ns)
 
+    def tc(self, *lines: str) -> None:
+        """Run `tc` lines inside, in one process."""
+        ip_batch(lines, namespace=self.ns, tool="tc")
+
     def fork(
         self, target: Callable[..., Any], *args: Any, private: Iterable[str] = (), folder: Path | None = None
     ) -> ForkedProcess:
