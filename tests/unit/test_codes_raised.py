@@ -16,7 +16,6 @@ LATER: dict[str, str] = {
     **dict.fromkeys([f"LS500{n}" for n in range(1, 9)], "the guard"),
     **dict.fromkeys([f"LS510{n}" for n in range(1, 5)], "stages"),
     **dict.fromkeys([f"LS520{n}" for n in range(1, 4)], "verify"),
-    "LS4014": "metrics",
 }
 """Code → milestone."""
 

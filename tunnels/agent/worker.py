@@ -115,6 +115,8 @@ class Worker:
         self.world: World | None = None
         self.features = host.features()
         self.door = self.features.door
+        self.healed = 0
+        """Steps that undid what others had done."""
         self._known = known
         self._adopted = False
         self._settled = False
@@ -327,6 +329,7 @@ class Worker:
         steps = [step for step in undone if step not in failed]
         if not steps:
             return
+        self.healed += len(steps)
         lines = render_steps(steps)
         shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")  # noqa: PLR2004
         _LOG.warning("%s drift healed: %s", codes.DRIFT_HEALED, shown)
