@@ -104,6 +104,20 @@ class Rule(NamedTuple):
     fwmark: tuple[int, int] | None = None
 
 
+class ForeignRule(NamedTuple):
+    """A rule that is not one of ours as `Rule` could say it, whoever made it."""
+
+    family: Family
+    priority: int
+    table: int | None
+    """None: it looks nothing up (goto, blackhole, unreachable, prohibit, l3mdev)."""
+    fwmark: tuple[int, int] | None = None
+    limited: bool = False
+    """It takes only some packets: by source, interface, port, user, or by what it does not match."""
+    longer_than: int = -1
+    """Routes of this length or shorter do not count in it (suppress_prefixlength)."""
+
+
 class Chain(NamedTuple):
     """A base chain of ours with its rules, each rule the canonical JSON text of its `expr` list."""
 
@@ -161,6 +175,10 @@ class Observed:
     routes: Mapping[tuple[int, Prefix], Route] = field(default_factory=dict)
     rules: frozenset[Rule] = frozenset()
     nft: Ruleset | None = None
+    foreign_rules: frozenset[ForeignRule] = frozenset()
+    foreign_routes: frozenset[tuple[int, Prefix]] = frozenset()
+    """(table, prefix) of what is not ours in our table, in those that rules before ours look up, and of addresses in
+    the table `local`."""
 
 
 # --- steps ---------------------------------------------------------------------------------------------------------

@@ -22,9 +22,10 @@ from linkseal.tunnels.agent.worker import Result, Worker
 from linkseal.tunnels.findings import HOST_SUBJECT
 from linkseal.tunnels.links import LinkBook
 from linkseal.tunnels.metrics import BUCKETS, MAX_PEERS, Heard, LoopFigures, Picture
-from linkseal.tunnels.model import LinkKey
+from linkseal.tunnels.model import LinkKey, Stage
 from linkseal.tunnels.settings import EndpointSetting
 from linkseal.tunnels.status import NodeStatus, RequestStatus
+from linkseal.tunnels.truth import Untrue, untrue
 
 _LOG: Final = logging.getLogger("linkseal.agent")
 
@@ -34,6 +35,9 @@ LISTEN_RETRY: Final = 60.0
 POLLS: Final = 3
 GRACE: Final = 60.0
 """An agent that has not turned for three polls and this many seconds hangs: nft may take 30 s, twice in a pass."""
+
+
+UNTRUE_CODES: Final = frozenset({codes.DATA_PATH, codes.FOREIGN_RULE, codes.ROUTING_COLLISION})
 
 
 class _Done(Protocol):
@@ -52,6 +56,8 @@ class Insight:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._turned = steady_now()
+        self._touched = False
+        """The last pass changed something, so that what it had seen before is out of date."""
         self._unserved: tuple[float, str] | None = None
         """Since when (Unix seconds) and why no metrics are served."""
         self.picture = Picture()
@@ -65,8 +71,10 @@ class Insight:
         try:
             done = work()
         except Exception:
+            self._touched = True
             self._count(began, failed=1, ready=False)
             raise
+        self._touched = bool(done.result.steps)
         refused = bool(done.result.failures)
         self._count(began, refused=int(refused), ready=done.picture is not None and not refused)
         return done
@@ -92,10 +100,35 @@ class Insight:
         self, requests: Mapping[str, RequestStatus], published: int, now: float, *, fresh: bool = False
     ) -> NodeStatus:
         """This node's report. `fresh`: by the kernel as it is now, not as the last pass saw it. HostError."""
-        del fresh
-        status = node_status(self._worker, requests, published, now)
+        against = self._untrue(fresh=fresh)
+        self._tell(against, now)
+        status = node_status(self._worker, requests, published, now, against)
         self.picture = replace(self.picture, status=status, heard=_heard(self._worker.book))
         return status
+
+    def _untrue(self, *, fresh: bool) -> Mapping[str, Untrue]:
+        """What the kernel says against links that the book calls sealed.
+
+        What the last pass saw is out of date where it changed something. Looking once more writes nothing (law 8).
+        """
+        worker, world = self._worker, self._worker.world
+        if world is None or world.layout.stage in (Stage.OFF, Stage.PREPARE):
+            return {}
+        try:
+            observed = worker.host.observe() if fresh or self._touched else worker.observed
+        except HostError as error:
+            unknown = Untrue(codes.DATA_PATH, f"the kernel cannot be looked at: {error}")
+            return dict.fromkeys(world.peers, unknown)
+        return untrue(world, worker.desired, observed)
+
+    def _tell(self, against: Mapping[str, Untrue], now: float) -> None:
+        """Say it of each peer; what is the same for all, of the host."""
+        reasons = set(against.values())
+        if len(reasons) == 1 and len(against) > 1:
+            current = {(one.code, HOST_SUBJECT): one.why for one in reasons}
+        else:
+            current = {(one.code, peer): one.why for peer, one in against.items()}
+        self._worker.findings.replace(UNTRUE_CODES, current, now)
 
     def _tell_unserved(self) -> None:
         findings, unserved = self._worker.findings, self._unserved

@@ -11,11 +11,24 @@ from linkseal.keys.errors import HostError
 from linkseal.tunnels.addressing import OURS
 from linkseal.tunnels.host.links import index_of, translated
 from linkseal.tunnels.host.routes import PROTOCOL
-from linkseal.tunnels.model import V4, V6, Address, Family, Rule, family_of
+from linkseal.tunnels.model import V4, V6, Address, Family, ForeignRule, Rule, family_of
 
 _SCOPES: dict[str, int] = {"global": 0, "host": 254}
 _SCOPE_HOST, _SCOPE_LINK = 254, 253
 _ALL_BITS = 0xFFFFFFFF
+_LOOK_UP, _INVERTED = 1, 0x2
+"""FR_ACT_TO_TBL and FIB_RULE_INVERT of <linux/fib_rules.h>."""
+_SELECTORS = (
+    "FRA_IIFNAME",
+    "FRA_OIFNAME",
+    "FRA_UID_RANGE",
+    "FRA_IP_PROTO",
+    "FRA_SPORT_RANGE",
+    "FRA_DPORT_RANGE",
+    "FRA_TUN_ID",
+    "FRA_FLOW",
+    "FRA_SUPPRESS_IFGROUP",
+)
 _NO_DAD = 0x02
 """IFA_F_NODAD: without it an IPv6 address is tentative for a moment, and a route from it refused."""
 
@@ -68,17 +81,17 @@ class Addresses:
         text, _, length = address.cidr.partition("/")
         return {"index": index_of(address.interface), "address": text, "prefixlen": int(length)}
 
-    def read_rules(self) -> frozenset[Rule]:
-        """Return our rules of both families. HostError."""
-        return frozenset(self._our_rules())
+    def read_rules(self) -> tuple[frozenset[Rule], frozenset[ForeignRule]]:
+        """Return our rules and all others, of both families. HostError."""
+        found = list(self._rules())
+        ours = frozenset(rule for rule in found if isinstance(rule, Rule))
+        return ours, frozenset(rule for rule in found if isinstance(rule, ForeignRule))
 
-    def _our_rules(self) -> Iterator[Rule]:
+    def _rules(self) -> Iterator[Rule | ForeignRule]:
         families: tuple[tuple[Family, int], ...] = ((V4, socket.AF_INET), (V6, socket.AF_INET6))
         for family, number in families:
             for one in translated("read the rules", self._route.get_rules, family=number):
-                if one.get_attr("FRA_PROTOCOL") == PROTOCOL:
-                    priority, table = one.get_attr("FRA_PRIORITY") or 0, one.get_attr("FRA_TABLE") or 0
-                    yield Rule(family, priority, table, _fwmark(one))
+                yield _rule(family, one)
 
     def add_rule(self, rule: Rule) -> None:
         """Add a rule. HostError."""
@@ -95,6 +108,20 @@ class Addresses:
         except HostError as error:
             if error.errno not in harmless:
                 raise
+
+
+def _rule(family: Family, one: Any) -> Rule | ForeignRule:
+    """One with our protocol number that has more than a rule of ours can have is another's."""
+    priority, fwmark = one.get_attr("FRA_PRIORITY") or 0, _fwmark(one)
+    looks_up = one["action"] == _LOOK_UP and one.get_attr("FRA_L3MDEV") is None
+    table = one.get_attr("FRA_TABLE") or one["table"] if looks_up else None
+    suppressed = one.get_attr("FRA_SUPPRESS_PREFIXLEN")
+    longer_than = -1 if suppressed in (None, _ALL_BITS) else suppressed
+    limited = bool(one["src_len"] or one["dst_len"] or one["tos"] or one["flags"] & _INVERTED)
+    limited = limited or any(one.get_attr(name) is not None for name in _SELECTORS)
+    if one.get_attr("FRA_PROTOCOL") == PROTOCOL and table is not None and not limited and longer_than < 0:
+        return Rule(family, priority, table, fwmark)
+    return ForeignRule(family, priority, table, fwmark, limited, longer_than)
 
 
 def _fwmark(rule: Any) -> tuple[int, int] | None:

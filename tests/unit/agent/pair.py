@@ -36,7 +36,7 @@ CA = CertificateAuthority.create("test", NOW - timedelta(days=30), timedelta(day
 class MemoryHost:
     """What the worker needs of `linkseal.tunnels.host.host.Host`; refuses the steps that `refuse` picks."""
 
-    table = 51820
+    table, writes = 51820, 0
 
     def __init__(self, addresses: list[str]) -> None:
         self.kernel = FakeHost(addresses)
