@@ -75,6 +75,8 @@ class InterfaceState(NamedTuple):
     arp: bool = True
     replaceable: bool = False
     """With a name of ours and a kind that we make, though not for this name and driver: made by the other driver."""
+    kernel_kind: str = ""
+    """As the kernel names it: `bridge`, `macvlan` …; empty for a physical one."""
 
 
 class Address(NamedTuple):

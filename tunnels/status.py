@@ -252,12 +252,13 @@ def report_schema() -> dict[str, Any]:
 
 
 def significant(status: NodeStatus) -> NodeStatus:
-    """Return `status` without what changes all the time (clock, byte counters, times of handshakes and proofs).
+    """Return `status` without what changes all the time (clock, counters, times of handshakes and proofs).
 
     Two reports equal in this are not worth a second write.
     """
     pairs = tuple(replace(pair, last_handshake=None, last_proof=None, rx_bytes=0, tx_bytes=0) for pair in status.pairs)
-    return replace(bounded(replace(status, pairs=pairs)), observed_at=0.0)
+    guard = replace(status.guard, masqueraded=None)
+    return replace(bounded(replace(status, pairs=pairs, guard=guard)), observed_at=0.0)
 
 
 def bounded(status: NodeStatus) -> NodeStatus:

@@ -18,6 +18,7 @@ from linkseal.keys.errors import HostError
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent.clock import steady_now, unix_now
 from linkseal.tunnels.agent.report import node_status
+from linkseal.tunnels.agent.surroundings import Surroundings
 from linkseal.tunnels.agent.worker import Result, Worker
 from linkseal.tunnels.findings import HOST_SUBJECT
 from linkseal.tunnels.links import LinkBook
@@ -58,6 +59,7 @@ class Insight:
         self._turned = steady_now()
         self._touched = False
         """The last pass changed something, so that what it had seen before is out of date."""
+        self._surroundings = Surroundings()
         self._unserved: tuple[float, str] | None = None
         """Since when (Unix seconds) and why no metrics are served."""
         self.picture = Picture()
@@ -100,10 +102,11 @@ class Insight:
         self, requests: Mapping[str, RequestStatus], published: int, now: float, *, fresh: bool = False
     ) -> NodeStatus:
         """This node's report. `fresh`: by the kernel as it is now, not as the last pass saw it. HostError."""
-        against = self._untrue(fresh=fresh)
+        worker, against = self._worker, self._untrue(fresh=fresh)
         self._tell(against, now)
-        status = node_status(self._worker, requests, published, now, against)
-        self.picture = replace(self.picture, status=status, heard=_heard(self._worker.book))
+        status = node_status(worker, requests, published, now, against)
+        status = replace(status, guard=self._surroundings.added(status.guard, worker, fresh=fresh))
+        self.picture = replace(self.picture, status=status, heard=_heard(worker.book))
         return status
 
     def _untrue(self, *, fresh: bool) -> Mapping[str, Untrue]:
