@@ -20,7 +20,8 @@ def host(*interfaces: tuple[str, str], **addresses: str) -> Observed:
 
 def test_an_ordinary_node_has_nothing_uncovered() -> None:
     seen = host(
-        ("lo", ""), ("eth0", ""), ("cni0", "bridge"), ("flannel.1", "vxlan"), ("docker0", "bridge"), ("lsl0", "wireguard"),
+        ("lo", ""), ("eth0", ""), ("cni0", "bridge"), ("flannel.1", "vxlan"), ("docker0", "bridge"),
+        ("lsl0", "wireguard"),
         lo="127.0.0.1", eth0="192.0.2.1", cni0="10.244.1.1", docker0="172.17.0.1", lsl0="10.244.1.0",
     )  # fmt: skip
     assert uncovered(seen, "eth0", {("eth0", "224.0.0.1"), ("eth0", "ff02::1")}) == ()

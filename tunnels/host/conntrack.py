@@ -1,6 +1,6 @@
 """Connections that this host masquerades towards given prefixes, counted in the kernel's connection tracking.
 
-Moving such a connection's traffic from the NIC to the door, or back, resets it (kernel `nf_nat_oif_changed`): it is to be
+Moving such a connection's traffic from the NIC to the door, or back, resets it (kernel `nf_nat_oif_changed`), so it is
 announced before. The kernel is asked for those with source NAT only (before Linux 5.18 it sends all), and the answers
 are looked at as they come: a million entries hold one datagram of memory.
 """
