@@ -100,6 +100,8 @@ class Worker:
         self.world: World | None = None
         self.features = host.features()
         self.door = self.features.door
+        self.healed = 0
+        """Steps that undid what others had done."""
         self._known = known
         self._adopted = False
         self._settled = False
@@ -145,7 +147,7 @@ class Worker:
         self.unfit = unfit(failures, world)
         self.applied = applied(self.applied, self.knowledge.policy_serial, done=not due, failed=bool(failures))
         if steps and settled:
-            tell_drift(self.findings, diff(before, seen), failures, job.now)
+            self.healed += tell_drift(self.findings, diff(before, seen), failures, job.now)
         self.guard.tell(world, seen, failures, self._exemptions(), job.now)
         self._note(world, job.now, steady)
         self._save_links(job.now)

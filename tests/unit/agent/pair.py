@@ -49,7 +49,7 @@ class NoCounters:
 class MemoryHost:
     """What the worker needs of `linkseal.tunnels.host.host.Host`; refuses the steps that `refuse` picks."""
 
-    table = 51820
+    table, writes = 51820, 0
 
     def __init__(self, addresses: list[str]) -> None:
         self.kernel = FakeHost(addresses)
