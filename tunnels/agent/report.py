@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Final
 
+from linkseal.keys.errors import HostError
 from linkseal.keys.secrets import fingerprint
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent.worker import Worker
 from linkseal.tunnels.linkrecord import LinkRecord
 from linkseal.tunnels.model import LinkState, Scope, Stage
+from linkseal.tunnels.redirect.judge import redirects
 from linkseal.tunnels.register import Peer
 from linkseal.tunnels.status import (
     MAX_PAIRS,
@@ -76,9 +80,14 @@ def node_status(
 
 
 def guard_status(worker: Worker, now: float) -> GuardStatus:
-    """The guard's part, its counters read anew."""
+    """The guard's part, its counters read anew; and whether packets can be redirected past it."""
     worker.guard.look(worker.world, worker.observed.guard, frozenset(worker.book.current), now)
-    return worker.guard.status(worker.desired, worker.observed)
+    with contextlib.suppress(HostError):  # read the next time
+        worker.guard.programs(worker.host.redirect.counters(), now)
+    status = worker.guard.status(worker.desired, worker.observed)
+    if worker.world is None or worker.world.layout.stage is Stage.OFF:
+        return status
+    return replace(status, redirects=redirects(worker.world, worker.observed.redirect).redirects)
 
 
 def _generations(worker: Worker) -> Iterator[GenerationStatus]:

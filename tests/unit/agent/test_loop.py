@@ -37,7 +37,7 @@ LOST = Lost(LinkKey("n2", 1, 1), Diagnosis(LinkKey("n2", 1, 1), "LS2001", "gone"
 
 class Host:
     table, writes = 51820, 0
-    guard = NoCounters()
+    guard = redirect = NoCounters()
 
     def features(self) -> Features:
         return Features(door=True, kernel="6.1", driver="kernel", nft="1.0.6")

@@ -37,7 +37,7 @@ print("fine")
 
 class Host:
     table, writes = 51820, 0
-    guard = NoCounters()
+    guard = redirect = NoCounters()
 
     def __init__(self, *_: object) -> None:
         pass
