@@ -50,7 +50,7 @@ def flatten(slots: Mapping[Prefix, str]) -> dict[Prefix, str]:
 
 @lru_cache(maxsize=1 << 14)
 def outermost(prefixes: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
-    """Return those that lie in no other: for prefixes of one node, or of many, which all go the same way. Remembers its answers.
+    """Return those that lie in no other: for prefixes that all go the same way. Remembers its answers.
 
     >>> outermost((Prefix("10.0.0.0/24"), Prefix("10.0.0.7/32"), Prefix("10.0.1.0/24")))
     ('10.0.0.0/24', '10.0.1.0/24')

@@ -93,7 +93,7 @@ class GuardWatch:
         self._sealed = sealed
 
     def programs(self, counters: Mapping[tuple[Way, int], Drops], now: float) -> None:
-        """Add what our programs on the NICs have dropped: inbound they are asked before nftables, which sees nothing."""
+        """Add what our programs on the NICs have dropped: inbound they are asked before nftables."""
         before, self._programs = self._programs, counters
         for (way, number), drops in counters.items():
             old = Drops(0, 0) if before is None else before.get((way, number), Drops(0, 0))

@@ -9,7 +9,8 @@ from typing import Final
 
 from linkseal.tunnels import codes
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
-from linkseal.tunnels.host.host import Failure
+from linkseal.tunnels.guard.model import GuardTransaction
+from linkseal.tunnels.host.host import ALL, Aspect, Failure
 from linkseal.tunnels.model import Step
 from linkseal.tunnels.render import render_steps
 
@@ -40,3 +41,10 @@ def tell_drift(findings: ActiveFindings, undone: Sequence[Step], failures: Seque
     _LOG.warning("%s drift healed: %s", codes.DRIFT_HEALED, shown)
     findings.raise_(codes.DRIFT_HEALED, HOST_SUBJECT, shown, now, lasts=300.0)
     return len(steps)
+
+
+def touched(steps: Sequence[Step]) -> frozenset[Aspect]:
+    """What is to be looked at once more after these steps: all, the guard's tables (two runs of nft) if they were."""
+    if not steps:
+        return frozenset()
+    return ALL if any(isinstance(step, GuardTransaction) for step in steps) else ALL - {Aspect.GUARD}

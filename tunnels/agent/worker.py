@@ -42,7 +42,7 @@ from linkseal.tunnels.agent.observations import OBSERVED_CODES, observations
 from linkseal.tunnels.agent.speaker import Speaker
 from linkseal.tunnels.agent.state import KnownGood, SavedLink
 from linkseal.tunnels.agent.targets import targets
-from linkseal.tunnels.agent.tellings import tell_drift, tell_failures
+from linkseal.tunnels.agent.tellings import tell_drift, tell_failures, touched
 from linkseal.tunnels.agent.unfit import unfit
 from linkseal.tunnels.diff import diff
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
@@ -160,7 +160,7 @@ class Worker:
             targets(world, self.book) if world.layout.stage is not Stage.OFF else {},
             (*self._pokes(steady), *self._reconfigured(steps)),
             publish,
-            ALL if steps else frozenset(),
+            touched(steps),
             self._wake(steady, failures),
         )
 
