@@ -108,7 +108,7 @@ class Touched:
 
     def besides(self, *mine: str) -> list[str]:
         """Lines about what is ours that name none of these: what had to be left alone."""
-        ours = [line for line in self.lines if re.search(r"lsl|linkseal|proto 76|table 51820", line)]
+        ours = [line for line in self.lines if re.search(r"lsl|linkseal|proto 76|table 5182[01]", line)]
         return [line for line in ours if not any(text in line for text in mine)]
 
 
@@ -159,8 +159,19 @@ def data_path(node: Node) -> str:
     links = [
         ": ".join(line.split(": ")[:2]) for line in node.run("ip -o link show").splitlines() if re.search("lsl", line)
     ]
-    commands = ("ip rule; ip -6 rule", "ip route show table 51820; ip -6 route show table 51820", "nft -a list ruleset")
-    return "\n".join([*links, *(node.run(command) for command in commands)])
+    commands = (
+        "ip rule; ip -6 rule",
+        "ip route show table 51820; ip -6 route show table 51820",
+        "ip route show table 51821; ip -6 route show table 51821",
+        "nft -a list ruleset",
+    )
+    return "\n".join([*links, *(uncounted(node.run(command)) for command in commands)])
+
+
+def uncounted(ruleset: str) -> str:
+    """What nft lists, without what packets make of it: counters, and the flows that the guard notes."""
+    lines = [line for line in ruleset.splitlines() if "expires" not in line]
+    return re.sub(r"packets \d+ bytes \d+", "", "\n".join(lines))
 
 
 def probe_addresses(node: Node) -> list[str]:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 from ground.agents import Deployment, Nodes
 from ground.net import Node, Pod
+from ground.traffic import uncounted
 from linkseal.tunnels.host.links import Links, open_route
 from linkseal.wireguard.kernel import KernelDriver
 from linkseal.wireguard.netlink import NETLINK_ROUTE, NetlinkSocket
@@ -51,7 +52,7 @@ grep . /proc/sys/net/ipv4/conf/lsl*/rp_filter /proc/sys/net/ipv4/conf/lsl*/accep
 def look(node: Node) -> list[str]:
     """Everything of ours on a node as the usual tools show it, but for keys, numbers and what changes all the time."""
     lines = []
-    for line in node.run(LOOK, check=False).splitlines():
+    for line in uncounted(node.run(LOOK, check=False)).splitlines():
         fields = line.split("\t")
         if len(fields) == 5:  # a WireGuard device: name, private key, public key, port, mark
             lines.append(f"{fields[0]} {fields[2]} {fields[3] if fields[0] != 'lsl0' else ''} {fields[4]}")

@@ -89,15 +89,15 @@ def forge(source: Namespace, target: str, *, port: int, bound: int = 0, user: in
     """Send UDP as an unprivileged user from a source port of its choice; a refusal is as good as a drop."""
 
     def send() -> None:
-        os.setgroups([])
-        os.setgid(user)
-        os.setuid(user)
+        os.setegid(user)
+        os.seteuid(user)  # capabilities go with it
         family = socket.AF_INET6 if ":" in target else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.bind(("", bound))
             for _ in range(5):
                 with contextlib.suppress(OSError):
                     sock.sendto(b"canary in clear", (target, port))
+        os.seteuid(0)  # the result is root's
 
     source.fork(send).result(30)
 
@@ -129,7 +129,7 @@ def test_what_passes_the_tunnel_by_is_dropped_counted_and_told(nodes: Nodes) -> 
         past_the_tunnel(a, b)
         with cluster.capture() as wire:
             for target in (b.address4, b.address6):
-                for port, bound in ((9, 51823), (51823, 51823), (51820, 0), (9, 6443), (67, 1068), (51829, 51829)):
+                for port, bound in ((9, 51820), (51823, 51821), (51820, 0), (9, 6443), (67, 1068)):
                     forge(a, str(target), port=port, bound=bound)
                     forge(a.pods[0], str(target), port=port, bound=bound)
         assert plain(wire) == []

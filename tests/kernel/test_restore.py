@@ -54,7 +54,9 @@ def lose_the_kernels_memory(node: Node) -> None:
         node.run(f"while ip {family} rule del table 51820; do :; done 2>/dev/null", check=False)
         node.run(f"ip {family} rule del pref 100", check=False)
         node.run(f"ip {family} route flush table 51820", check=False)
-    node.run("nft delete table inet linkseal; nft delete table netdev linkseal")
+        node.run(f"ip {family} route flush table 51821; ip {family} rule del table 51821", check=False)
+    for table in ("linkseal", "linkseal_guard"):
+        node.run(f"nft delete table inet {table}; nft delete table netdev {table}")
     node.sysctl({"ipv4/conf/eth0/rp_filter": 1})
 
 

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from linkseal.tunnels.addressing import DOOR, SLOTS
 from linkseal.tunnels.diff import diff
+from linkseal.tunnels.guard.model import GuardTransaction
+from linkseal.tunnels.guard.plan import is_closed
 from linkseal.tunnels.model import (
     AddAddress,
     AddInterface,
@@ -58,6 +60,7 @@ def assert_is(desired: Desired, observed: Observed) -> None:
     assert observed.routes == desired.routes
     assert observed.rules == desired.rules
     assert observed.nft == desired.nft
+    assert observed.guard == desired.guard
     assert set(observed.devices) - {DOOR} == set(desired.devices)
     for name, spec in desired.devices.items():
         state = observed.devices[name]
@@ -111,6 +114,8 @@ def removes(step: Step) -> bool | None:
     if isinstance(step, NftTransaction):
         brings = step.create or step.set_chains or any(move.new is not None for move in step.moves)
         return not brings
+    if isinstance(step, GuardTransaction):
+        return step.drop_tables or not (step.families or step.put or step.chains or step.sets)
     if isinstance(step, SetPeer):
         return not step.add and not step.keep and step.allowed_ips is not None
     if isinstance(step, RemoveRule | RemoveRoute | RemovePeer | RemoveAddress | RemoveInterface):
@@ -183,9 +188,11 @@ def test_the_stage_decides_what_is_routed(data: st.DataObject) -> None:
     for name, peer in world.peers.items():
         current = world.links[name].current
         carried = layout.stage is not Stage.PREPARE and bool(peer.generations)
-        carried = carried and (layout.scope is Scope.OVERLAY or current is not None)
+        closed = is_closed(world, peer)
+        carried = carried and (layout.scope is Scope.OVERLAY or closed or current is not None)
         for prefix in protected(layout.scope, peer.addresses, peer.prefixes):
             assert ((layout.table, prefix) in desired.routes) == carried
+            assert ((layout.table + 1, prefix) in desired.routes) == (carried and closed)
             slot = desired.nft.slots.get(prefix) if desired.nft else None
             assert slot == (f"lsl{current[0] % 2}{current[1] % 2}" if carried and current and world.door else None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from linkseal.tunnels.addressing import SLOTS, slot_name
+from linkseal.tunnels.guard.model import GuardTransaction
 from linkseal.tunnels.host.host import Failure
 from linkseal.tunnels.model import (
     AddAddress,
@@ -38,6 +39,8 @@ def unfit(failures: Sequence[Failure], world: World) -> frozenset[str] | None:
                 found |= {name for name, links in world.links.items() if _carrier(links) == slot}
             case SetRoute(route) if route.prefix in owners:
                 found.add(owners[route.prefix])
+            case GuardTransaction():
+                continue  # what goes into a tunnel does so without it; LS5003 says it
             case SetPeer() | RemovePeer() | ReprovokePeer() | RemoveAddress() | RemoveRoute() | LookAgain():
                 continue  # a peer that is not right has no session or no proof; what is too much takes nothing away
             case _:

@@ -104,6 +104,7 @@ def _post(numbers: Numbers) -> Iterator[str]:
 
 def _pre(numbers: Numbers) -> Iterator[str]:
     yield from _passing("iifname", numbers)
+    yield rule(match({"ct": {"key": "direction"}}, "reply"))  # decides nothing: it has the kernel track and defragment
     yield from _incoming(numbers, stateful=True)
     yield from _judgement("in", "saddr", count=numbers.counts)
 

@@ -120,7 +120,7 @@ def _end(rule: Any, name: str, length: str) -> Prefix | None:
 
 def _port(rule: Any, name: str) -> int | None:
     ports = rule.get_attr(name)
-    return None if ports is None else int(ports["start"])
+    return None if ports is None else int(str(ports).partition(":")[0])  # pyroute2 has `first:last`
 
 
 def _rule_fields(rule: Rule) -> dict[str, Any]:
