@@ -69,13 +69,21 @@ def me_of(grant: Grant, keys: tuple[KeyOfGeneration, ...], *, reachable: bool) -
 
 
 def endpoints_to_announce(
-    settings: AgentSettings, grant: Grant, observed: Observed, port: int
+    settings: AgentSettings,
+    grant: Grant,
+    observed: Observed,
+    port: int,
+    before: tuple[AnnouncedEndpoint, ...] = (),
 ) -> tuple[AnnouncedEndpoint, ...]:
-    """What peers are told to send to: as set, else the granted addresses that are on this host."""
+    """What peers are told to send to: as set, else the granted addresses that are on this host.
+
+    While none is, as when the NIC is being made anew, what was announced `before` holds: peers that were told of no
+    endpoint would wait for this node to begin.
+    """
     if settings.endpoints is not None:
         return tuple(AnnouncedEndpoint(entry.address, entry.port or port) for entry in settings.endpoints)
     here = {address for address, name in observed.host_addresses.items() if name not in OURS}
-    return tuple(AnnouncedEndpoint(address, port) for address in grant.addresses if address in here)
+    return tuple(AnnouncedEndpoint(address, port) for address in grant.addresses if address in here) or before
 
 
 def overrides_of(peer_endpoints: Mapping[str, EndpointSetting], port: int) -> dict[str, Endpoint]:

@@ -335,7 +335,8 @@ class Worker:
         now, grant = job.now, self.knowledge.grant
         if grant is None:
             return None
-        endpoints = endpoints_to_announce(self.settings, grant, self.observed, world.layout.port)
+        before = () if self.keyring.last_parsed is None else self.keyring.last_parsed.endpoints
+        endpoints = endpoints_to_announce(self.settings, grant, self.observed, world.layout.port, before)
         try:
             self.speaker.watch_clock(now, steady)
             if still:

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_interface
 from pathlib import Path
@@ -176,18 +177,21 @@ class Cluster(Sequence[Node]):
         namespaces.remove([space.ns for space in self.namespaces()])
 
     def new_nic(self, node: Node, *, plugged: bool = True) -> None:
-        """Delete a node's NIC and make it anew: same name, addresses and routes, nothing else. HostError.
+        """Delete a node's NIC and make it anew: same name, MAC, addresses and routes, nothing else. HostError.
 
-        `plugged` False: its port on the bridge stays down.
+        `plugged` False: its port on the bridge stays down. With another MAC the neighbours of this lab, where nobody
+        announces himself, would go on sending to the old one for half a minute.
         """
         if node.behind or self.cni == "vxlan":
             raise HostError(f"the NIC of {node.name} carries more than is known here (a router, VXLAN devices)")
         uplink = f"up{node.index}"
+        mac = json.loads(node.run("ip -j link show eth0"))[0]["address"]
         self.wire.ip(f"link del {uplink}")
         namespaces.ip_batch([_veth(node.ns, "eth0", self.wire.ns, uplink, self.mtu)])
         self.wire.ip(f"link set {uplink} master br0 {'up' if plugged else 'down'}")
         routes = _default_routes(self.families, *_GATEWAYS[""]) if self.outside else ()
-        node.ip("link set eth0 up", *_addresses(node, "eth0", self.families), *routes, *self._routes_to_peers(node))
+        addresses = _addresses(node, "eth0", self.families)
+        node.ip(f"link set eth0 address {mac} up", *addresses, *routes, *self._routes_to_peers(node))
 
     def _build(self, narrow: Mapping[int, int]) -> None:
         namespaces.ip_batch(f"netns add {space.ns}" for space in self.namespaces())

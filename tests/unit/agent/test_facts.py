@@ -1,0 +1,32 @@
+"""What is announced of this host."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from linkseal.keys.announcement import AnnouncedEndpoint
+from linkseal.keys.grant import Grant
+from linkseal.tunnels.agent.facts import endpoints_to_announce
+from linkseal.tunnels.model import Observed
+from linkseal.tunnels.settings import parse_agent_settings
+
+CONFIG = {"apiVersion": "linkseal.io/v1alpha1", "kind": "AgentConfig", "uid": "u", "directory": {"path": "/d"}}
+GRANT = Grant("n1", "u", 1, 1, datetime.now(UTC), ("192.0.2.11",), ("10.244.1.0/24",))
+BEFORE = (AnnouncedEndpoint("192.0.2.11", 51820),)
+
+
+def announced(observed: Observed, before: tuple[AnnouncedEndpoint, ...], **config: object) -> object:
+    settings = parse_agent_settings({**CONFIG, **config}, "test", hostname="n1")
+    return endpoints_to_announce(settings, GRANT, observed, 51820, before)
+
+
+def test_while_the_nic_is_away_what_was_announced_holds() -> None:
+    """Peers that are told of no endpoint take this node for one behind NAT and wait for it to begin."""
+    here = Observed(host_addresses={"192.0.2.11": "eth0"})
+    assert announced(here, ()) == BEFORE
+    assert announced(Observed(), BEFORE) == BEFORE
+    assert announced(Observed(), ()) == ()
+
+
+def test_who_says_that_it_cannot_be_reached_is_believed() -> None:
+    assert announced(Observed(), BEFORE, endpoints=[]) == ()
