@@ -25,6 +25,7 @@ from linkseal.wireguard.model import DeviceState, Endpoint, PeerState
 NODES = 5000
 TARGET = 150.0
 FIGURES = Figures()
+NIC = InterfaceState("eth0", 2, None, 1500, up=True, rp_filter=0)
 
 
 def make_world(scope: Scope) -> World:
@@ -67,12 +68,13 @@ def in_place(desired: Desired) -> Observed:
         for name, i in desired.interfaces.items()
     }
     seen = Observed(
-        interfaces=interfaces,
+        interfaces={"eth0": NIC, **interfaces},
         addresses=desired.addresses,
         devices=devices,
         routes=desired.routes,
         rules=desired.rules,
         nft=desired.nft,
+        guard=desired.guard,
     )
     copied: Observed = pickle.loads(pickle.dumps(seen))  # noqa: S301 - our own
     assert diff(desired, copied) == ()
@@ -84,7 +86,7 @@ def measure(scope: Scope) -> None:
     changed = with_one_changed(world)
     desired = plan(world)
     seen = in_place(desired)
-    fresh = Observed(interfaces={"eth0": InterfaceState("eth0", 2, None, 1500, up=True, rp_filter=0)})
+    fresh = Observed(interfaces={"eth0": NIC})
     name = scope.value
 
     def cpu(run: Callable[[], object]) -> float:
@@ -96,7 +98,7 @@ def measure(scope: Scope) -> None:
     FIGURES.at_most("plan + diff, one peer has a prefix more", cpu(lambda: diff(plan(changed), seen)), TARGET, "ms")
     FIGURES.told("plan + diff, fresh host", cpu(lambda: diff(plan(world), fresh)), "ms")
     assert diff(plan(world), seen) == ()
-    assert len(diff(plan(changed), seen)) == 3  # the peer, its element, its route
+    assert len(diff(plan(changed), seen)) == 4  # the guard, the peer, its element, its route
 
 
 def main() -> int:
