@@ -21,7 +21,7 @@ test:  ## everything: lint, unit and property tests, kernel tests (ARGS="-k word
 	@PYTHONPATH=tests $(BIN)/python -m ground.run all $(ARGS)
 
 test-unit:  ## tests that need no kernel of ours
-	@$(GROUND)/setup demo
+	@$(GROUND)/setup unit
 	@PYTHONPATH=tests $(BIN)/python -m ground.run unit $(ARGS)
 
 test-kernel:  ## tests in network namespaces, in the lab kernel where the running one has no WireGuard

@@ -155,6 +155,16 @@ HOST: Final = (
         "None of the addresses granted to this node is on it, or the interface named in the settings is not there.",
         "Correct the addresses in the grant (inventory), or set `interface` in the agent's settings.",
     ),
+    Finding(
+        "LS3021",
+        "error",
+        "the data path is not whole",
+        "What sends traffic to a peer into its tunnel (rules, routes, the door's chain and map, the slot and its peer) "
+        "was not in the kernel as it must be when it was looked at: a packet would not go encrypted.",
+        "Nothing, if it is over in a moment: the agent puts it back. If it stays, look for what changes it "
+        "(LS3009 names what was put back), and at steps that the kernel refuses.",
+        ("LS3010", "LS3004"),
+    ),
 )
 
 AGENT: Final = (

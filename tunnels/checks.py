@@ -245,10 +245,15 @@ def _mtu(facts: Facts, policy: Policy) -> Iterator[Result]:
 def _rules(facts: Facts, policy: Policy) -> Iterator[Result]:
     yield from _unknown(facts, "rules", "routing", "rules")
     routing = policy.routing
+    tables = (routing.table, routing.table + 1)  # ours and that of the floors
     foreign = [rule for rule in facts.rules if not rule.ours and rule.table != LOCAL_TABLE]
     taken = [
-        *(f"rule {rule.priority} is another's" for rule in foreign if rule.priority - routing.rule_priority in (0, 1)),
-        *(f"rule {rule.priority} looks up table {routing.table}" for rule in foreign if rule.table == routing.table),
+        *(
+            f"rule {rule.priority} is another's"
+            for rule in foreign
+            if rule.priority - routing.rule_priority in (0, 1, 2)
+        ),
+        *(f"rule {rule.priority} looks up table {rule.table}" for rule in foreign if rule.table in tables),
         *(
             f"rule {rule.priority} is for our mark {routing.fwmark:#x}"
             for rule in foreign
@@ -256,9 +261,9 @@ def _rules(facts: Facts, policy: Policy) -> Iterator[Result]:
         ),
         *sorted(
             {
-                f"table {routing.table} has a route by {route.interface}"
+                f"table {route.table} has a route by {route.interface}"
                 for route in facts.routes
-                if route.table == routing.table and route.interface not in OURS
+                if route.table in tables and route.interface not in OURS
             }
         ),
     ]

@@ -28,7 +28,6 @@ MAX_LISTED: Final = 500
 """Unsealed pairs listed by name; their number is always exact."""
 _NAMED: Final = 5
 _HOST_CODES: Final = ("LS3", "LS5")
-"""Errors of these mean that plaintext may pass, or did."""
 
 Evidence = Literal["fresh", "stale", "ahead", "missing"]
 

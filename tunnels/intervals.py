@@ -50,23 +50,20 @@ def flatten(slots: Mapping[Prefix, str]) -> dict[Prefix, str]:
 
 @lru_cache(maxsize=1 << 14)
 def outermost(prefixes: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
-    """Return those that lie in no other: for prefixes of one node, which all go the same way. Remembers its answers.
+    """Return those that lie in no other: for prefixes that all go the same way. Remembers its answers.
 
     >>> outermost((Prefix("10.0.0.0/24"), Prefix("10.0.0.7/32"), Prefix("10.0.1.0/24")))
     ('10.0.0.0/24', '10.0.1.0/24')
     """
     if len(prefixes) < 2:  # noqa: PLR2004 - one lies in no other
         return prefixes
-    networks = {prefix: ip_network(prefix) for prefix in prefixes}
-
-    def inside(inner: Prefix) -> bool:
-        one = networks[inner]
-        return any(
-            one != other and one.version == other.version and one.subnet_of(other)  # type: ignore[arg-type]
-            for other in networks.values()
-        )
-
-    return tuple(prefix for prefix in prefixes if not inside(prefix))
+    kept: set[Prefix] = set()
+    around: _Interval | None = None
+    for one in _sorted(set(prefixes)):
+        if around is None or one.family != around.family or one.minus_last < around.minus_last:
+            kept.add(one.prefix)
+            around = one
+    return tuple(prefix for prefix in prefixes if prefix in kept)
 
 
 def overlapping(prefixes: Collection[Prefix], others: Collection[Prefix]) -> set[Prefix]:

@@ -77,6 +77,8 @@ class InterfaceState(NamedTuple):
     arp: bool = True
     replaceable: bool = False
     """With a name of ours and a kind that we make, though not for this name and driver: made by the other driver."""
+    kernel_kind: str = ""
+    """As the kernel names it: `bridge`, `macvlan` …; empty for a physical one."""
 
 
 class Address(NamedTuple):
@@ -112,6 +114,20 @@ class Rule(NamedTuple):
     protocol: int | None = None
     destination_port: int | None = None
     source_port: int | None = None
+
+
+class ForeignRule(NamedTuple):
+    """A rule that is not one of ours as `Rule` could say it, whoever made it."""
+
+    family: Family
+    priority: int
+    table: int | None
+    """None: it looks nothing up (goto, blackhole, unreachable, prohibit, l3mdev)."""
+    fwmark: tuple[int, int] | None = None
+    limited: bool = False
+    """It takes only some packets: by source, interface, port, user, or by what it does not match."""
+    longer_than: int = -1
+    """Routes of this length or shorter do not count in it (suppress_prefixlength)."""
 
 
 class Chain(NamedTuple):
@@ -179,6 +195,10 @@ class Observed:
     """None: could not be looked at."""
     main_routes: frozenset[tuple[Prefix, str]] = frozenset()
     """Everybody's IPv4 routes in the main table: prefix and interface."""
+    foreign_rules: frozenset[ForeignRule] = frozenset()
+    foreign_routes: frozenset[tuple[int, Prefix]] = frozenset()
+    """(table, prefix) of what is not ours in our table, in those that rules before ours look up, and of addresses in
+    the table `local`."""
 
 
 # --- steps ---------------------------------------------------------------------------------------------------------

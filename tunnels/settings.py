@@ -88,6 +88,8 @@ class AgentSettings:
     """Least seconds between two writes of the status."""
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
+    metrics: EndpointSetting | None = None
+    """Where /metrics, /healthz and /readyz are served; None: nowhere."""
 
 
 def load_agent_settings(path: Path | str) -> AgentSettings:
@@ -117,6 +119,7 @@ def parse_agent_settings(data: object, source: str, *, hostname: str) -> AgentSe
         status_interval=config.status_interval,
         log_format=config.log_format,
         log_level=config.log_level,
+        metrics=None if config.metrics.listen is None else parse_listen(config.metrics.listen),
     )
 
 
@@ -135,6 +138,14 @@ def parse_endpoint(text: str) -> EndpointSetting:
     if not rest.startswith(":") or not (port.isascii() and port.isdecimal()) or not 0 < int(port[:6]) < 1 << 16:
         raise ValueError("must be an address, or address:port with a port from 1 to 65535")
     return EndpointSetting(parse_address(address), int(port))
+
+
+def parse_listen(text: str) -> EndpointSetting:
+    """Read `127.0.0.1:9586` or `[::1]:9586`. Raises ValueError."""
+    found = parse_endpoint(text)
+    if found.port is None:
+        raise ValueError("must be address:port, such as 127.0.0.1:9586 or [::1]:9586")
+    return found
 
 
 # --- the edge ------------------------------------------------------------------------------------------------------
@@ -157,6 +168,19 @@ class WireguardConfig(Edge):
     driver: Driver = "auto"
 
 
+class MetricsConfig(Edge):
+    """`metrics`: where they are served."""
+
+    listen: str | None = None
+
+    @field_validator("listen")
+    @classmethod
+    def _listen(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_listen(text)
+        return text
+
+
 class AgentConfig(Edge):
     """The file."""
 
@@ -175,6 +199,7 @@ class AgentConfig(Edge):
     status_interval: int = Field(default=10, ge=1, le=300)
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
 
     @field_validator("node")
     @classmethod

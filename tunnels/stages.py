@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Final, NamedTuple
 
 from linkseal.tunnels.cluster import directed_states
@@ -171,7 +172,7 @@ def plaintext_still(step: _Step) -> Iterator[str]:
     yield from _named("plaintext was seen lately on", loud)
     rest = STILL - (step.now - step.since)
     if not loud and rest > 0:
-        yield f"no plaintext is seen; looking on for {rest:.0f} s"
+        yield f"no plaintext is seen; looking on for {ceil(rest / 10) * 10} s"
 
 
 CONDITIONS: Final[Mapping[tuple[Stage, Stage], tuple[Callable[[_Step], Iterator[str]], ...]]] = {

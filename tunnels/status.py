@@ -257,7 +257,7 @@ def report_schema() -> dict[str, Any]:
 
 
 def significant(status: NodeStatus) -> NodeStatus:
-    """Return `status` without what changes all the time (clock, byte counters, times of handshakes and proofs).
+    """Return `status` without what changes all the time (clock, counters, times of handshakes and proofs).
 
     Two reports equal in this are not worth a second write.
     """

@@ -3,6 +3,7 @@
     request_batch(messages)   many messages in one sendmsg; one acknowledgement per sendmsg, every error by its message
     query(message)            one question, its answers
     dump(message)             a whole dump, taken again when the kernel says it changed meanwhile
+    stream(message)           a dump of what is numerous and changes all the time, message by message
 
 The kernel handles the messages of one sendmsg in order and answers each failure even unasked (`netlink_rcv_skb`), so
 only the last message of a sendmsg asks for an acknowledgement: when that has come, the others are known to be fine.
@@ -192,6 +193,26 @@ class NetlinkSocket:
             f"the kernel's state changed during each of {_DUMP_TRIES} dumps: something else keeps writing it",
             errno=EINTR,
         )
+
+    def stream(self, question: bytes) -> Iterator[Answer]:
+        """Yield the messages of a dump as they come, consistent or not; NetlinkError (index 0) if it is refused.
+
+        Holds one datagram. Who stops early leaves the rest unread: close the socket then.
+        """
+        buffer = bytearray(question)
+        self._stamp(buffer, 0, NLM_F_REQUEST | _DUMP)
+        self._send(buffer)
+        while True:
+            for answer, sequence, seen in self._receive():
+                if sequence != self._sequence:
+                    continue
+                if answer.kind not in (_ERROR, _DONE):
+                    yield answer
+                    continue
+                errno, reason = _error(answer, seen)
+                if errno:
+                    raise NetlinkError(errno, 0, reason)
+                return
 
     def _ask(self, question: bytes, flags: int) -> tuple[list[Answer], bool]:
         buffer = bytearray(question)

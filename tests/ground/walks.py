@@ -85,7 +85,7 @@ class Walked(Deployment):
     def walk(self, *words: str) -> str:
         """Run `linkseal WORD …` to its good end; returns what it printed."""
         process = self.begin(*words)
-        code = process.result(240)
+        code = process.result(500)
         text = process.text()
         process.forget()
         assert code == 0, f"{code}: {text}\n{self.controller_log()}\n{self.report()}"
@@ -139,14 +139,14 @@ class Mesh:
 
 
 @contextlib.contextmanager
-def mesh_traffic(nodes: list[Node], *, pps: int = 50, connections: int = 20) -> Iterator[Mesh]:
-    """Two flows for each directed pair of nodes, one IPv6 where there is any; TCP between the first two, both ways."""
+def mesh_traffic(nodes: list[Node], *, flows: int = 2, pps: int = 50, connections: int = 20) -> Iterator[Mesh]:
+    """One or two flows for each directed pair of nodes, the second IPv6 if there is any; TCP between the first two."""
     mesh = Mesh()
     BACKLOG.write_text("30000")
     before = overflown()
     with contextlib.ExitStack() as stack:
         pairs = [(a, b) for a in nodes for b in nodes if a is not b]
-        for number, (a, b) in enumerate(pairs + pairs):
+        for number, (a, b) in enumerate(pairs * flows):
             second = number >= len(pairs)
             source, target = a.pods[second], b.pods[not second]
             address = target.address6 if second and target.address6 else target.address4

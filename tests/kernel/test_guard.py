@@ -89,15 +89,15 @@ def forge(source: Namespace, target: str, *, port: int, bound: int = 0, user: in
     """Send UDP as an unprivileged user from a source port of its choice; a refusal is as good as a drop."""
 
     def send() -> None:
-        os.setgroups([])
-        os.setgid(user)
-        os.setuid(user)
+        os.setegid(user)
+        os.seteuid(user)  # capabilities go with it
         family = socket.AF_INET6 if ":" in target else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.bind(("", bound))
             for _ in range(5):
                 with contextlib.suppress(OSError):
                     sock.sendto(b"canary in clear", (target, port))
+        os.seteuid(0)  # the result is root's
 
     source.fork(send).result(30)
 

@@ -16,7 +16,8 @@ from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.cli.output import Paint
 from linkseal.tunnels.lab import state
 from linkseal.tunnels.lab.backend import Backend
-from linkseal.tunnels.lab.demo import Demo, Stage
+from linkseal.tunnels.lab.demo import Demo
+from linkseal.tunnels.lab.demostage import Stage
 from linkseal.tunnels.lab.lab import Lab
 from linkseal.tunnels.lab.state import LabSpec
 
@@ -95,7 +96,7 @@ def check_demo(output: str, out: Path) -> None:
     assert "✓ its text was found on the wire 0 times" in output
     assert "packets were lost" in output
     assert "everything in scope is encrypted: 3 of 3 links sealed at both ends" in output
-    assert "All 8 claims held" in output
+    assert "All 12 claims held" in output
     assert (out / "mesh.svg").read_text().startswith("<svg")
     assert "\x1b" not in output, "no colour without a terminal"
 

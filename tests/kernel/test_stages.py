@@ -12,7 +12,7 @@ import pytest
 from ground.agents import Nodes
 from ground.walks import Walked, mesh_traffic
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
 
 GROUNDS = [("overlay", "host-gw"), ("transparent", "vxlan")]
 
@@ -54,7 +54,7 @@ def test_to_enforce_and_back_nothing_is_lost_and_nothing_is_in_the_clear(nodes: 
     cluster = nodes(3, cni=cni, rp_filter=1)
     with Walked(cluster, scope=scope) as linkseal:
         linkseal.start()
-        with mesh_traffic(list(cluster)) as traffic:
+        with mesh_traffic(list(cluster), flows=1) as traffic:
             traffic.note("enable")
             said = linkseal.walk("enable", "--yes", "--timeout", "300s")
             assert "not covered: link-local and multicast" in said
@@ -75,7 +75,7 @@ def test_a_command_that_is_killed_leaves_the_cluster_at_the_stage_before(nodes: 
     with Walked(cluster, scope="transparent") as linkseal:
         linkseal.start()
         linkseal.walk("enable", "--to", "prepare")
-        with mesh_traffic(list(cluster)) as traffic:
+        with mesh_traffic(list(cluster), flows=1, connections=4) as traffic:
             linkseal.until(linkseal.proven, "all links proven")
             asleep = linkseal.agents[cluster[2].name]
             traffic.note("one agent sleeps, enable --to prefer")
@@ -95,7 +95,7 @@ def test_an_agent_that_dies_on_the_way_leaves_the_cluster_at_the_stage_before(no
     with Walked(cluster, scope="overlay") as linkseal:
         linkseal.start()
         linkseal.walk("enable", "--to", "prepare")
-        with mesh_traffic(list(cluster)) as traffic:
+        with mesh_traffic(list(cluster), flows=1, connections=4) as traffic:
             linkseal.until(linkseal.proven, "all links proven")
             traffic.note("one agent dies, enable --to prefer")
             linkseal.stop(cluster[2], signal.SIGKILL)
@@ -113,7 +113,7 @@ def test_a_pool_goes_first(nodes: Nodes) -> None:
     a, b, c = cluster
     with Walked(cluster, scope="transparent") as linkseal:
         linkseal.start()
-        with mesh_traffic(list(cluster)) as traffic:
+        with mesh_traffic(list(cluster), flows=1, connections=4) as traffic:
             traffic.note("the pool")
             linkseal.walk("enable", "--to", "prefer", "--nodes", f"{a.name},{b.name}")
             linkseal.until(

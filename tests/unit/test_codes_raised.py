@@ -12,9 +12,7 @@ from linkseal.tunnels.findings import CATALOGUE
 
 ROOT = Path(__file__).parents[2]
 
-LATER: dict[str, str] = {
-    "LS4014": "metrics",
-}
+LATER: dict[str, str] = {}
 """Code → milestone."""
 
 CODES = {

@@ -330,3 +330,15 @@ def test_any_data_is_a_policy_or_a_config_error(data: Any) -> None:
 def test_both_files_can_be_described_as_json_schema() -> None:
     assert PolicySpec.model_json_schema()["additionalProperties"] is False
     assert "stateDirectory" in AgentConfig.model_json_schema()["properties"]
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1", "::1", ":9586", "localhost:9586", "127.0.0.1:0", "127.0.0.1:70000"])
+def test_metrics_are_served_at_an_address_and_port(text: str) -> None:
+    assert refused({**MINIMAL, "metrics": {"listen": text}})[0].startswith("agent.yaml: metrics.listen: must be")
+
+
+@pytest.mark.parametrize(("text", "address"), [("127.0.0.1:9586", "127.0.0.1"), ("[::]:9586", "::")])
+def test_metrics_are_served_nowhere_unless_told(text: str, address: str) -> None:
+    assert parse_agent_settings(MINIMAL, "agent.yaml", hostname="host").metrics is None
+    settings = parse_agent_settings({**MINIMAL, "metrics": {"listen": text}}, "agent.yaml", hostname="host")
+    assert settings.metrics == EndpointSetting(address, 9586)

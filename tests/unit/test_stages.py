@@ -131,7 +131,7 @@ def test_traffic_moves_only_to_links_that_are_proven() -> None:
 def test_nobody_enforces_before_all_is_sealed_guarded_and_still() -> None:
     later = NOW + STILL + 1
     assert judge(Position(PREFER), walk(), evidence(), later) == Advance(Position(ENFORCE))
-    assert "looking on for 25 s" in reasons(judge(Position(PREFER), walk(), evidence(), NOW + 5))
+    assert "looking on for 30 s" in reasons(judge(Position(PREFER), walk(), evidence(), NOW + 5))
     for changed, words in (
         (report("n2", state=LinkState.PROVEN), "n2 → n1 (proven)"),
         (with_guard(mode="none"), "does not run on n2"),

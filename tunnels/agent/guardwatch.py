@@ -23,6 +23,8 @@ from linkseal.tunnels.guard.model import Guard, GuardTransaction
 from linkseal.tunnels.guard.readings import Count, Flow, Readings
 from linkseal.tunnels.host.host import Failure
 from linkseal.tunnels.model import Desired, Observed, Stage
+from linkseal.tunnels.redirect.program import CONTROL, Way
+from linkseal.tunnels.redirect.reasons import REASONS, Drops
 from linkseal.tunnels.statusparts import MAX_FLOWS, GuardMode, GuardStatus, PlaintextCount, PlaintextFlow, Reason
 from linkseal.tunnels.world import World, protected, stage_towards
 
@@ -55,6 +57,8 @@ class GuardWatch:
         self._flows: tuple[PlaintextFlow, ...] = ()
         self._last_plaintext: float | None = None
         self._refused: str | None = None
+        self._programs: Mapping[tuple[Way, int], Drops] | None = None
+        """What our programs on the NICs had dropped at the last look."""
         self.broken: str | None = None
         """Why break-glass is in force."""
 
@@ -88,6 +92,15 @@ class GuardWatch:
         self._flows = tuple(_flows(readings.flows, owners))[:MAX_FLOWS]
         self._sealed = sealed
 
+    def programs(self, counters: Mapping[tuple[Way, int], Drops], now: float) -> None:
+        """Add what our programs on the NICs have dropped: inbound they are asked before nftables."""
+        before, self._programs = self._programs, counters
+        for (way, number), drops in counters.items():
+            old = Drops(0, 0) if before is None else before.get((way, number), Drops(0, 0))
+            new = Count(drops.packets - old.packets, drops.bytes - old.bytes)
+            if before is not None and number != CONTROL and new.packets > 0:
+                self._add(way, REASONS.get(number, "unknown"), "drop", "", new, now)
+
     def _reason(self, world: World, name: str, sealed: frozenset[str]) -> Reason:
         peer = world.peers.get(name)
         if peer is None or not peer.generations:
@@ -102,7 +115,7 @@ class GuardWatch:
         self._last_plaintext = now
         where = "to" if direction == "out" else "from"
         if verdict == "drop":
-            text = f"{new.packets} packets {where} {name} outside the tunnels"
+            text = f"{new.packets} packets {where} {name or 'other nodes'} outside the tunnels"
             self._findings.raise_(codes.GUARD_DROPS, name or HOST_SUBJECT, text, now, lasts=SHOWN)
         elif reason == "bypass":
             text = f"{new.packets} packets {where} {name} in plaintext, though its link is sealed"

@@ -23,12 +23,12 @@ from linkseal.tunnels import codes
 from linkseal.tunnels.agent.control import ControlServer
 from linkseal.tunnels.agent.enrolment import Enrolment
 from linkseal.tunnels.agent.evidence import News
+from linkseal.tunnels.agent.insight import Insight
 from linkseal.tunnels.agent.paths import PathMeter
 from linkseal.tunnels.agent.picture import picture_of
 from linkseal.tunnels.agent.prober import Picture, Prober, latest
 from linkseal.tunnels.agent.proofs import Proofs
 from linkseal.tunnels.agent.published import compare, published
-from linkseal.tunnels.agent.report import node_status
 from linkseal.tunnels.agent.requests import RequestDesk
 from linkseal.tunnels.agent.silence import Silence
 from linkseal.tunnels.agent.trouble import Alarms, Trouble
@@ -108,6 +108,7 @@ class Agent:
         self._again = Alarms(self._look_again)
         self._tasks: list[asyncio.Task[None]] = []
         self.desk = RequestDesk(worker)
+        self.insight = Insight(worker)
         self._enrolment = Enrolment(worker.keyring, worker.knowledge, directory, self._trouble.warn)
         self._events = Events(self._on_dirty, worker.host.table, worker.host.guard.table)
         self._paths = PathMeter(self._on_path)
@@ -127,6 +128,7 @@ class Agent:
         self._spawn("measuring paths", self._paths.run)
         self._spawn("verifying", self._proofs.run)
         self._spawn("asking for reports", Silence(self.worker, self._directory, self._in_worker).run)
+        self._spawn("serving metrics", self.insight.serve)
         try:
             while not self._stopping.is_set():
                 pause = await self._trouble.guard(TURN, self._turn())
@@ -239,7 +241,7 @@ class Agent:
         self._outcomes.clear()
         self._path_mtus.clear()
         try:
-            done = await self._in_worker(lambda: self._work(job))
+            done = await self._in_worker(lambda: self.insight.measured(lambda: self._work(job)))
         except Exception as error:  # noqa: BLE001 - whatever it is, tunnels must go on being looked after
             self._outcomes[:0] = job.outcomes
             self._outcomes = latest(self._outcomes)
@@ -365,7 +367,8 @@ class Agent:
         match request["do"]:
             case "status":
                 now = unix_now()
-                status, writes = await self._in_worker(lambda: (self._node_status(now), self.worker.host.writes))
+                status = await self._in_worker(lambda: self._node_status(now, fresh=True))
+                writes = self.worker.host.writes
                 return {"status": to_json(self._node, status), "passes": self._passes, "writes": writes}
             case "plan":
                 return await self._in_worker(self._plan)
@@ -385,8 +388,8 @@ class Agent:
         self._on_dirty(frozenset())
         return {"generation": number}
 
-    def _node_status(self, now: float) -> NodeStatus:
-        status = node_status(self.worker, self.desk.states(now), self._published_serial, now)
+    def _node_status(self, now: float, *, fresh: bool = False) -> NodeStatus:
+        status = self.insight.status(self.desk.states(now), self._published_serial, now, fresh=fresh)
         return replace(status, verified=self._proofs.results())
 
     def _plan(self) -> Mapping[str, Any]:

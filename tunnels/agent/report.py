@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
+from typing import Final
 
+from linkseal.keys.errors import HostError
 from linkseal.keys.secrets import fingerprint
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent.worker import Worker
 from linkseal.tunnels.linkrecord import LinkRecord
 from linkseal.tunnels.model import LinkState, Scope, Stage
+from linkseal.tunnels.redirect.judge import redirects
 from linkseal.tunnels.register import Peer
 from linkseal.tunnels.status import (
     MAX_PAIRS,
@@ -26,13 +31,22 @@ from linkseal.tunnels.status import (
     UnsealedPeer,
 )
 from linkseal.tunnels.statusparts import GuardStatus
+from linkseal.tunnels.truth import Untrue
 from linkseal.tunnels.world import device_mtu, stage_towards
 
+NONE_UNTRUE: Final[Mapping[str, Untrue]] = {}
 
-def node_status(worker: Worker, requests: Mapping[str, RequestStatus], published: int, now: float) -> NodeStatus:
-    """The whole report at `now`."""
+
+def node_status(
+    worker: Worker,
+    requests: Mapping[str, RequestStatus],
+    published: int,
+    now: float,
+    untrue: Mapping[str, Untrue] = NONE_UNTRUE,
+) -> NodeStatus:
+    """The whole report at `now`. `untrue`: peers to which the kernel would not encrypt, whatever the book says."""
     policy, features = worker.knowledge.policy, worker.features
-    states = dict(_peer_states(worker, now))
+    states = dict(_peer_states(worker, now, untrue))
     counts = Counter(state for state, _ in states.values())
     unsealed = [
         UnsealedPeer(name, state, code)
@@ -55,7 +69,9 @@ def node_status(worker: Worker, requests: Mapping[str, RequestStatus], published
         generations=tuple(_generations(worker)),
         links=LinkCounts(total=len(states), **{state.value: counts[state] for state in LinkState}),
         unsealed=tuple(sorted(unsealed, key=lambda entry: WORST_FIRST.index(entry.state))[:MAX_UNSEALED]),
-        pairs=tuple(_pair(worker, record, now) for _, record in sorted(worker.book.records.items()))[:MAX_PAIRS],
+        pairs=tuple(_pair(worker, record, now, untrue) for _, record in sorted(worker.book.records.items()))[
+            :MAX_PAIRS
+        ],
         findings=tuple(FindingStatus(f.code, f.subject, f.message, f.since) for f in shown)[:MAX_PAIRS],
         requests=dict(requests),
         policy=worker.applied,
@@ -64,9 +80,14 @@ def node_status(worker: Worker, requests: Mapping[str, RequestStatus], published
 
 
 def guard_status(worker: Worker, now: float) -> GuardStatus:
-    """The guard's part, its counters read anew."""
+    """The guard's part, its counters read anew; and whether packets can be redirected past it."""
     worker.guard.look(worker.world, worker.observed.guard, frozenset(worker.book.current), now)
-    return worker.guard.status(worker.desired, worker.observed)
+    with contextlib.suppress(HostError):  # read the next time
+        worker.guard.programs(worker.host.redirect.counters(), now)
+    status = worker.guard.status(worker.desired, worker.observed)
+    if worker.world is None or worker.world.layout.stage is Stage.OFF:
+        return status
+    return replace(status, redirects=redirects(worker.world, worker.observed.redirect).redirects)
 
 
 def _generations(worker: Worker) -> Iterator[GenerationStatus]:
@@ -77,7 +98,9 @@ def _generations(worker: Worker) -> Iterator[GenerationStatus]:
         yield GenerationStatus(number, generation.state.value, fingerprint(keys[number]), generation.raised.timestamp())
 
 
-def _peer_states(worker: Worker, now: float) -> Iterator[tuple[str, tuple[LinkState, str | None]]]:
+def _peer_states(
+    worker: Worker, now: float, untrue: Mapping[str, Untrue]
+) -> Iterator[tuple[str, tuple[LinkState, str | None]]]:
     """Every other node that owns something: the state of the link that carries, or should carry, its traffic.
 
     A node whose documents are refused or that has no agent has no link; what it owns is not encrypted.
@@ -86,7 +109,7 @@ def _peer_states(worker: Worker, now: float) -> Iterator[tuple[str, tuple[LinkSt
     for name, peer in () if register is None else register.peers.items():
         if name == worker.knowledge.node or peer.grant.opted_out or _behind(worker, name):
             continue
-        yield name, _peer_state(worker, name, peer, now)
+        yield name, _peer_state(worker, name, peer, now, untrue)
 
 
 def _behind(worker: Worker, name: str) -> bool:
@@ -95,19 +118,24 @@ def _behind(worker: Worker, name: str) -> bool:
     return policy is not None and policy.pool is not None and policy.stage_of(name) is Stage.OFF
 
 
-def _peer_state(worker: Worker, name: str, peer: Peer, now: float) -> tuple[LinkState, str | None]:
+def _peer_state(
+    worker: Worker, name: str, peer: Peer, now: float, untrue: Mapping[str, Untrue]
+) -> tuple[LinkState, str | None]:
     records = list(worker.book.of_peer(name))
     if not records:
         return (LinkState.ABSENT if peer.announcement is not None else LinkState.REFUSED), None
     carrying = [record for record in records if record.pair == worker.book.current.get(name)]
     best = carrying or sorted(records, key=lambda record: record.key)[-1:]
-    return _state(worker, best[0], now)
+    return _state(worker, best[0], now, untrue)
 
 
-def _state(worker: Worker, record: LinkRecord, now: float) -> tuple[LinkState, str | None]:
+def _state(
+    worker: Worker, record: LinkRecord, now: float, untrue: Mapping[str, Untrue]
+) -> tuple[LinkState, str | None]:
     """A link's state, and the code that says why it is no better.
 
-    Sealed is what the book calls so, if moreover the kernel took all that sends traffic into it, and any is sent.
+    Sealed is what the book calls so, if moreover the kernel took all that sends traffic into it, any is sent, and
+    the kernel was found to send it there.
     """
     state = worker.book.state(record, now - worker.ahead)
     if state is not LinkState.SEALED:
@@ -117,11 +145,13 @@ def _state(worker: Worker, record: LinkRecord, now: float) -> tuple[LinkState, s
     peer = None if worker.world is None else worker.world.peers.get(record.key.peer)
     if worker.world is None or peer is None or stage_towards(worker.world, peer) in (Stage.OFF, Stage.PREPARE):
         return LinkState.PROVEN, None
+    if (objection := untrue.get(record.key.peer)) is not None:
+        return LinkState.STALE, objection.code
     return state, record.code
 
 
-def _pair(worker: Worker, record: LinkRecord, now: float) -> PairStatus:
-    state, code = _state(worker, record, now)
+def _pair(worker: Worker, record: LinkRecord, now: float, untrue: Mapping[str, Untrue]) -> PairStatus:
+    state, code = _state(worker, record, now, untrue)
 
     def wall(at: float | None) -> float | None:
         return None if at is None else at + worker.ahead

@@ -9,7 +9,8 @@ from typing import Final
 
 from linkseal.tunnels import codes
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
-from linkseal.tunnels.host.host import Failure
+from linkseal.tunnels.guard.model import GuardTransaction
+from linkseal.tunnels.host.host import ALL, Aspect, Failure
 from linkseal.tunnels.model import Step
 from linkseal.tunnels.render import render_steps
 
@@ -29,13 +30,21 @@ def tell_failures(findings: ActiveFindings, failures: Sequence[Failure], now: fl
     findings.replace({codes.STEP_REFUSED, codes.PORT_IN_USE}, current, now)
 
 
-def tell_drift(findings: ActiveFindings, undone: Sequence[Step], failures: Sequence[Failure], now: float) -> None:
-    """What this pass had to do once more was somebody else's doing: say what was put back."""
+def tell_drift(findings: ActiveFindings, undone: Sequence[Step], failures: Sequence[Failure], now: float) -> int:
+    """What this pass had to do once more was somebody else's doing: say what was put back, and how many steps."""
     failed = [failure.step for failure in failures]
     steps = [step for step in undone if step not in failed]
     if not steps:
-        return
+        return 0
     lines = render_steps(steps)
     shown = "; ".join(lines[:5]) + (f"; and {len(lines) - 5} more" if len(lines) > 5 else "")  # noqa: PLR2004
     _LOG.warning("%s drift healed: %s", codes.DRIFT_HEALED, shown)
     findings.raise_(codes.DRIFT_HEALED, HOST_SUBJECT, shown, now, lasts=300.0)
+    return len(steps)
+
+
+def touched(steps: Sequence[Step]) -> frozenset[Aspect]:
+    """What is to be looked at once more after these steps: all, the guard's tables (two runs of nft) if they were."""
+    if not steps:
+        return frozenset()
+    return ALL if any(isinstance(step, GuardTransaction) for step in steps) else ALL - {Aspect.GUARD}

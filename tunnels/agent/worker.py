@@ -42,7 +42,7 @@ from linkseal.tunnels.agent.observations import OBSERVED_CODES, observations
 from linkseal.tunnels.agent.speaker import Speaker
 from linkseal.tunnels.agent.state import KnownGood, SavedLink
 from linkseal.tunnels.agent.targets import targets
-from linkseal.tunnels.agent.tellings import tell_drift, tell_failures
+from linkseal.tunnels.agent.tellings import tell_drift, tell_failures, touched
 from linkseal.tunnels.agent.unfit import unfit
 from linkseal.tunnels.diff import diff
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
@@ -100,6 +100,8 @@ class Worker:
         self.world: World | None = None
         self.features = host.features()
         self.door = self.features.door
+        self.healed = 0
+        """Steps that undid what others had done."""
         self._known = known
         self._adopted = False
         self._settled = False
@@ -145,7 +147,7 @@ class Worker:
         self.unfit = unfit(failures, world)
         self.applied = applied(self.applied, self.knowledge.policy_serial, done=not due, failed=bool(failures))
         if steps and settled:
-            tell_drift(self.findings, diff(before, seen), failures, job.now)
+            self.healed += tell_drift(self.findings, diff(before, seen), failures, job.now)
         self.guard.tell(world, seen, failures, self._exemptions(), job.now)
         self._note(world, job.now, steady)
         self._save_links(job.now)
@@ -158,7 +160,7 @@ class Worker:
             targets(world, self.book) if world.layout.stage is not Stage.OFF else {},
             (*self._pokes(steady), *self._reconfigured(steps)),
             publish,
-            ALL if steps else frozenset(),
+            touched(steps),
             self._wake(steady, failures),
         )
 

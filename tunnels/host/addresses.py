@@ -12,11 +12,21 @@ from linkseal.keys.values import Prefix
 from linkseal.tunnels.addressing import OURS
 from linkseal.tunnels.host.links import index_of, translated
 from linkseal.tunnels.host.routes import PROTOCOL
-from linkseal.tunnels.model import V4, V6, Address, Family, Rule, family_of
+from linkseal.tunnels.model import V4, V6, Address, Family, ForeignRule, Rule, family_of
 
 _SCOPES: dict[str, int] = {"global": 0, "host": 254}
 _SCOPE_HOST, _SCOPE_LINK = 254, 253
 _ALL_BITS = 0xFFFFFFFF
+_LOOK_UP, _INVERTED = 1, 0x2
+"""FR_ACT_TO_TBL and FIB_RULE_INVERT of <linux/fib_rules.h>."""
+_SELECTORS = (
+    "FRA_IIFNAME",
+    "FRA_OIFNAME",
+    "FRA_UID_RANGE",
+    "FRA_TUN_ID",
+    "FRA_FLOW",
+    "FRA_SUPPRESS_IFGROUP",
+)
 _NO_DAD = 0x02
 """IFA_F_NODAD: without it an IPv6 address is tentative for a moment, and a route from it refused."""
 
@@ -69,27 +79,17 @@ class Addresses:
         text, _, length = address.cidr.partition("/")
         return {"index": index_of(address.interface), "address": text, "prefixlen": int(length)}
 
-    def read_rules(self) -> frozenset[Rule]:
-        """Return our rules of both families. HostError."""
-        return frozenset(self._our_rules())
+    def read_rules(self) -> tuple[frozenset[Rule], frozenset[ForeignRule]]:
+        """Return our rules and all others, of both families. HostError."""
+        found = list(self._rules())
+        ours = frozenset(rule for rule in found if isinstance(rule, Rule))
+        return ours, frozenset(rule for rule in found if isinstance(rule, ForeignRule))
 
-    def _our_rules(self) -> Iterator[Rule]:
+    def _rules(self) -> Iterator[Rule | ForeignRule]:
         families: tuple[tuple[Family, int], ...] = ((V4, socket.AF_INET), (V6, socket.AF_INET6))
         for family, number in families:
             for one in translated("read the rules", self._route.get_rules, family=number):
-                if one.get_attr("FRA_PROTOCOL") == PROTOCOL:
-                    priority, table = one.get_attr("FRA_PRIORITY") or 0, one.get_attr("FRA_TABLE") or 0
-                    yield Rule(
-                        family,
-                        priority,
-                        table,
-                        _fwmark(one),
-                        _end(one, "FRA_DST", "dst_len"),
-                        _end(one, "FRA_SRC", "src_len"),
-                        one.get_attr("FRA_IP_PROTO"),
-                        _port(one, "FRA_DPORT_RANGE"),
-                        _port(one, "FRA_SPORT_RANGE"),
-                    )
+                yield _rule(family, one)
 
     def add_rule(self, rule: Rule) -> None:
         """Add a rule. HostError."""
@@ -108,6 +108,42 @@ class Addresses:
                 raise
 
 
+def _rule(family: Family, one: Any) -> Rule | ForeignRule:
+    """One with our protocol number that has more than a rule of ours can have is another's."""
+    priority, fwmark = one.get_attr("FRA_PRIORITY") or 0, _fwmark(one)
+    looks_up = one["action"] == _LOOK_UP and one.get_attr("FRA_L3MDEV") is None
+    table = one.get_attr("FRA_TABLE") or one["table"] if looks_up else None
+    suppressed = one.get_attr("FRA_SUPPRESS_PREFIXLEN")
+    longer_than = -1 if suppressed in (None, _ALL_BITS) else suppressed
+    beyond = bool(one["tos"] or one["flags"] & _INVERTED or longer_than >= 0)
+    beyond = (
+        beyond or any(one.get_attr(name) is not None for name in _SELECTORS) or not all(map(_one_port, _ports(one)))
+    )
+    if one.get_attr("FRA_PROTOCOL") == PROTOCOL and table is not None and not beyond:
+        return Rule(
+            family,
+            priority,
+            table,
+            fwmark,
+            _end(one, "FRA_DST", "dst_len"),
+            _end(one, "FRA_SRC", "src_len"),
+            one.get_attr("FRA_IP_PROTO"),
+            _port(one, "FRA_DPORT_RANGE"),
+            _port(one, "FRA_SPORT_RANGE"),
+        )
+    limited = beyond or bool(one["src_len"] or one["dst_len"] or one.get_attr("FRA_IP_PROTO") or any(_ports(one)))
+    return ForeignRule(family, priority, table, fwmark, limited, longer_than)
+
+
+def _ports(rule: Any) -> tuple[Any, Any]:
+    return rule.get_attr("FRA_DPORT_RANGE"), rule.get_attr("FRA_SPORT_RANGE")
+
+
+def _one_port(ports: Any) -> bool:
+    first, _, last = str(ports).partition(":")  # pyroute2 has `first:last`
+    return ports is None or last in ("", first)
+
+
 def _fwmark(rule: Any) -> tuple[int, int] | None:
     mark, mask = rule.get_attr("FRA_FWMARK"), rule.get_attr("FRA_FWMASK")
     return None if mark is None and mask is None else (mark or 0, _ALL_BITS if mask is None else mask)
@@ -120,7 +156,7 @@ def _end(rule: Any, name: str, length: str) -> Prefix | None:
 
 def _port(rule: Any, name: str) -> int | None:
     ports = rule.get_attr(name)
-    return None if ports is None else int(str(ports).partition(":")[0])  # pyroute2 has `first:last`
+    return None if ports is None else int(str(ports).partition(":")[0])
 
 
 def _rule_fields(rule: Rule) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def _removals(
         if kernel_kinds.get(name) in KINDS_WE_MAKE:
             yield RemoveInterface(name, _kind(name)), f"interface {name}"
     state = observed.redirect
-    for hook in () if state is None else sorted(state.standing | state.strays):
+    for hook in () if state is None else sorted(state.standing | state.strays | state.behind):
         yield DetachRedirect(hook), f"program on {hook.device} ({hook.way})"
     for name, value in sorted(rp_filter.items()):
         have = observed.interfaces.get(name)

@@ -20,12 +20,13 @@ from linkseal.tunnels.host.addresses import Addresses
 from linkseal.tunnels.host.guard import GuardTables
 from linkseal.tunnels.host.links import Links, open_route
 from linkseal.tunnels.host.nft import Nft
-from linkseal.tunnels.host.routes import apply_routes, read_main, read_routes
+from linkseal.tunnels.host.routes import apply_routes, read_destinations, read_main, read_routes, read_table
 from linkseal.tunnels.host.sysctls import forwarded
 from linkseal.tunnels.model import (
     AddAddress,
     AddInterface,
     AddRule,
+    ForeignRule,
     Kind,
     LookAgain,
     NftTransaction,
@@ -35,6 +36,7 @@ from linkseal.tunnels.model import (
     RemoveRoute,
     RemoveRule,
     Route,
+    Rule,
     SetInterface,
     SetRoute,
     SetRpFilter,
@@ -43,6 +45,7 @@ from linkseal.tunnels.model import (
 from linkseal.tunnels.plan import FALLBACK_TABLE
 from linkseal.tunnels.redirect.kernel import Redirector
 from linkseal.tunnels.redirect.model import AttachRedirect, DetachRedirect, ForgetRedirect, RedirectState, SetRedirect
+from linkseal.tunnels.truth import tables_before
 from linkseal.wireguard.driver import Driver, DriverKind, Secrets
 from linkseal.wireguard.model import ConfigureDevice, RemovePeer, ReprovokePeer, SetPeer, WireguardStep
 from linkseal.wireguard.netlink import NETLINK_ROUTE, NetlinkSocket
@@ -145,6 +148,12 @@ class Host:
         if Aspect.WIREGUARD in aspects:
             kinds = {Kind.SLOT, Kind.DOOR} if self._driver.kind == "kernel" else {Kind.SLOT}
             devices = self._driver.dump([name for name, one in interfaces.items() if one.kind in kinds])
+        rules, foreign_rules = before.rules, before.foreign_rules
+        if Aspect.RULES in aspects:
+            rules, foreign_rules = self._addresses.read_rules()
+        routes, strangers = before.routes, before.foreign_routes
+        if aspects & {Aspect.ROUTES, Aspect.RULES}:
+            routes, strangers = self._read_routes(rules, foreign_rules)
         return Observed(
             interfaces=interfaces,
             addresses=addresses,
@@ -152,12 +161,16 @@ class Host:
             rp_filter_all=rp_filter_all,
             forwards=forwards,
             devices=devices,
-            routes=self._read_routes() if Aspect.ROUTES in aspects else before.routes,
-            rules=self._addresses.read_rules() if Aspect.RULES in aspects else before.rules,
-            nft=self._nft.read() if Aspect.NFT in aspects else before.nft,
+            routes=routes,
+            rules=rules,
+            nft=self._nft.read_again({(n, i.index) for n, i in interfaces.items()})
+            if Aspect.NFT in aspects
+            else before.nft,
             guard=self.guard.read() if Aspect.GUARD in aspects else before.guard,
             redirect=self._redirects() if Aspect.REDIRECT in aspects else before.redirect,
             main_routes=read_main(self._sock) if Aspect.ROUTES in aspects else before.main_routes,
+            foreign_rules=foreign_rules,
+            foreign_routes=strangers,
         )
 
     def _redirects(self) -> RedirectState | None:
@@ -167,9 +180,16 @@ class Host:
             _LOG.debug("programs on interfaces cannot be read: %s", error)
             return None
 
-    def _read_routes(self) -> dict[tuple[int, Prefix], Route]:
-        tables = (self._table, self._table + 1, FALLBACK_TABLE)
-        return {key: route for table in tables for key, route in read_routes(self._sock, table).items()}
+    def _read_routes(
+        self, rules: frozenset[Rule], foreign: frozenset[ForeignRule]
+    ) -> tuple[dict[tuple[int, Prefix], Route], frozenset[tuple[int, Prefix]]]:
+        """Return our routes, and of others' what could take packets before they meet ours."""
+        ours, strangers = read_table(self._sock, self._table)
+        for table in tables_before(rules, foreign, self._table):
+            strangers |= read_destinations(self._sock, table)
+        for table in (self._table + 1, FALLBACK_TABLE):
+            ours |= read_routes(self._sock, table)
+        return ours, frozenset(strangers)
 
     def apply(self, steps: Sequence[Step], secrets: Secrets) -> tuple[Failure, ...]:
         """Carry out steps in order, runs of routes and of one device's WireGuard steps in batches.

@@ -106,6 +106,7 @@ class Links:
             bool(conf.get("accept_local", 0)),
             not link["flags"] & _NOARP,
             kind is None and name in OURS and kernel_kind in KINDS_WE_MAKE,
+            kernel_kind,
         )
 
     # --- changing --------------------------------------------------------------------------------------------------

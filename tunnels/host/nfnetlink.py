@@ -19,8 +19,8 @@ NFGEN = struct.Struct("=BBH")
 """struct nfgenmsg of <linux/netfilter/nfnetlink.h>: family, version, resource id."""
 
 NFT_SUBSYSTEM = 10
-_GET_TABLE, _GET_CHAIN = 1, 4
-"""NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE and NFT_MSG_GETCHAIN."""
+_GET_TABLE, _GET_CHAIN, _GET_GENERATION, _GENERATION_ID = 1, 4, 16, 1
+"""NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE, NFT_MSG_GETCHAIN and NFT_MSG_GETGEN with NFTA_GEN_ID."""
 
 TABLE_NAME = 1
 """NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE, NFTA_SET_ELEM_LIST_TABLE: all 1."""
@@ -48,6 +48,25 @@ def our_tables(table: str = TABLE) -> list[str]:
             and text_attribute(answer.data, answer.start, answer.end, TABLE_NAME) == table
         ]
     return sorted(found, reverse=True)
+
+
+def generation() -> int | None:
+    """Return the number of the namespace's ruleset, which every transaction of anybody raises. HostError.
+
+    Not raised by an interface that goes, though a chain that hooks it goes with it. None: no nftables.
+    """
+    try:
+        sock = NetlinkSocket(NETLINK_NETFILTER)
+    except HostError as error:
+        if error.errno == EPROTONOSUPPORT:
+            return None
+        raise
+    with sock:
+        for answer in sock.query(message(NFT_SUBSYSTEM << 8 | _GET_GENERATION, NFGEN.pack(0, 0, 0))):
+            for kind, start, end in attributes(answer.data, answer.start + NFGEN.size, answer.end):
+                if kind == _GENERATION_ID:
+                    return int.from_bytes(answer.data[start:end], "big")
+    return None
 
 
 def hook_devices(table: str = TABLE) -> dict[str, str | None]:

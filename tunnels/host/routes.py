@@ -26,6 +26,12 @@ RTMSG = struct.Struct("=BBBBBBBBI")
 _NEW, _DELETE, _GET = 24, 25, 26
 _DST, _OIF, _PREFSRC, _METRICS, _MULTIPATH, RTA_TABLE, _METRIC_MTU = 1, 4, 7, 8, 9, 15, 2
 _SCOPE_LINK, _SCOPE_NOWHERE, _SCOPE_UNIVERSE, _UNICAST, _UNREACHABLE = 253, 255, 0, 1, 7
+_LOCAL = 2
+_ENDS = frozenset(range(1, 9))
+"""RTN_LOCAL of <linux/rtnetlink.h>; all types from RTN_UNICAST to RTN_PROHIBIT end a lookup, RTN_THROW does not."""
+
+LOCAL_TABLE: Final = 255
+"""RT_TABLE_LOCAL."""
 _U32 = struct.Struct("=I")
 _NEXT_HOP = struct.Struct("=HBBi")
 _MAIN = 254
@@ -39,7 +45,7 @@ def read_routes(sock: NetlinkSocket, table: int) -> dict[tuple[int, Prefix], Rou
     found: dict[tuple[int, Prefix], Route] = {}
     names: dict[int, str] = {}
     for family in (socket.AF_INET, socket.AF_INET6):
-        for answer in _dump(sock, family, table):
+        for answer in _dump(sock, family, table, PROTOCOL):
             route = _decode(answer, family, table, names)
             if route is not None:
                 found[table, route.prefix] = route
@@ -53,7 +59,7 @@ def read_main(sock: NetlinkSocket) -> frozenset[tuple[Prefix, str]]:
     """
     found: set[tuple[Prefix, str]] = set()
     names: dict[int, str] = {}
-    for answer in _dump(sock, socket.AF_INET, _MAIN, protocol=0):
+    for answer in _dump(sock, socket.AF_INET, _MAIN, 0):
         data = answer.data
         _, length, _, _, _, _, _, kind, _ = RTMSG.unpack_from(data, answer.start)
         address, indexes = "0.0.0.0", set[int]()  # noqa: S104 - the default route's text
@@ -80,9 +86,47 @@ def _next_hops(data: bytes, start: int, end: int) -> Iterator[int]:
         start += max(_NEXT_HOP.size, (size + 3) & ~3)
 
 
-def _dump(sock: NetlinkSocket, family: int, table: int, *, protocol: int = PROTOCOL) -> list[Answer]:
-    # A strict dump: the kernel itself leaves out other tables and (unless 0 is asked for) other protocols.
-    question = RTMSG.pack(family, 0, 0, 0, 0, protocol, 0, 0, 0) + attribute_u32(RTA_TABLE, table)
+def read_table(sock: NetlinkSocket, table: int) -> tuple[dict[tuple[int, Prefix], Route], set[tuple[int, Prefix]]]:
+    """Return our routes in `table`, and where the others there lead that could take packets from them. HostError."""
+    found: dict[tuple[int, Prefix], Route] = {}
+    strangers: set[tuple[int, Prefix]] = set()
+    names: dict[int, str] = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for answer in _dump(sock, family, table, 0):
+            route = _decode(answer, family, table, names)
+            _, _, source_length, tos, *_ = RTMSG.unpack_from(answer.data, answer.start)
+            if route is None or source_length or tos or (table, route.prefix) in found:  # twice: by another metric
+                strangers.add((table, _destination(answer, family)))
+            else:
+                found[table, route.prefix] = route
+    return found, strangers
+
+
+def read_destinations(sock: NetlinkSocket, table: int) -> set[tuple[int, Prefix]]:
+    """Return (table, prefix) of every route of another's table that ends a lookup there. HostError.
+
+    Of the table `local` only what makes an address this host's own: there, broadcast and anycast take nothing else.
+    """
+    kind = _LOCAL if table == LOCAL_TABLE else 0
+    return {
+        (table, _destination(answer, family))
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for answer in _dump(sock, family, table, 0, kind)
+        if answer.data[answer.start + 7] in ({kind} if kind else _ENDS)
+    }
+
+
+def _destination(answer: Answer, family: int) -> Prefix:
+    length = answer.data[answer.start + 1]
+    for attr, start, end in attributes(answer.data, answer.start + RTMSG.size, answer.end):
+        if attr == _DST:
+            return Prefix(f"{socket.inet_ntop(family, answer.data[start:end])}/{length}")
+    return Prefix("0.0.0.0/0" if family == socket.AF_INET else "::/0")
+
+
+def _dump(sock: NetlinkSocket, family: int, table: int, protocol: int = PROTOCOL, kind: int = 0) -> list[Answer]:
+    # A strict dump: the kernel itself leaves out other tables and, unless 0 is asked for, other protocols and types.
+    question = RTMSG.pack(family, 0, 0, 0, 0, protocol, 0, kind, 0) + attribute_u32(RTA_TABLE, table)
     try:
         return sock.dump(message(_GET, question))
     except NetlinkError as error:

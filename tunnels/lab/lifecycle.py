@@ -19,7 +19,8 @@ from linkseal.tunnels.cli.output import Cell, Paint, Tone, emit, note, plural, s
 from linkseal.tunnels.lab import backend as backends
 from linkseal.tunnels.lab import faults, kernel, namespaces, state
 from linkseal.tunnels.lab.backend import Backend, Choice
-from linkseal.tunnels.lab.demo import Demo, Stage, farewell, introduction, prepare_out
+from linkseal.tunnels.lab.demo import Demo, farewell, introduction, prepare_out
+from linkseal.tunnels.lab.demostage import Stage
 from linkseal.tunnels.lab.lab import CONTROLLER, Lab, cluster_of, command_in, inventory_of
 from linkseal.tunnels.lab.state import LabRecord, LabSpec
 from linkseal.tunnels.lab.uml import LabKernel
@@ -266,7 +267,9 @@ def demo(wish: str, scope: str, out: Path, *, keep: bool, colour: bool) -> int:
     backends.require_host()
     began = time.monotonic()
     families = ("4", "6") if _IPV6.is_dir() else ("4",)
-    spec = LabSpec(DEMO if keep else f"{DEMO}-{os.getpid()}", scope=scope, families=families, cni="host-gw")
+    spec = LabSpec(
+        DEMO if keep else f"{DEMO}-{os.getpid()}", scope=scope, stage="off", families=families, cni="host-gw"
+    )
     prepare_out(out)
     with _claimed(spec.name), _interruptible():
         choice, lab_kernel = _settle(wish)

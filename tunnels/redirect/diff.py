@@ -42,11 +42,12 @@ def diff_redirect(
     """Return the steps; none where nothing differs, or could not be looked at. `devices`: those that exist now."""
     if observed is None:
         return RedirectSteps()
-    there = observed.standing | observed.strays
+    there = observed.standing | observed.strays | observed.behind
     if desired is None:
         return RedirectSteps(late=tuple(DetachRedirect(hook) for hook in sorted(there)))
     hooks = desired.hooks()
     wanted = {hook for hook in hooks if hook.device in devices}
+    missing = wanted - observed.standing - observed.behind
     differing: list[tuple[Entry, int]] = []
     surplus: list[tuple[Entry, int]] = []
     for table, held in desired.tables().items():
@@ -57,7 +58,7 @@ def diff_redirect(
     early: list[RedirectStep] = []
     if differing:
         early.append(SetRedirect(tuple(sorted(differing, key=_order))))
-    early += [AttachRedirect(hook) for hook in sorted(wanted - observed.standing | wanted & observed.strays)]
+    early += [AttachRedirect(hook) for hook in sorted(missing | wanted & observed.strays)]
     last = sorted(surplus, key=_order, reverse=True)
     late: list[RedirectStep] = [ForgetRedirect(tuple(entry for entry, _ in last))] if last else []
     late += [DetachRedirect(hook) for hook in sorted(there - hooks)]

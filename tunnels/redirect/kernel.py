@@ -54,6 +54,9 @@ class Redirector:
         """Numbers of programs of this version that use our maps."""
         self._held: set[int] = set()
         """Numbers of programs whose descriptors we have."""
+        self._attached: set[Hook] = set()
+        """Where a program was put since the last look."""
+        self._tried: dict[Hook, list[Standing]] = {}
         self._before: dict[tuple[Way, int], Drops] = {}
         """What the counters of maps that were taken over said then."""
         self._seen: dict[Table, tuple[bpf.Held, dict[str, int]]] = {}
@@ -106,7 +109,25 @@ class Redirector:
                 strays.add(one.hook)
         numbers = {one.program for one in standing} | self._held
         self._current = {way: current & numbers for way, current in self._current.items()}
-        return RedirectState(self._tables(), frozenset(good), frozenset(strays), tuple(dict.fromkeys(foreign)))
+        behind = self._behind(standing, good)
+        return RedirectState(
+            self._tables(),
+            frozenset(good),
+            frozenset(strays - behind),
+            tuple(dict.fromkeys(foreign)),
+            frozenset(behind & strays),
+        )
+
+    def _behind(self, standing: list[Standing], good: set[Hook]) -> set[Hook]:
+        """Hooks where putting ours first has come to nothing, and nothing has changed since."""
+        chains: dict[Hook, list[Standing]] = {}
+        for one in standing:
+            chains.setdefault(one.hook, []).append(one)
+        for hook in self._attached - good:
+            self._tried[hook] = chains.get(hook, [])
+        self._attached.clear()
+        self._tried = {hook: tried for hook, tried in self._tried.items() if chains.get(hook) == tried}
+        return set(self._tried)
 
     def counters(self) -> dict[tuple[Way, int], Drops]:
         """Return (direction, counter) → what was dropped since this process has the maps. HostError."""
@@ -208,6 +229,7 @@ class Redirector:
                         bpf.delete(self._maps[entry.table], key_bytes(entry))
             case AttachRedirect(hook):
                 self._attach(hook)
+                self._attached.add(hook)
             case DetachRedirect(hook):
                 self._hooks.take_out(hook)
 

@@ -139,6 +139,8 @@ class RedirectState:
     strays: frozenset[Hook] = frozenset()
     """Where there are others of ours: of another version or other maps, behind somebody else's, or twice."""
     foreign: tuple[Foreign, ...] = ()
+    behind: frozenset[Hook] = frozenset()
+    """Where ours stands behind another's which it cannot precede: tried, and not tried again before that changes."""
 
     def entries(self) -> dict[Entry, int]:
         """Return what the maps hold, entry by entry."""

@@ -1,6 +1,6 @@
 """The two programs, egress and ingress, as text for the assembler. Pure.
 
-What they decide, for a frame on the NIC (docs/guard.md):
+What they decide, for a frame on the NIC (docs/adr/0009):
 
     not IP                                                   next
     egress: destination / ingress: source not in the map     next

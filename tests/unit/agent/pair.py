@@ -27,6 +27,8 @@ from linkseal.tunnels.guard.readings import Readings
 from linkseal.tunnels.host.host import Failure, Features
 from linkseal.tunnels.model import LinkKey, Observed, Step
 from linkseal.tunnels.probe.outcomes import Proof
+from linkseal.tunnels.redirect.program import Way
+from linkseal.tunnels.redirect.reasons import Drops
 from linkseal.tunnels.register import NodeDocuments, Snapshot
 from linkseal.tunnels.settings import AgentSettings, FileDirectorySettings
 from linkseal.tunnels.status import NodeStatus
@@ -38,22 +40,25 @@ CA = CertificateAuthority.create("test", NOW - timedelta(days=30), timedelta(day
 
 
 class NoCounters:
-    """A guard that has counted nothing."""
+    """A guard, and programs on NICs, that have counted nothing."""
 
     table = "linkseal_guard"
 
     def readings(self, _guard: object) -> Readings:
         return Readings()
 
+    def counters(self) -> dict[tuple[Way, int], Drops]:
+        return {}
+
 
 class MemoryHost:
     """What the worker needs of `linkseal.tunnels.host.host.Host`; refuses the steps that `refuse` picks."""
 
-    table = 51820
+    table, writes = 51820, 0
 
     def __init__(self, addresses: list[str]) -> None:
         self.kernel = FakeHost(addresses)
-        self.guard = NoCounters()
+        self.guard = self.redirect = NoCounters()
         self.refuse: Callable[[Step], bool] = lambda _step: False
 
     def features(self) -> Features:

@@ -29,6 +29,7 @@ from linkseal.tunnels.probe.outcomes import Diagnosis, Lost
 from linkseal.tunnels.register import Snapshot
 from linkseal.tunnels.settings import parse_agent_settings
 from linkseal.tunnels.world import Layout, Me, Underlay, World
+from unit.agent.pair import NoCounters
 from unit.keys.cluster import GOOD, ONE, authority, policy
 
 LOST = Lost(LinkKey("n2", 1, 1), Diagnosis(LinkKey("n2", 1, 1), "LS2001", "gone"))
@@ -36,6 +37,7 @@ LOST = Lost(LinkKey("n2", 1, 1), Diagnosis(LinkKey("n2", 1, 1), "LS2001", "gone"
 
 class Host:
     table, writes = 51820, 0
+    guard = redirect = NoCounters()
 
     def features(self) -> Features:
         return Features(door=True, kernel="6.1", driver="kernel", nft="1.0.6")

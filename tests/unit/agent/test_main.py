@@ -17,6 +17,7 @@ from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.host.host import Features
 from linkseal.tunnels.register import Snapshot
 from linkseal.tunnels.settings import AgentSettings, parse_agent_settings
+from unit.agent.pair import NoCounters
 from unit.keys.cluster import GOOD, authority, policy
 
 HARDENED = """
@@ -36,6 +37,7 @@ print("fine")
 
 class Host:
     table, writes = 51820, 0
+    guard = redirect = NoCounters()
 
     def __init__(self, *_: object) -> None:
         pass

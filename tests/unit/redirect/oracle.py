@@ -1,4 +1,4 @@
-"""What a frame's fate should be, said a second time and in another way: by the words of docs/guard.md, with ipaddress.
+"""What a frame's fate should be, said a second time and in another way: by the words of the ADR, with ipaddress.
 
 Nothing of tunnels/redirect but its values is used here.
 """

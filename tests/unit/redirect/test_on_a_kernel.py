@@ -124,8 +124,15 @@ def test_a_preference_that_another_kind_of_filter_has_is_told_as_open() -> None:
         reconcile(ours)
         state = ours.observe()
         assert state.standing == {Hook("nic", "in")}
+        assert state.behind == {Hook("nic", "out")}
         found = judge(NIC, state, able=True)
         assert (found.redirects, found.message) == ("open", "tc filter bpf on nic egress")
+        writes = ours.writes
+        assert reconcile(ours) == ()
+        assert ours.writes == writes, "what cannot be had is not tried in every pass"
+        sh("tc filter del dev nic egress pref 1")
+        assert reconcile(ours) == (), "ours is the first now, whatever its preference"
+        assert settled(ours).standing == HOOKS
 
 
 def test_a_process_that_may_not_open_programs_puts_new_ones_in_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
