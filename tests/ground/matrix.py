@@ -24,7 +24,7 @@ from unittest import mock
 from ground.flows import RATE, Flows, Way
 from ground.probes import echo_server, tcp_probe
 from linkseal.keys.errors import HostError, LinksealError
-from linkseal.tunnels import stages
+from linkseal.tunnels import stages, status
 from linkseal.tunnels.lab import state
 from linkseal.tunnels.lab.backend import Backend
 from linkseal.tunnels.lab.cluster import Node
@@ -148,7 +148,8 @@ class Walk:
             self.lab = Lab.build(spec, backend)
             stack.callback(self.lab.down)
             self._set_policy()
-            stack.enter_context(mock.patch.object(stages, "STILL", STILL))
+            for module in (stages, status):
+                stack.enter_context(mock.patch.object(module, "STILL", STILL))
             self.lab.start_all()
             self.lab.wait(self.lab.ready, "every link sealed", START)
             self.flows = stack.enter_context(Flows(self._ways()))
