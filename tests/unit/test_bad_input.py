@@ -21,8 +21,10 @@ import yaml
 from linkseal.keys.errors import HostError
 from linkseal.tunnels.cli.exits import ExitCode
 from linkseal.tunnels.cli.main import main
+from linkseal.tunnels.directory.files import cluster_json
 from linkseal.tunnels.lab.forked import ForkedProcess
 from linkseal.wireguard import choose
+from unit.keys.cluster import authority, policy
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace of its own needs root")
 
@@ -139,10 +141,19 @@ def test_what_is_wrong_in_the_inventory_is_named_and_nothing_is_signed(
 
 def test_a_policy_that_cannot_be_used_is_named_at_the_first_start(tmp_path: Path) -> None:
     (tmp_path / "directory" / "nodes").mkdir(parents=True)
-    (tmp_path / "directory" / "cluster.json").write_text('{"uid": "c", "spec": {"stage": "perfer"}}')
+    (tmp_path / "directory" / "ca.crt").write_text(authority().certificate_pem())
+    (tmp_path / "directory" / "cluster.json").write_text(cluster_json("c1", policy(stage="perfer")))
     done = run("agent", "run", "--config", config(tmp_path))
     assert (done.code, done.changed) == (ExitCode.USAGE, False)
-    assert "stage" in done.said
+    assert "stage: must be" in done.said
+
+
+def test_a_policy_that_nobody_signed_is_named_at_the_first_start(tmp_path: Path) -> None:
+    (tmp_path / "directory" / "nodes").mkdir(parents=True)
+    (tmp_path / "directory" / "cluster.json").write_text('{"uid": "c1", "spec": {"stage": "prefer"}}')
+    done = run("agent", "run", "--config", config(tmp_path))
+    assert (done.code, done.changed) == (ExitCode.USAGE, False)
+    assert "no signed policy" in done.said
 
 
 # --- hosts ---------------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ def test_what_follows_the_place_is_the_programs(words: tuple[str, ...], monkeypa
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
+        (("up", "--stage", "all"), 2, "'all' is not one of"),
         (("up", "--families", "5"), 2, "'5' is not one of"),
         (("up", "--nodes", "1"), 2, "not in the range"),
         (("up", "--backend", "magic"), 2, "'magic' is not one of"),
