@@ -7,6 +7,7 @@ A chain of the guard whose device is not there cannot be made; it is when the de
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from linkseal.keys.values import Prefix
@@ -62,8 +63,7 @@ def _additions(desired: Guard, have: Guard, possible: Collection[GuardChain], *,
     changed = sorted((chain for chain in possible if have.chains.get(chain.place) != chain), key=_chain_order)
     sets = sorted(one for place, one in desired.sets.items() if place not in have.sets)
     counters = sorted(desired.counters - have.counters)
-    put = desired.elements - have.elements
-    gone = have.elements - desired.elements
+    put, gone = _apart(desired.elements, have.elements)
     take = {element for element in gone if element.set.startswith(("drop", "count")) and _moves(element, put)}
     take |= set(_in_the_way(gone - take, put))
     families = {place[0] for place in desired.chains} if whole else set[Family]()
@@ -81,11 +81,17 @@ def _additions(desired: Guard, have: Guard, possible: Collection[GuardChain], *,
     )
 
 
+@lru_cache(maxsize=2)
+def _apart(wanted: frozenset[Element], there: frozenset[Element]) -> tuple[frozenset[Element], frozenset[Element]]:
+    """What is missing and what is too much. Remembered: mostly both are the very objects of the pass before."""
+    return wanted - there, there - wanted
+
+
 def _removals(desired: Guard, have: Guard, early: GuardTransaction) -> GuardTransaction:
     taken = set(early.take)
     return GuardTransaction(
         desired.table,
-        take=tuple(sorted(have.elements - desired.elements - taken)),
+        take=tuple(sorted(_apart(desired.elements, have.elements)[1] - taken)),
         drop_chains=tuple(
             place
             for place, chain in sorted(have.chains.items(), key=lambda item: (item[1].hook is None, item[0]))
