@@ -174,6 +174,8 @@ class _View(NamedTuple):
     protected: tuple[Prefix, ...]
     carried: tuple[Prefix, ...]
     """Those whose traffic goes to the door now."""
+    closed: bool
+    """Plaintext to and from it is dropped: there are floors below its routes."""
     mtu: int | None
     """Where it is narrower than the devices'."""
     pairs: tuple[tuple[KeyOfGeneration, KeyOfGeneration, tuple[Prefix, ...]], ...]
@@ -196,6 +198,7 @@ def _view(ground: _Ground, peer: Peer) -> _View:
         endpoint_of(world, peer),
         everything,
         everything if _carries(world, peer, links) else (),
+        is_closed(world, peer),
         mtu if mtu < ground.mtu else None,
         tuple(
             (own, remote, tuple([probe.pair(f, peer.index, remote.number, own.number) for f in ground.families]))
@@ -285,7 +288,7 @@ def _routes(ground: _Ground, views: list[_View]) -> Iterator[Route]:
                 if family_of(prefix) not in ground.families:
                     continue
                 yield Route(table, prefix, out, sources.get(family_of(prefix)), view.mtu)
-                if is_closed(world, view.peer):
+                if view.closed:
                     yield Route(table + 1, prefix, "")
         elif view.pairs:
             yield from _last_resort(world, view)
@@ -325,7 +328,7 @@ def _way_out(world: World, view: _View) -> str:
 
 def _rules(ground: _Ground, views: list[_View]) -> Iterator[Rule]:
     layout = ground.world.layout
-    closed = [prefix for view in views if is_closed(ground.world, view.peer) for prefix in view.carried]
+    closed = [prefix for view in views if view.closed for prefix in view.carried]
     floors = set(map(family_of, closed))
     for family in ground.families:
         yield Rule(family, layout.rule_priority, MAIN_TABLE, (layout.fwmark, layout.fwmark_mask))
