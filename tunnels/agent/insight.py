@@ -21,12 +21,14 @@ from linkseal.tunnels.agent.report import node_status
 from linkseal.tunnels.agent.surroundings import Surroundings
 from linkseal.tunnels.agent.worker import Result, Worker
 from linkseal.tunnels.findings import HOST_SUBJECT
+from linkseal.tunnels.guard.diff import is_whole
 from linkseal.tunnels.links import LinkBook
 from linkseal.tunnels.metrics import BUCKETS, MAX_PEERS, Heard, LoopFigures, Picture
-from linkseal.tunnels.model import LinkKey, Stage
+from linkseal.tunnels.model import Desired, LinkKey, Observed, Stage
 from linkseal.tunnels.settings import EndpointSetting
 from linkseal.tunnels.status import NodeStatus, RequestStatus
 from linkseal.tunnels.truth import Untrue, untrue
+from linkseal.tunnels.world import World, stage_towards
 
 _LOG: Final = logging.getLogger("linkseal.agent")
 
@@ -122,7 +124,7 @@ class Insight:
         except HostError as error:
             unknown = Untrue(codes.DATA_PATH, f"the kernel cannot be looked at: {error}")
             return dict.fromkeys(world.peers, unknown)
-        return untrue(world, worker.desired, observed)
+        return untrue(world, worker.desired, observed, _of_guard(world, worker.desired, observed))
 
     def _tell(self, against: Mapping[str, Untrue], now: float) -> None:
         """Say it of each peer; what is the same for all, of the host."""
@@ -131,7 +133,8 @@ class Insight:
             current = {(one.code, HOST_SUBJECT): one.why for one in reasons}
         else:
             current = {(one.code, peer): one.why for peer, one in against.items()}
-        self._worker.findings.replace(UNTRUE_CODES, current, now)
+        ours = {key: why for key, why in current.items() if key[0] in UNTRUE_CODES}  # the guard tells of itself
+        self._worker.findings.replace(UNTRUE_CODES, ours, now)
 
     def _tell_unserved(self) -> None:
         findings, unserved = self._worker.findings, self._unserved
@@ -173,6 +176,14 @@ class Insight:
         if still <= POLLS * self._worker.settings.poll + GRACE:
             return None
         return f"no pass has ended for {still:.0f} s"
+
+
+def _of_guard(world: World, desired: Desired, observed: Observed) -> Untrue | None:
+    """Where plaintext is to be dropped, no link is sealed while a part of what drops it is missing."""
+    enforced = any(stage_towards(world, peer) is Stage.ENFORCE for peer in world.peers.values())
+    if not enforced or is_whole(desired.guard, observed.guard, observed.interfaces):
+        return None
+    return Untrue(codes.GUARD_NOT_WHOLE, "a part of the guard is missing in the kernel")
 
 
 def _heard(book: LinkBook) -> Heard:

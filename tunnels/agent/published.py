@@ -16,15 +16,16 @@ _LOG: Final = logging.getLogger("linkseal.agent")
 
 
 def compare(worker: Worker, view: DirectoryView, before: int) -> int:
-    """Have it published again where the directory holds something older; `before` is the serial it held last.
+    """Have it published again where the directory holds something older, or the same with another signature; `before` is the serial it held last.
 
     Returns the serial that is published, 0 if that is not what was signed last. HostError.
     """
     own = view.snapshot.nodes.get(worker.settings.node)
-    text = None if own is None or own.announcement is None else own.announcement.text
+    there = None if own is None else own.announcement
+    text = None if there is None else there.text
     speaker, keyring = worker.speaker, worker.keyring
-    if keyring.last is not None and keyring.last_parsed is not None and text == keyring.last.text:
-        speaker.published(text)
+    if keyring.last is not None and keyring.last_parsed is not None and there == keyring.last:  # signature and all
+        speaker.published(keyring.last.text)
         worker.findings.clear(codes.NOT_PUBLISHED, HOST_SUBJECT)
         return keyring.last_parsed.serial
     if text is not None and speaker.held_another(text):
