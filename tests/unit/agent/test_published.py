@@ -57,3 +57,12 @@ def test_what_could_never_be_published_is_no_sign_of_a_directory_put_back(tmp_pa
     assert a.keyring.last_parsed.serial == 2
     compare(a.worker, with_documents(view(a, b), a.name, before), 1)
     assert codes.DIRECTORY_OLDER not in shown(a)
+
+
+def test_an_announcement_whose_signature_was_spoilt_in_the_directory_is_published_anew(tmp_path: Path) -> None:
+    a, b = sealed_pair(tmp_path)
+    documents = a.documents()
+    assert documents.announcement is not None
+    spoilt = replace(documents, announcement=replace(documents.announcement, signature="AAAA"))
+    assert compare(a.worker, with_documents(view(a, b), a.name, spoilt), 1) == 0
+    assert a.run(T + 1).publish == a.keyring.last
