@@ -18,7 +18,7 @@ _LOG: Final = logging.getLogger("linkseal.agent")
 def compare(worker: Worker, view: DirectoryView, before: int) -> int:
     """Have it published again where the directory holds something older, or the same with another signature.
 
-    `before` is the serial it held last. Returns the serial that is published, 0 if that is not what was signed last. HostError.
+    `before` is the serial it held last. Returns the one that is there, 0 if it is not what was signed last. HostError.
     """
     own = view.snapshot.nodes.get(worker.settings.node)
     there = None if own is None else own.announcement
