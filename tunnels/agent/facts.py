@@ -11,7 +11,7 @@ from linkseal.tunnels.model import Family, KeyOfGeneration, Observed, Stage, fam
 from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.register import Peer as Accepted
 from linkseal.tunnels.settings import AgentSettings, EndpointSetting
-from linkseal.tunnels.world import Layout, Me, Peer, Underlay, World
+from linkseal.tunnels.world import Layout, Me, Peer, Underlay
 from linkseal.wireguard.model import Endpoint
 
 
@@ -46,13 +46,6 @@ def underlay_of(observed: Observed, chosen: str | None, addresses: Iterable[str]
         family_of(address) for address, where in here.items() if where == state.name and not _link_local(address)
     )
     return Underlay(state.name, state.mtu, families, state.rp_filter, observed.rp_filter_all)
-
-
-def nics_of(world: World, observed: Observed) -> tuple[str, ...]:
-    """Interfaces that have this node's granted addresses, and the one that carries the tunnels."""
-    holders = (observed.host_addresses.get(address) for address in world.me.addresses)
-    names = (*(name for name in holders if name is not None), world.underlay.interface)
-    return tuple(name for name in dict.fromkeys(names) if name not in OURS)
 
 
 def me_of(grant: Grant, keys: tuple[KeyOfGeneration, ...], *, reachable: bool) -> Me:
