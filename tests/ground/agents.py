@@ -41,7 +41,7 @@ class Deployment:
         self.folder = Path(tempfile.mkdtemp(prefix="linkseal-"))
         self.directory = self.folder / "directory"
         self.authority = CertificateAuthority.create("test", datetime.now(UTC) - timedelta(days=1), timedelta(days=9))
-        self.spec = {"scope": scope, "stage": stage, **spec}
+        self.spec = {"scope": scope, "stage": stage, "verify": {"interval": 0}, **spec}
         self.members: list[Node] = list(cluster)
         self.uids = {node.name: f"uid-{node.name}" for node in cluster}
         self.addresses: dict[str, list[str]] = {}

@@ -41,8 +41,9 @@ _PCAP_FILE = struct.pack("=IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 1 << 18, 1)  # nano
 _PCAP_RECORD = struct.Struct("=IIII")
 
 
-ALLOWED = frozenset({"wireguard", "esp", "ike", "arp", "nd", "mld", "pmtu"})
-"""What may cross while everything between nodes is encrypted: tunnels, neighbours, routers' errors about tunnels."""
+ALLOWED = frozenset({"wireguard", "esp", "ike", "arp", "nd", "mld", "pmtu", "control"})
+"""What may cross while everything between nodes is encrypted: tunnels, neighbours, routers' errors about tunnels, and
+the controls of `verify`: random bytes, in clear on purpose."""
 
 
 class Capture:
@@ -78,7 +79,7 @@ class Capture:
         return [classify(at, data, fragments) for at, data in _read_pcap(self.file)]
 
     def count(self, kind: str) -> int:
-        """How many frames are of this kind (`wireguard`, `arp`, `nd`, `mld`, `esp`, `ike`, `pmtu`, `plaintext`)."""
+        """How many frames are of this kind (`wireguard`, `arp`, `nd`, `mld`, `esp`, `ike`, `pmtu`, `control`, `plaintext`)."""
         return self.kinds()[kind]
 
     def kinds(self) -> Counter[str]:

@@ -7,6 +7,8 @@ import socket
 import struct
 from typing import NamedTuple
 
+from linkseal.tunnels.verify.packet import is_control
+
 WIREGUARD_PORTS = range(51820, 51824)
 """Base port and the four slots of it."""
 
@@ -111,6 +113,8 @@ def _udp_kind(body: bytes, *, whole: bool) -> str:
     ports, payload = {source, destination}, body[8:]
     if ports & set(WIREGUARD_PORTS) and _is_wireguard(payload, whole=whole):
         return "wireguard"
+    if whole and is_control(payload):
+        return "control"
     if 500 in ports or (4500 in ports and payload[:4] == bytes(4)):
         return "ike"
     if 4500 in ports:  # ESP in UDP, or its one-byte keepalive

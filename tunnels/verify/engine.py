@@ -36,9 +36,10 @@ from linkseal.tunnels.verify.packet import (
     Message,
     Report,
     Tokens,
+    canary_payload,
+    control_payload,
     encode,
     parse,
-    token_payload,
     tokens,
 )
 from linkseal.tunnels.verify.session import Action, Begin, Look, Order, Source, Stop, Target, Volley
@@ -332,7 +333,7 @@ class _Session:
             self._udp[channel.family].send(encode(action), channel.here, channel.there, self._settings.port)
 
     def _send_canary(self, canary: Canary, token: bytes) -> None:
-        port, payload = self._settings.port, token_payload(token, canary.family)
+        port, payload = self._settings.port, canary_payload(token, canary.family)
         if canary.source is None:
             if canary.family in self._udp:
                 self._udp[canary.family].send_any(payload, canary.destination, port)
@@ -344,7 +345,7 @@ class _Session:
     def _send_control(self) -> None:
         for control, (raw, source) in self._raw.items():
             family = family_of(control.destination)
-            payload = token_payload(self.wanted.control, family)
+            payload = control_payload(self.wanted.control, family)
             packet = encode_udp(payload, source, control.destination, control.source_port, control.port)
             with contextlib.suppress(OSError):
                 raw.sendto(packet, (control.destination, 0))

@@ -26,7 +26,7 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from linkseal.keys.values import NODE_PATTERN
-from linkseal.tunnels.model import Family
+from linkseal.tunnels.model import V4, V6, Family
 from linkseal.tunnels.probe.packet import header_size
 
 SESSION_BYTES: Final = 16
@@ -55,6 +55,9 @@ MAX_NOTE: Final = 120
 
 _MAGIC: Final = b"LSVF"
 _CANARY_MAGIC: Final = b"LSVC"
+CONTROL_MAGIC: Final = b"LSVP"
+"""Begins the payload of a control: whoever looks at the wire can tell it from plaintext that should not be there."""
+
 _VERSION: Final = 1
 _ARM, _ARMED, _ASK, _REPORT, _BYE = range(1, 6)
 _HEAD: Final = struct.Struct(f"!4sBB{SESSION_BYTES}sB")
@@ -163,10 +166,25 @@ def _derived(*parts: bytes) -> bytes:
     return sha256(b"linkseal verify 1\0" + b"\0".join(parts)).digest()
 
 
-def token_payload(token: bytes, family: Family) -> bytes:
-    """Return the UDP payload of a canary or control: CANARY_SIZE bytes as IP packet, the token at its end."""
-    room = CANARY_SIZE - header_size(family) - len(token)
-    return _CANARY_MAGIC.ljust(room, b"\0") + token
+def canary_payload(token: bytes, family: Family) -> bytes:
+    """Return the UDP payload of a canary: CANARY_SIZE bytes as IP packet, the token at its end."""
+    return _padded(_CANARY_MAGIC, token, family)
+
+
+def control_payload(token: bytes, family: Family) -> bytes:
+    """Return the UDP payload of the control, of the same form."""
+    return _padded(CONTROL_MAGIC, token, family)
+
+
+def is_control(payload: bytes) -> bool:
+    """Whether a UDP payload on the wire has the form of a control, and carries nothing but random bytes."""
+    end = len(payload) - MARKER_BYTES - TAG_BYTES
+    sizes = {CANARY_SIZE - header_size(family) for family in (V4, V6)}
+    return len(payload) in sizes and payload[:end] == CONTROL_MAGIC.ljust(end, b"\0")
+
+
+def _padded(magic: bytes, token: bytes, family: Family) -> bytes:
+    return magic.ljust(CANARY_SIZE - header_size(family) - len(token), b"\0") + token
 
 
 def encode(message: Message) -> bytes:

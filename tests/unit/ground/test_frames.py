@@ -6,6 +6,7 @@ import struct
 
 import pytest
 from ground.frames import Fragments, classify
+from linkseal.tunnels.verify.packet import canary_payload, control_payload, tokens
 
 ADDRESSES = bytes([192, 0, 2, 11]), bytes([192, 0, 2, 12])
 
@@ -70,6 +71,14 @@ def test_wireguard_like_content_on_another_port_is_plaintext() -> None:
 )
 def test_kinds(frame: bytes, expected: str) -> None:
     assert kind(frame) == expected
+
+
+def test_the_control_of_verify_is_known_and_its_canary_is_plaintext() -> None:
+    wanted = tokens(bytes(32), 1)
+    for ports in ((51829, 51829), (51823, 51823)):
+        assert kind(ipv4(17, udp(*ports, control_payload(wanted.control, 4)))) == "control"
+        assert kind(ipv6(17, udp(*ports, control_payload(wanted.control, 6)))) == "control"
+        assert kind(ipv4(17, udp(*ports, canary_payload(wanted.canaries[0], 4)))) == "plaintext"
 
 
 def test_a_later_fragment_is_what_its_first_was() -> None:

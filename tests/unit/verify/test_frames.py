@@ -7,12 +7,12 @@ import struct
 import pytest
 from linkseal.tunnels.probe.packet import encode_udp
 from linkseal.tunnels.verify.frames import Place, Sieve, Tunnel
-from linkseal.tunnels.verify.packet import CIPHERTEXT_SIZE, End, Seen, token_payload, tokens
+from linkseal.tunnels.verify.packet import CIPHERTEXT_SIZE, End, Seen, canary_payload, control_payload, tokens
 
 WANTED = tokens(bytes(32), 2)
 OTHERS = tokens(bytes(31) + b"x", 2)
 TUNNEL = Tunnel(range(51820, 51824), frozenset({"192.0.2.2", "2001:db8::2"}))
-CANARY = encode_udp(token_payload(WANTED.canaries[1], 4), "10.244.1.1", "10.244.2.1", 51830, 51830)
+CANARY = encode_udp(canary_payload(WANTED.canaries[1], 4), "10.244.1.1", "10.244.2.1", 51830, 51830)
 
 
 def seen(*packets: tuple[bytes, Place], tunnel: Tunnel = TUNNEL) -> End:
@@ -47,7 +47,7 @@ def test_places_are_told_apart() -> None:
 
 
 def test_a_control_counts_on_the_underlay_alone() -> None:
-    control = encode_udp(token_payload(WANTED.control, 4), "192.0.2.1", "192.0.2.2", 51829, 51829)
+    control = encode_udp(control_payload(WANTED.control, 4), "192.0.2.1", "192.0.2.2", 51829, 51829)
     assert seen((control, Place.UNDERLAY), (control, Place.SLOT)).control == 1
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from linkseal.tunnels.probe.packet import encode_udp
 from linkseal.tunnels.verify.packet import (
     CANARY_SIZE,
+    CONTROL_MAGIC,
     MAX_CANARIES,
     MAX_COUNT,
     MAX_NOTE,
@@ -18,9 +21,11 @@ from linkseal.tunnels.verify.packet import (
     Message,
     Report,
     Seen,
+    canary_payload,
+    control_payload,
     encode,
+    is_control,
     parse,
-    token_payload,
     tokens,
 )
 
@@ -97,8 +102,18 @@ def test_tokens_differ_in_all_that_matters_and_no_message_contains_one() -> None
 @pytest.mark.parametrize(("source", "target"), [("192.0.2.1", "192.0.2.2"), ("fd00::1", "fd00::2")])
 def test_a_canary_is_of_one_size_and_an_icmp_error_does_not_quote_it(source: str, target: str) -> None:
     wanted = tokens(SEED, 1)
-    packet = encode_udp(token_payload(wanted.canaries[0], 6 if ":" in source else 4), source, target, 51830, 51830)
+    packet = encode_udp(canary_payload(wanted.canaries[0], 6 if ":" in source else 4), source, target, 51830, 51830)
     assert len(packet) == CANARY_SIZE
     assert packet.endswith(wanted.canaries[0])
     assert wanted.canaries[0] not in packet[:548]
     assert wanted.marker not in packet[:548]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_control_is_told_from_a_canary_and_from_whatever_else_is_put_into_it(family: Literal[4, 6]) -> None:
+    wanted = tokens(SEED, 1)
+    control = control_payload(wanted.control, family)
+    assert is_control(control)
+    assert not is_control(canary_payload(wanted.canaries[0], family))
+    for changed in (control[:-1], control + b"x", control[:100] + b"secret" + control[106:], b"", CONTROL_MAGIC):
+        assert not is_control(changed)
