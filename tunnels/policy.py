@@ -276,11 +276,11 @@ def _collisions(policy: Policy) -> Iterator[str]:
     if first <= probe < first + SLOT_PORTS:
         last = first + SLOT_PORTS - 1
         yield f"probe.port: {probe} is one of the tunnels' ports {first}-{last} (wireguard.port); choose another"
+    elif first <= probe + 1 < first + SLOT_PORTS:
+        yield f"probe.port: the port after {probe}, which verify uses, is one of the tunnels' (wireguard.port)"
     yield from guard_collisions(policy.guard, policy.exemptions, transparent=policy.scope is Scope.TRANSPARENT)
     if (name := RESERVED_TABLES.get(routing.table + 1)) and routing.table not in RESERVED_TABLES:
         yield f"routing.table: the next one holds our floors, and it is the kernel's table `{name}`; choose another"
-    elif first <= probe + 1 < first + SLOT_PORTS:
-        yield f"probe.port: the port after {probe}, which verify uses, is one of the tunnels' (wireguard.port)"
     if name := RESERVED_TABLES.get(routing.table):
         yield f"routing.table: {routing.table} is the kernel's table `{name}`; choose another, such as 51820"
     if routing.fwmark & ~routing.fwmark_mask:

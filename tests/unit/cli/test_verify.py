@@ -19,6 +19,7 @@ from linkseal.tunnels.cli.verifyview import Pair, PairVerified, Verified, gather
 from linkseal.tunnels.directory.files import cluster_json
 from linkseal.tunnels.status import NodeEncryption, NodeStatus, RequestStatus, parse_requests, to_json
 from linkseal.tunnels.statusparts import Verification, VerifyResult
+from unit.keys.cluster import policy
 
 from . import samples
 from .conftest import Run
@@ -45,7 +46,7 @@ class Agents:
         for name in NAMES:
             (path / "nodes" / name).mkdir(parents=True)
             self.write(name, base(name))
-        (path / "cluster.json").write_text(cluster_json("c1", {"stage": "prefer"}))
+        (path / "cluster.json").write_text(cluster_json("c1", policy()))
         (path / "ca.crt").write_text("")
 
     def write(self, name: str, status: NodeStatus) -> None:
@@ -162,7 +163,7 @@ def test_no_agent_at_all_is_exit_code_3(run: Run, agents: Agents) -> None:
 
 @pytest.mark.parametrize("stage", ["off", "prepare"])
 def test_where_nothing_is_encrypted_there_is_nothing_to_prove(run: Run, agents: Agents, stage: str) -> None:
-    (agents.path / "cluster.json").write_text(cluster_json("c1", {"stage": stage}))
+    (agents.path / "cluster.json").write_text(cluster_json("c1", policy(stage=stage)))
     done = run("verify", "--directory", agents.path)
     assert (done.code, done.out) == (1, "")
     assert f"stage is {stage}" in done.err
