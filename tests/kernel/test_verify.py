@@ -195,3 +195,15 @@ def test_nodes_behind_nat_are_proven(nodes: Nodes) -> None:
         linkseal.wait_sealed(BUSY)
         for node in cluster:
             assert {one.result for one in verify(linkseal, node).values()} == {"proven"}, linkseal.report()
+
+
+def test_what_a_session_puts_on_the_wire_in_clear_is_the_control_alone(nodes: Nodes) -> None:
+    cluster = nodes(2)
+    a, b = cluster
+    with Deployment(cluster) as linkseal:
+        linkseal.start()
+        linkseal.wait_sealed(BUSY)
+        with cluster.capture() as wire:
+            assert results(linkseal, a) == {b.name: ("proven", "")}
+        assert wire.plaintext() == []
+        assert wire.count("control") > 0

@@ -79,7 +79,7 @@ class Capture:
         return [classify(at, data, fragments) for at, data in _read_pcap(self.file)]
 
     def count(self, kind: str) -> int:
-        """How many frames are of this kind (`wireguard`, `arp`, `nd`, `ike`, `control`, `plaintext` and others)."""
+        """How many frames are of this kind: `wireguard`, `arp`, `nd`, `control`, `plaintext` … (see frames.py)."""
         return self.kinds()[kind]
 
     def kinds(self) -> Counter[str]:
