@@ -207,3 +207,17 @@ def test_what_a_session_puts_on_the_wire_in_clear_is_the_control_alone(nodes: No
             assert results(linkseal, a) == {b.name: ("proven", "")}
         assert wire.plaintext() == []
         assert wire.count("control") > 0
+
+
+def test_in_enforce_pairs_are_proven_and_a_way_past_the_door_leaks_nothing(nodes: Nodes) -> None:
+    cluster = nodes(2, families=("4", "6"), cni="host-gw")
+    a, b = cluster
+    with Deployment(cluster, scope="transparent", stage="enforce") as linkseal:
+        linkseal.start()
+        linkseal.wait_sealed(BUSY)
+        assert results(linkseal, a) == {b.name: ("proven", "")}, linkseal.report()
+        assert results(linkseal, b) == {a.name: ("proven", "")}, linkseal.report()
+        a.ip(f"rule add pref 50 to {b.pod_cidr4} lookup main")
+        with cluster.capture() as wire:
+            assert results(linkseal, a)[b.name][0] == "unreachable"
+        assert wire.plaintext() == []
