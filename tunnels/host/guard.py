@@ -11,6 +11,7 @@ from linkseal.tunnels.guard.readings import Readings
 from linkseal.tunnels.host.guardread import read_counters
 from linkseal.tunnels.host.nfnetlink import hook_devices, our_tables
 from linkseal.tunnels.host.nft import run_nft
+from linkseal.tunnels.host.nftcache import Remembered
 
 
 class GuardTables:
@@ -19,6 +20,11 @@ class GuardTables:
     def __init__(self, table: str) -> None:
         self.table = table
         self.writes = 0
+        self.remembered: Remembered[Guard | None] = Remembered()
+
+    def read_again(self, interfaces: object) -> Guard | None:
+        """As `read`, but what was read last if nothing has changed since (`linkseal.tunnels.host.nftcache`)."""
+        return self.remembered.get(interfaces, self.read)
 
     def read(self) -> Guard | None:
         """Return what is there; None: neither table is. HostError."""

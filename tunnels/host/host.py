@@ -19,6 +19,7 @@ from linkseal.tunnels.guard.model import GuardTransaction
 from linkseal.tunnels.host.addresses import Addresses
 from linkseal.tunnels.host.guard import GuardTables
 from linkseal.tunnels.host.links import Links, open_route
+from linkseal.tunnels.host.nfnetlink import generation
 from linkseal.tunnels.host.nft import Nft
 from linkseal.tunnels.host.routes import apply_routes, read_destinations, read_main, read_routes, read_table
 from linkseal.tunnels.host.sysctls import forwarded
@@ -154,6 +155,7 @@ class Host:
         routes, strangers = before.routes, before.foreign_routes
         if aspects & {Aspect.ROUTES, Aspect.RULES}:
             routes, strangers = self._read_routes(rules, foreign_rules)
+        numbers = {(name, one.index) for name, one in interfaces.items()}
         return Observed(
             interfaces=interfaces,
             addresses=addresses,
@@ -163,10 +165,8 @@ class Host:
             devices=devices,
             routes=routes,
             rules=rules,
-            nft=self._nft.read_again({(n, i.index) for n, i in interfaces.items()})
-            if Aspect.NFT in aspects
-            else before.nft,
-            guard=self.guard.read() if Aspect.GUARD in aspects else before.guard,
+            nft=self._nft.read_again(numbers) if Aspect.NFT in aspects else before.nft,
+            guard=self.guard.read_again(numbers) if Aspect.GUARD in aspects else before.guard,
             redirect=self._redirects() if Aspect.REDIRECT in aspects else before.redirect,
             main_routes=read_main(self._sock) if Aspect.ROUTES in aspects else before.main_routes,
             foreign_rules=foreign_rules,
@@ -241,9 +241,13 @@ class Host:
                 self._addresses.add_rule(rule)
                 self._addresses.remove_rule(rule)
             case NftTransaction():
+                before = generation()
                 self._nft.apply(step)
+                self.guard.remembered.outlasts(before, generation())
             case GuardTransaction():
+                before = generation()
                 self.guard.apply(step)
+                self._nft.remembered.outlasts(before, generation())
             case SetRedirect() | ForgetRedirect() | AttachRedirect() | DetachRedirect():
                 self.redirect.apply(step)
             case _:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from linkseal.keys.errors import HostError
-from linkseal.tunnels.host.nfnetlink import generation, hook_devices, our_tables
+from linkseal.tunnels.host.nfnetlink import hook_devices, our_tables
+from linkseal.tunnels.host.nftcache import Remembered
 from linkseal.tunnels.model import NftTransaction, Ruleset
 from linkseal.tunnels.nftables import adjust, commands, door_chain, parse
 
@@ -38,8 +39,7 @@ class Nft:
 
     def __init__(self) -> None:
         self.writes = 0
-        self._read: tuple[int, object, Ruleset | None] | None = None
-        """What was read last, at which generation of the ruleset and with which interfaces."""
+        self.remembered: Remembered[Ruleset | None] = Remembered()
 
     def version(self) -> str | None:
         """Return nft's version, None if it is not installed."""
@@ -85,17 +85,8 @@ class Nft:
         return ruleset is not None and (door.family, door.name) in ruleset.chains
 
     def read_again(self, interfaces: object) -> Ruleset | None:
-        """As `read`, but what was read last if neither the kernel's ruleset nor `interfaces` has changed since.
-
-        Two runs of nft are most of a look at the host. `interfaces`: names and numbers, which chains and map elements
-        depend on without a new generation.
-        """
-        now = generation()  # before the reading: what changes meanwhile is read again next time
-        if now is not None and self._read is not None and self._read[:2] == (now, interfaces):
-            return self._read[2]
-        found = self.read()
-        self._read = None if now is None else (now, interfaces, found)
-        return found
+        """As `read`, but what was read last if nothing has changed since (`linkseal.tunnels.host.nftcache`)."""
+        return self.remembered.get(interfaces, self.read)
 
     def read(self) -> Ruleset | None:
         """Return what our tables hold, None if there is none. HostError."""
