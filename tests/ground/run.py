@@ -129,7 +129,7 @@ class Session:
         return [self._runner.checks(LINT)]
 
     def unit(self) -> list[Result]:
-        arguments = ["-m", HOST_TESTS, "-q", "-n", str(min(4, CPUS)), *self._narrowed()]
+        arguments = ["-m", HOST_TESTS, "-q", "-n", str(min(4, CPUS)), "--dist=worksteal", *self._narrowed()]
         return [self._runner.pytest_here("unit", arguments)]
 
     def lab_kernel(self) -> list[Result]:

@@ -139,7 +139,7 @@ def test_no_policy_is_accepted_that_the_oracle_refuses() -> None:
     for document in good:
         policy_holds(document.text, document.signature, ca_key(), "c1")
     outcome: Counter[str] = Counter()
-    for _ in range(COUNT // 4):
+    for _ in range(COUNT // 20):
         signed = random.choice(good)
         text, signature = mutate(signed.text, random, spare), signed.signature
         chance = random.random()
@@ -157,5 +157,5 @@ def test_no_policy_is_accepted_that_the_oracle_refuses() -> None:
             outcome["accepted"] += 1
             policy_holds(text, signature, ca_key(), "c1")
     print(dict(outcome))
-    assert outcome["accepted"] > COUNT // 200, "the mutator reaches beyond the parser"
+    assert outcome["accepted"] > COUNT // 1000, "the mutator reaches beyond the parser"
     assert len(outcome) > 4, "many reasons to refuse"
