@@ -116,6 +116,10 @@ def removes(step: Step) -> bool | None:
         return not brings
     if isinstance(step, GuardTransaction):
         return step.drop_tables or not (step.families or step.put or step.chains or step.sets)
+    if isinstance(step, ForgetRedirect | DetachRedirect):
+        return True
+    if isinstance(step, SetRedirect | AttachRedirect):
+        return False
     if isinstance(step, SetPeer):
         return not step.add and not step.keep and step.allowed_ips is not None
     if isinstance(step, RemoveRule | RemoveRoute | RemovePeer | RemoveAddress | RemoveInterface):
