@@ -33,6 +33,7 @@ from linkseal.tunnels.model import (
     Step,
 )
 from linkseal.tunnels.plan import initiates, plan, protected
+from linkseal.tunnels.redirect.model import AttachRedirect, DetachRedirect, ForgetRedirect, SetRedirect
 from linkseal.tunnels.world import Peer, PeerLinks, World, endpoint_of
 from linkseal.wireguard.model import ConfigureDevice, RemovePeer, SetPeer
 from property.fake_host import FakeHost, overlap
@@ -116,15 +117,23 @@ def removes(step: Step) -> bool | None:
         return not brings
     if isinstance(step, GuardTransaction):
         return step.drop_tables or not (step.families or step.put or step.chains or step.sets)
-    if isinstance(step, ForgetRedirect | DetachRedirect):
-        return True
-    if isinstance(step, SetRedirect | AttachRedirect):
-        return False
     if isinstance(step, SetPeer):
         return not step.add and not step.keep and step.allowed_ips is not None
-    if isinstance(step, RemoveRule | RemoveRoute | RemovePeer | RemoveAddress | RemoveInterface):
+    gone = RemoveRule | RemoveRoute | RemovePeer | RemoveAddress | RemoveInterface | ForgetRedirect | DetachRedirect
+    if isinstance(step, gone):
         return True
-    known = AddInterface | SetInterface | AddAddress | SetRoute | AddRule | LookAgain | SetRpFilter | ConfigureDevice
+    known = (
+        SetRedirect
+        | AttachRedirect
+        | AddInterface
+        | SetInterface
+        | AddAddress
+        | SetRoute
+        | AddRule
+        | LookAgain
+        | SetRpFilter
+        | ConfigureDevice
+    )
     assert isinstance(step, known), step
     return False
 
