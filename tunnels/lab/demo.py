@@ -17,6 +17,7 @@ from linkseal.keys.errors import LinksealError
 from linkseal.tunnels.cli import linksview, statusview
 from linkseal.tunnels.cli.output import Paint, Tone, clean, plural, size
 from linkseal.tunnels.cli.svg import svg
+from linkseal.tunnels.codes import DRIFT_HEALED
 from linkseal.tunnels.lab.capture import Capture
 from linkseal.tunnels.lab.cluster import Pod
 from linkseal.tunnels.lab.demostage import Stage
@@ -164,14 +165,22 @@ class Demo:
                     done, _ = break_it(lab, fault, node)
                     stage.line(f"$ linkseal lab break {fault}: {done}", Tone.DIM)
                     time.sleep(AROUND)
-                seconds = lab.wait(lambda: statusview.verdict(lab.seen()).good, "everything sealed again")
+                seconds = lab.wait(self._healed, "told as healed, and everything sealed again")
                 time.sleep(AROUND)
             plain = wire.plaintext()
             stage.line(
                 f"{len(flow.lost)} of {flow.sent} packets were dropped meanwhile; seen on the wire: {_kinds(wire)}"
             )
             stage.claim("none of them crossed in plaintext", not plain, "; ".join(plain[:3]))
-            stage.claim(f"the agent put it back, and all is sealed again {seconds:.1f} s later", held=True)
+            stage.claim(f"the agent put it back and said so, and all is sealed again {seconds:.1f} s later", held=True)
+
+    def _healed(self) -> bool:
+        """Whether the first node reports that it has put something back, and all is sealed."""
+        seen = self._lab.seen()
+        reports = {summary.name: summary.status for summary in seen.status.nodes}
+        own = reports.get(self._lab.cluster[0].name)
+        told = own is not None and any(finding.code == DRIFT_HEALED for finding in own.findings)
+        return told and statusview.verdict(seen).good
 
     def _proof(self) -> None:
         """`linkseal verify` on every pair."""
