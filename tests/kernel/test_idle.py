@@ -12,6 +12,7 @@ from ground.net import Node
 from ground.traffic import watched
 from linkseal.tunnels.agent.control import ask
 from linkseal.tunnels.agent.loop import FULL_LOOK_EVERY
+from linkseal.tunnels.status import is_loud
 
 pytestmark = pytest.mark.kernel
 
@@ -39,6 +40,11 @@ def passes_after(linkseal: Deployment, before: dict[str, tuple[int, int]]) -> It
         yield counts(linkseal, node)[0] - before[node.name][0] >= 10
 
 
+def quiet(linkseal: Deployment) -> bool:
+    """Whether no node has seen plaintext for half a minute: that it begins and ends is worth a report."""
+    return not any(is_loud(linkseal.status(node)) for node in linkseal.members)
+
+
 def report(linkseal: Deployment, node: Node) -> Path:
     return linkseal.directory / "nodes" / node.name / STATUS
 
@@ -60,6 +66,7 @@ def test_passes_that_find_nothing_to_do_write_nothing(nodes: Nodes) -> None:
     with Deployment(cluster, scope="transparent", probe={"interval": 1}) as linkseal:
         linkseal.start(poll=1)
         linkseal.wait_sealed()
+        linkseal.until(lambda: quiet(linkseal), "the end of what was plaintext before, reported")
         linkseal.until(lambda: settled(linkseal), "an idle cluster")
         before = {node.name: counts(linkseal, node) for node in cluster}
         files = stamps(linkseal.folder)
