@@ -29,7 +29,7 @@ from linkseal.tunnels.status import NodeStatus, parse_report
 Nodes = Callable[..., Cluster]
 """The fixture `nodes`."""
 
-PATIENCE = 90.0
+PATIENCE = 150.0
 """Seconds a cluster may take to seal: the lab kernel has one CPU for all agents, and others may use the machine."""
 
 
