@@ -16,6 +16,8 @@ from ground.probes import Loss, echo_server, loss_probe, who_am_i
 from ground.traffic import assert_no_drift
 from linkseal.tunnels.agent import main as agent
 from linkseal.tunnels.lab.capture import Capture
+from linkseal.tunnels.redirect.kernel import Redirector
+from linkseal.tunnels.redirect.model import DetachRedirect
 
 pytestmark = pytest.mark.kernel
 
@@ -80,9 +82,20 @@ def test_enforce_lets_no_plaintext_pass_when_tunnels_are_taken_apart(nodes: Node
         with cluster.capture() as open_:
             a.run("nft delete table inet linkseal_guard; nft delete table netdev linkseal_guard")
             a.run("ip rule del pref 102; ip -6 rule del pref 102")
+            take_off_programs(a)
             with traffic(cluster, hosts=scope == "transparent"):
                 time.sleep(0.5)
         assert scope == "overlay" or plain(open_) != [], "without the guard the same traffic is seen"
+
+
+def take_off_programs(node: Node) -> None:
+    """Take our programs off the node's NICs."""
+    with node.entered():
+        redirector = Redirector()
+        state = redirector.observe()
+        for hook in sorted(state.standing | state.strays | state.behind):
+            redirector.apply(DetachRedirect(hook))
+        redirector.close()
 
 
 def forge(source: Namespace, target: str, *, port: int, bound: int = 0, user: int = 65534) -> None:
