@@ -156,6 +156,7 @@ def test_what_passes_the_tunnel_by_is_dropped_counted_and_told(nodes: Nodes) -> 
         linkseal.until(lambda: linkseal.status(a).guard.whole and "LS3009" in linkseal.log(a), "flushed chains healed")
         linkseal.stop(a, 9)
         a.run("nft delete table inet linkseal_guard; nft delete table netdev linkseal_guard")
+        take_off_programs(a)
         forge(a, str(b.address4), port=9)
         forge(a, str(b.address6), port=9)
         linkseal.until(
