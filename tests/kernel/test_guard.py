@@ -166,7 +166,8 @@ def test_what_passes_the_tunnel_by_is_dropped_counted_and_told(nodes: Nodes) -> 
             "inbound plaintext dropped by the peer's guard",
         )
         linkseal.start(a)
-        linkseal.wait_sealed()
+        linkseal.until(lambda: linkseal.answers(a) and "LS3018" in codes_of(linkseal, a), "the foreign rule named")
+        assert linkseal.status(a).links.sealed == 0, "not sealed while a rule leads past the tunnel"
         linkseal.set(stage="prefer")
         for node in cluster:
             linkseal.until(lambda node=node: linkseal.status(node).guard.mode == "count", "a guard that counts")  # type: ignore[misc]
