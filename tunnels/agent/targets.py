@@ -30,16 +30,19 @@ def targets(world: World, book: LinkBook) -> dict[LinkKey, Target]:
     mine = sources_of(protected(scope, world.me.addresses, world.me.prefixes))
     found: dict[LinkKey, Target] = {}
     ways: dict[str, Mapping[Family, Way]] = {}
+    shared: dict[tuple[int, frozenset[Family]], Mapping[Family, Way]] = {}  # thousands of peers differ in nothing else
     for key, record in book.records.items():
         peer = world.peers.get(key.peer)
         if peer is None or not record.installed:
             continue
         if key.peer not in ways:
-            theirs = {family_of(prefix) for prefix in protected(scope, peer.addresses, peer.prefixes)}
+            theirs = frozenset(family_of(prefix) for prefix in protected(scope, peer.addresses, peer.prefixes))
             mtu = link_mtu(world, peer)
-            ways[key.peer] = {
-                family: Way(mtu, sources) for family, sources in mine.items() if sources and family in theirs
-            }
+            if (mtu, theirs) not in shared:
+                shared[mtu, theirs] = {
+                    family: Way(mtu, sources) for family, sources in mine.items() if sources and family in theirs
+                }
+            ways[key.peer] = shared[mtu, theirs]
         if ways[key.peer]:
             found[key] = Target(peer.index, record.handshake_at is not None, ways[key.peer])
     return found
