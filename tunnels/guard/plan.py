@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from functools import lru_cache
+from sys import intern
 from typing import Final
 
 from linkseal.keys.values import Prefix
@@ -101,7 +102,7 @@ def _elements(
     """Every element of these sets. Remembered: for 5,000 nodes there are 40,000, and mostly the same as before."""
     families = sorted({family for family, _ in sets})
     wanted = [
-        Element(family, f"{verdict}_{direction}{family_of(prefix)}", prefix)
+        Element(family, intern(f"{verdict}_{direction}{family_of(prefix)}"), prefix)
         for verdict, prefixes in (("drop", drop), ("count", count))
         for prefix in prefixes
         for family in families

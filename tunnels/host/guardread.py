@@ -38,7 +38,7 @@ def read_counters(table: str, sets: Iterator[Place], families: list[Family]) -> 
                 if name.startswith(("flow", "plain")):
                     flow = Flow(name.partition("_")[2][:-1], address, *_rest(key[_SIZES[version] :]))
                     flows[flow] = flows.get(flow, Count()) + count
-                else:
+                elif count.packets:  # thousands of peers, of which hardly one sends past the tunnels
                     spots[Spot(family, name, address)] = count
         for family in families:
             counters.update(_objects(sock, family, table))
