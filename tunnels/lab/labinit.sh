@@ -32,7 +32,7 @@ shopt -s nullglob
 : >../booted
 while [ ! -e poweroff ]; do
     for request in *.sh; do
-        mv "$request" "${request%.sh}.run"
+        mv "$request" "${request%.sh}.run" 2>/dev/null || continue    # withdrawn
         run "$PWD/${request%.sh}" &
     done
     read -r -t 0.03 -u 9    # a sleep without a process; it also reaps orphans

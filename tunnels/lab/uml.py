@@ -38,6 +38,9 @@ POLL_SECONDS = 0.02
 STOP_SECONDS = 5.0
 """How long a kernel may take to power off before it is killed."""
 
+KILL = 'for _ in {1..200}; do [ -s "$1" ] && exec kill -KILL -- "-$(<"$1")"; sleep 0.05; done; exit 1'
+"""Kills the session whose leader's number is, or soon will be, in a file."""
+
 PASSED_ON = ("PATH", "HOME", "LANG", "TERM", "XDG_CACHE_HOME")
 """What a command in the lab kernel inherits from this process's environment."""
 
@@ -196,10 +199,16 @@ class LabKernel:
             time.sleep(POLL_SECONDS)
 
     def _cancel(self, request: Path) -> None:
-        """Kill a command and its children; best effort, the kernel may be gone."""
-        pid = request.with_suffix(".pid")
+        """Kill a command and its children; best effort, the kernel may be gone.
+
+        One not yet taken up is withdrawn. Of one just taken up the number is written a moment later, and is seen
+        inside before it is seen out here: so the kill waits for it there.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            request.with_suffix(".sh").unlink()
+            return
         with contextlib.suppress(OSError, HostError):
-            self._submit(["kill", "-KILL", "--", f"-{int(pid.read_text())}"], {}, Path("/"), b"")
+            self._submit(["bash", "-c", KILL, "kill", str(request.with_suffix(".pid"))], {}, Path("/"), b"")
 
     def _forget(self, request: Path) -> None:
         for suffix in (".run", ".in", ".out", ".pid", ".status"):

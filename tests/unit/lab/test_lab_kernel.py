@@ -97,6 +97,17 @@ def test_a_command_that_takes_too_long_is_killed_and_the_kernel_goes_on(lab: Lab
 
 
 @needs_lab_kernel
+@pytest.mark.parametrize("timeout", [0.0, 0.02, 0.05, 0.08])
+def test_a_command_given_up_before_it_wrote_its_number_does_not_run_on(lab: LabKernel, timeout: float) -> None:
+    with pytest.raises(HostError, match="did not end in time"):
+        lab.exec(["sleep", "2000"], timeout=timeout)
+    time.sleep(0.5)  # one that was taken up late would start in this time
+    deadline = time.monotonic() + 60
+    while lab.exec(["pgrep", "-f", "sleep 2000"]) == 0:
+        assert time.monotonic() < deadline, "the command still runs"
+
+
+@needs_lab_kernel
 def test_another_process_can_go_on_with_it(lab: LabKernel) -> None:
     """`lab up` starts it and ends; `lab exec` and `lab down` come later, from another process."""
     lab.exec(["touch", "/run/left-here"])
