@@ -191,13 +191,22 @@ def identity_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class NodeCertificate:
-    """What a verified node certificate says. `not_before` and `not_after` are UTC."""
+    """What a verified node certificate says. `not_before` and `not_after` are UTC.
+
+    `point` is the P-384 key as an uncompressed point (SEC 1 §2.3.3, 97 bytes): there is one of these a peer, a key as
+    OpenSSL holds it takes 2 KB, and making it of the point takes 20 µs.
+    """
 
     node: str
     uid: str
-    public_key: ec.EllipticCurvePublicKey
+    point: bytes
     not_before: datetime
     not_after: datetime
+
+    @property
+    def public_key(self) -> ec.EllipticCurvePublicKey:
+        """The node's identity key."""
+        return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), self.point)
 
     def valid_at(self, now: datetime) -> bool:
         """Tell whether `now` lies within the certificate's dates."""
@@ -292,7 +301,8 @@ class Trust:
                 code=codes.WRONG_IDENTITY,
                 node=node,
             )
-        return NodeCertificate(node, uid, key, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+        point = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+        return NodeCertificate(node, uid, point, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
 
 
 def _issued_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:

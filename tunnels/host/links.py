@@ -19,14 +19,13 @@ from collections.abc import Callable, Iterator
 from errno import EAFNOSUPPORT, EEXIST, ENODEV
 from typing import Any, Final
 
-import pyroute2
 from linkseal.keys.errors import HostError
 from linkseal.tunnels.addressing import DOOR, OURS, PROBE, PROBE_PEER, SLOTS
+from linkseal.tunnels.host.pyroute import IPRoute, PyrouteError
 from linkseal.tunnels.model import Interface, InterfaceState, Kind, SetInterface
 from linkseal.wireguard.driver import Driver, DriverKind
 from linkseal.wireguard.netlink import NetlinkError, NetlinkSocket
 from linkseal.wireguard.nlattr import attribute_u8, attribute_u32, attributes, message, nested
-from pyroute2.netlink.exceptions import NetlinkError as PyrouteError
 
 _IFINFO = struct.Struct("=BxHiII")
 _RTM_SETLINK, _RTM_GETNETCONF = 19, 82
@@ -223,7 +222,7 @@ def open_route() -> Any:
 
     Any: pyroute2 makes its methods at run time and ships no types.
     """
-    return translated("open a netlink socket", pyroute2.IPRoute)  # type: ignore[attr-defined]
+    return translated("open a netlink socket", IPRoute)
 
 
 def translated(what: str, call: Callable[..., Any], *args: Any, **fields: Any) -> Any:
