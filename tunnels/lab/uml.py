@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Self
 
 from linkseal.keys.errors import ConfigError, HostError
-from linkseal.tunnels.lab.kernelcache import find_lab_kernel
+from linkseal.tunnels.lab.cpus import on_one_cpu
+from linkseal.tunnels.lab.kernelcache import cache_folder, find_lab_kernel
 
 BOOT_SECONDS = 30.0
 """A boot takes 0.5 s on an idle machine; past this it hangs."""
@@ -78,12 +79,13 @@ class LabKernel:
         if kernel is None:
             raise ConfigError("no lab kernel has been built here: run `make test` once, or use another backend")
         self._prepare_folder()
-        with self._console.open("wb") as console:
+        with self._console.open("wb") as console, on_one_cpu(cache_folder() / "cpus") as locks:
             self._process = subprocess.Popen(
                 self._command(kernel, devices),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
+                pass_fds=locks,
                 start_new_session=True,  # its helper processes are killed with it, and Ctrl-C reaches us first
             )
         (self.folder / "pid").write_text(str(self._process.pid))
