@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
+
+PLACES: Final = 8
+"""Lab kernels that are counted on each CPU."""
 
 
 @contextlib.contextmanager
 def on_one_cpu(locks: Path) -> Iterator[tuple[int, ...]]:
     """Confine the calling thread to one CPU while the context lasts; what is started in it stays there.
 
-    Yields file descriptors to pass on: as long as a process has one open, others that look into the folder `locks` take
-    another CPU. There are none where every CPU is taken (one at random serves for two then) or the folder is read-only.
+    Yields file descriptors to pass on: as long as a process has one open it counts, and the next takes the CPU that
+    has fewest. There are none where all places are taken or the folder is read-only: then it is a CPU at random.
     """
     before = os.sched_getaffinity(0)
     cpu, lock = _take(locks, sorted(before))
@@ -34,12 +39,12 @@ def on_one_cpu(locks: Path) -> Iterator[tuple[int, ...]]:
 
 
 def _take(locks: Path, cpus: list[int]) -> tuple[int, int | None]:
-    """A CPU that nobody has a lock on, with the lock; or any, without."""
-    for cpu in cpus:
+    """A CPU with a free place, with the lock on it; or any, without."""
+    for place, cpu in itertools.product(range(PLACES), cpus):
         lock = None
         try:
             locks.mkdir(parents=True, exist_ok=True)
-            lock = os.open(locks / f"cpu-{cpu}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(locks / f"{cpu}-{place}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             if lock is not None:

@@ -1,11 +1,12 @@
 """Lab kernels get a CPU each."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from linkseal.tunnels.lab.cpus import on_one_cpu
+from linkseal.tunnels.lab.cpus import PLACES, on_one_cpu
 
 SHOW = "import os, time; print(*os.sched_getaffinity(0), flush=True); time.sleep(60)"
 CPUS = os.sched_getaffinity(0)
@@ -48,12 +49,20 @@ def test_as_many_as_there_are_cpus_get_one_each_and_a_freed_one_is_taken_again(t
         end(*processes)
 
 
-def test_where_all_are_taken_one_of_them_serves(tmp_path: Path) -> None:
-    processes = [start(tmp_path) for _ in range(len(CPUS) + 1)]
+def test_more_of_them_are_spread_evenly(tmp_path: Path) -> None:
+    processes = [start(tmp_path) for _ in range(2 * len(CPUS))]
     try:
-        assert cpu_of(processes[-1]) in CPUS
+        assert sorted(map(cpu_of, processes)) == sorted([*CPUS, *CPUS])
     finally:
         end(*processes)
+
+
+def test_where_all_places_are_taken_any_cpu_serves(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(PLACES * len(CPUS)):
+            assert stack.enter_context(on_one_cpu(tmp_path))
+            os.sched_setaffinity(0, CPUS)
+        assert stack.enter_context(on_one_cpu(tmp_path)) == ()
 
 
 def test_a_folder_that_cannot_be_made_is_no_obstacle(tmp_path: Path) -> None:
