@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from linkseal.keys.errors import DirectoryError, HostError, LinksealError
+from linkseal.tunnels.host.localsocket import LocalSocket
 
 SOCKET: Final = "agent.sock"
 MAX_REQUEST: Final = 64 * 1024
@@ -49,29 +50,12 @@ def ask(run_directory: Path, request: Mapping[str, Any], timeout: float = 30.0) 
     return answer
 
 
-class ControlServer:
+class ControlServer(LocalSocket):
     """Serves the socket until closed. Handlers run in the agent's loop."""
 
     def __init__(self, run_directory: Path, handler: Handler) -> None:
-        self._path = run_directory / SOCKET
+        super().__init__(run_directory / SOCKET, self._serve, MAX_REQUEST)
         self._handler = handler
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        """Listen. Raises HostError if the socket cannot be made."""
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path.unlink(missing_ok=True)
-            self._server = await asyncio.start_unix_server(self._serve, str(self._path), limit=MAX_REQUEST)
-            self._path.chmod(0o600)
-        except OSError as error:
-            raise HostError(f"cannot listen on {self._path}: {error.strerror or error}", errno=error.errno) from error
-
-    async def close(self) -> None:
-        """Stop listening and remove the socket."""
-        if self._server is not None:
-            self._server.close()
-        self._path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):
