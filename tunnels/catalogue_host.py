@@ -270,7 +270,8 @@ AGENT: Final = (
         "the cluster's policy is refused",
         "The policy in the directory has an error, or changes what cannot be changed while agents run. The last one "
         "that was good stays in force.",
-        "Correct the field that the message names.",
+        "Correct the field that the message names. To change ports, marks, tables or probe addresses: `linkseal "
+        "disable`, change them in the inventory, restart every agent, then `linkseal enable`.",
     ),
     Finding(
         "LS4014",

@@ -127,6 +127,8 @@ class World:
     redirect: bool = False
     """The kernel can have the program that stops redirected packets; `no_redirect` says why not."""
     no_redirect: str = ""
+    opted_out: Mapping[str, Peer] = field(default_factory=dict)
+    """Nodes that take no part on purpose: no tunnel leads to them, and plaintext to and from them is counted."""
     own_addresses: frozenset[str] = frozenset()
     """What is on the underlay NIC now, granted or not: the tunnels' own packets may come from there."""
 

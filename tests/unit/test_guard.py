@@ -125,6 +125,16 @@ def test_a_set_of_another_kind_is_mended_in_one_transaction() -> None:
     assert set(early.put) == desired.elements
 
 
+def test_who_has_opted_out_is_counted_at_every_stage_and_gets_no_route() -> None:
+    world = replace(WORLD, peers={"n2": TWO}, opted_out={"n3": SILENT})
+    desired = plan(world)
+    assert desired.guard is not None
+    found = {(element.set.partition("_")[0], element.prefix) for element in desired.guard.elements}
+    assert {verdict for verdict, prefix in found if prefix in {"192.0.2.3/32", *SILENT.prefixes}} == {"count"}
+    assert {verdict for verdict, prefix in found if prefix in {"192.0.2.2/32", *TWO.prefixes}} == {"drop"}
+    assert {route.prefix for route in desired.routes.values()}.isdisjoint({"192.0.2.3/32", *SILENT.prefixes})
+
+
 def test_broken_glass_counts_what_was_dropped_and_takes_the_floors_away() -> None:
     broken = replace(WORLD, broken_glass=True)
     guard = guard_of(broken)

@@ -104,6 +104,12 @@ def peers_of(accepted: Mapping[str, Accepted], own: str, policy: Policy | None =
     return {name: replace(peer, stage=stage) for name, peer, stage in staged if stage is not Stage.OFF}
 
 
+def opted_out(accepted: Mapping[str, Accepted], own: str) -> dict[str, Peer]:
+    """Every other node that has opted out, by what it owns alone: no tunnel leads there."""
+    out = (entry.grant for name, entry in accepted.items() if name != own and entry.grant.opted_out)
+    return {grant.node: Peer(grant.node, grant.index, grant.addresses, grant.prefixes) for grant in out}
+
+
 def _peer(accepted: Accepted) -> Peer:
     said = accepted.announcement
     grant = accepted.grant

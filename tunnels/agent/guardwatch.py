@@ -1,8 +1,10 @@
 """What the guard does and has counted, for the report and for findings; owned by the worker's thread.
 
 Counters belong to elements, which come and go; totals are kept here and only grow. Why a packet was plaintext is judged
-when it is read: its peer has no agent or is refused (`unknown`), has no proven link (`unproven`), or has been sealed
-since the last look (`bypass`).
+when it is read: its peer has opted out (`optedOut`), has no agent or is refused (`unknown`), has no proven link
+(`unproven`), or has been sealed since the last look (`bypass`). What goes to nodes that have opted out is an exception
+on purpose, as an exempt packet is: it is counted, and neither a finding nor "plaintext was seen" nor a flow that
+enforce would drop.
 """
 
 from __future__ import annotations
@@ -89,7 +91,8 @@ class GuardWatch:
                 name = owners.of(spot.address)
                 self._add(way[:-1], self._reason(world, name, sealed), verdict, name, new, now)
         self._exempted(before, readings)
-        self._flows = tuple(_flows(readings.flows, owners))[:MAX_FLOWS]
+        flows = _flows(readings.flows, owners)
+        self._flows = tuple(flow for flow in flows if flow.peer not in world.opted_out)[:MAX_FLOWS]
         self._sealed = sealed
 
     def programs(self, counters: Mapping[tuple[Way, int], Drops], now: float) -> None:
@@ -103,6 +106,8 @@ class GuardWatch:
 
     def _reason(self, world: World, name: str, sealed: frozenset[str]) -> Reason:
         peer = world.peers.get(name)
+        if name in world.opted_out:
+            return "optedOut"
         if peer is None or not peer.generations:
             return "unknown"
         moved = name in sealed and name in self._sealed
@@ -112,6 +117,8 @@ class GuardWatch:
         key = (direction, reason, "dropped" if verdict == "drop" else "counted")
         self._packets[key] += new.packets
         self._bytes[key] += new.bytes
+        if reason == "optedOut":
+            return
         self._last_plaintext = now
         where = "to" if direction == "out" else "from"
         if verdict == "drop":
@@ -203,7 +210,7 @@ class _Owners:
 
     def __init__(self, world: World) -> None:
         self._by_length: dict[tuple[int, int], dict[int, str]] = {}
-        for peer in world.peers.values():
+        for peer in (*world.peers.values(), *world.opted_out.values()):
             for prefix in protected(world.layout.scope, peer.addresses, peer.prefixes):
                 self._add(prefix, peer.name)
 

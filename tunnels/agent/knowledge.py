@@ -22,6 +22,7 @@ from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.state import KnownGood, SavedCluster
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
+from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, parse_policy
 from linkseal.tunnels.register import Finding, Register
 
@@ -41,6 +42,18 @@ _CLUSTER: Final = ""
 """Stands for the cluster's UID and policy among the names of nodes that are to be saved."""
 
 
+def pinned(policy: Policy) -> tuple[object, ...]:
+    """What the host driver, sockets and peers' endpoints stand on."""
+    return (
+        policy.protocol,
+        policy.wireguard.port,
+        policy.routing,
+        policy.probe.range,
+        policy.probe.port,
+        policy.guard.table,
+    )
+
+
 class Knowledge:
     """Owned by the worker's thread."""
 
@@ -54,6 +67,8 @@ class Knowledge:
         self._findings = findings
         self.policy_serial = 0
         """Of the policy in force; 0: none is."""
+        self.held = False
+        """Whether a running agent stands on the policy's numbers (`pinned`), so that they must stay."""
         self._signed: SignedPolicy | None = None
         self._offered: SignedPolicy | None = None
         self._wrong: tuple[Finding, ...] = ()
@@ -149,23 +164,18 @@ class Knowledge:
             policy = parse_policy(document.spec)
         except ConfigError as error:
             return (Finding(codes.POLICY_REFUSED, HOST_SUBJECT, f"policy refused, the last one stays: {error}"),)
-        if self.policy is not None and self._pinned(policy) != self._pinned(self.policy):
-            message = "ports, marks, tables and probe addresses change only after stage off and a restart of the agent"
+        if self.policy is not None and self._is_held(self.policy) and pinned(policy) != pinned(self.policy):
+            message = (
+                "ports, marks, tables and probe addresses change only at stage off, with a restart of the agent: run "
+                "`linkseal disable`, then restart the agents"
+            )
             return (Finding(codes.POLICY_REFUSED, HOST_SUBJECT, message),)
         self.policy, self._signed, self.policy_serial = policy, offered, document.serial
         return ()
 
-    @staticmethod
-    def _pinned(policy: Policy) -> tuple[object, ...]:
-        """What the running host driver, sockets and peers' endpoints stand on."""
-        return (
-            policy.protocol,
-            policy.wireguard.port,
-            policy.routing,
-            policy.probe.range,
-            policy.probe.port,
-            policy.guard.table,
-        )
+    def _is_held(self, policy: Policy) -> bool:
+        """Whether something stands on the numbers of a policy: an agent that runs, or what one left in the kernel."""
+        return self.held or policy.stage_of(self.node) is not Stage.OFF
 
     def _tell(self, found: Iterable[Finding], now: float) -> None:
         current: dict[tuple[str, str], str] = {}

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,17 +24,18 @@ from linkseal.keys.errors import ConfigError, DirectoryError, HostError
 from linkseal.tunnels.agent.breakglass import BreakGlass
 from linkseal.tunnels.agent.control import ask
 from linkseal.tunnels.agent.keyring import Keyring
-from linkseal.tunnels.agent.knowledge import POLICY_CODES, Knowledge
+from linkseal.tunnels.agent.knowledge import POLICY_CODES, Knowledge, pinned
 from linkseal.tunnels.agent.loop import Agent
 from linkseal.tunnels.agent.memory import no_core, one_arena
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.agent.worker import Job, Worker, steady_now, unix_now
 from linkseal.tunnels.directory.base import Directory, DirectoryView
-from linkseal.tunnels.directory.files import FileDirectory
+from linkseal.tunnels.directory.choice import open_directory
 from linkseal.tunnels.findings import ActiveFindings
 from linkseal.tunnels.host.cleanup import cleanup as clean_host
 from linkseal.tunnels.host.host import Host
 from linkseal.tunnels.host.nft import Nft
+from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.settings import AgentSettings
 from linkseal.wireguard.choose import choose_driver
@@ -49,6 +51,9 @@ LAST_RETRY: Final = 15.0
 FAILED: Final = "failed:"
 LEFT: Final = "left alone:"
 """How lines of `cleanup` begin that tell of something that was not removed."""
+
+LOCK_SECONDS: Final = 3.0
+"""How long who starts waits for the lock of an agent that is ending."""
 
 CAP_NET_ADMIN: Final = 12
 """Bit of CapEff in /proc/self/status (capabilities(7))."""
@@ -135,28 +140,28 @@ def cleanup(settings: AgentSettings, *, withdraw: bool) -> list[str]:
                 knowledge.recall()
                 policy = knowledge.policy or policy
         lines = [_withdraw(settings)] if withdraw else []
-        host = Host(driver, policy.routing.table, policy.guard.table)
-        recorded = known.changed_rp_filter()
-        lines += clean_host(host, recorded)
-        failed = [line for line in lines if line.startswith(FAILED)]
-        kept = {n: v for n, v in recorded.items() if any(f"rp_filter of {n} back to " in line for line in failed)}
-        known.save_changed_rp_filter(kept)
-        host.close()
-        return lines
+        return lines + _clean(driver, policy, known)
+
+
+def _clean(driver: Driver, policy: Policy, known: KnownGood) -> list[str]:
+    """Remove from this host what stands on the numbers of a policy. HostError if the host cannot be read."""
+    host = Host(driver, policy.routing.table, policy.guard.table)
+    recorded = known.changed_rp_filter()
+    lines = clean_host(host, recorded)
+    failed = [line for line in lines if line.startswith(FAILED)]
+    kept = {n: v for n, v in recorded.items() if any(f"rp_filter of {n} back to " in line for line in failed)}
+    known.save_changed_rp_filter(kept)
+    host.close()
+    return lines
 
 
 def _withdraw(settings: AgentSettings) -> str:
     what = f"announcement of {settings.node}"
     try:
-        asyncio.run(open_directory(settings).withdraw(settings.node))
+        asyncio.run(open_directory(settings.directory, settings.node).withdraw(settings.node))
     except DirectoryError as error:
         return f"{FAILED} {what}: {error}"
     return what
-
-
-def open_directory(settings: AgentSettings) -> Directory:
-    """The directory the settings name."""
-    return FileDirectory(settings.directory.path)
 
 
 def require_nft() -> None:
@@ -191,21 +196,30 @@ def require_net_admin() -> None:
 
 @contextlib.contextmanager
 def only_one(run_directory: Path) -> Iterator[None]:
-    """Hold the lock of this host's agent. HostError if another has it."""
+    """Hold the lock of this host's agent. HostError if another has it, and does not end in a moment."""
     try:
         run_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(run_directory / "agent.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise HostError(f"cannot use {run_directory}: {error.strerror}", errno=error.errno) from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _locked(file):
+            raise HostError(f"another agent runs on this host ({run_directory}/agent.lock is held): stop it first")
         yield
-    except BlockingIOError:
-        raise HostError(
-            f"another agent runs on this host ({run_directory}/agent.lock is held): stop it first"
-        ) from None
     finally:
         os.close(file)
+
+
+def _locked(file: int) -> bool:
+    """Take the lock, waiting a moment: a child of an agent that was just killed may not have begun its own program."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(LOCK_SECONDS / 50)
 
 
 def start_logging(settings: AgentSettings) -> None:
@@ -241,7 +255,7 @@ async def _run(settings: AgentSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    directory = open_directory(settings)
+    directory = open_directory(settings.directory, settings.node)
     with ThreadPoolExecutor(1, "worker") as executor:
         driver = await loop.run_in_executor(executor, fit_driver, settings)  # before anything is written or waited for
         agent = await _until(stop, _prepare(settings, directory, driver, executor))
@@ -277,20 +291,28 @@ async def _prepare(
     keyring, known, findings = _state(settings)
     saved = known.cluster() if settings.state_directory.is_dir() else None
     knowledge = Knowledge(settings.node, keyring, known, findings)
+    view = await _first_view(directory, settings.node, patient=saved is None)
+    uid = settings.uid or (None if view is None else view.uid)
     if saved is not None:
-        keyring.open(settings.uid, saved.uid)
-        knowledge.recall()
-    view = await _first_view(directory, settings.node, patient=knowledge.policy is None)
-    if saved is None:
-        keyring.open(settings.uid, "" if view is None else view.snapshot.cluster_uid)
-        knowledge.recall()
-    if view is not None and (knowledge.register is None or knowledge.policy is None):
+        keyring.open(uid, saved.uid)
+    else:
+        keyring.open(uid, "" if view is None else view.snapshot.cluster_uid)
+    knowledge.recall()
+    recalled = knowledge.policy
+    if recalled is None and view is None:
+        view = await _first_view(directory, settings.node, patient=True)
+    # At stage off nothing stands on the policy's numbers: this is when they change.
+    free = recalled is None or knowledge.register is None or recalled.stage_of(settings.node) is Stage.OFF
+    if view is not None and free:
         knowledge.learn(view, unix_now())
 
     def build() -> Worker:
         if knowledge.policy is None:
             found = [one.message for one in findings.shown(unix_now()) if one.code in POLICY_CODES]
             raise ConfigError(f"the cluster has no usable policy, so correct it: {'; '.join(found)}")
+        if recalled is not None and pinned(recalled) != pinned(knowledge.policy):
+            for line in _clean(driver, recalled, known):
+                _LOG.info("ports, marks or tables have changed, removed what was left: %s", line)
         host = Host(driver, knowledge.policy.routing.table, knowledge.policy.guard.table)
         return Worker(settings, host, keyring, knowledge, known, findings)
 

@@ -28,6 +28,7 @@ from linkseal.tunnels.agent.facts import (
     layout_of,
     me_of,
     nics_of,
+    opted_out,
     overrides_of,
     peers_of,
     underlay_of,
@@ -90,6 +91,7 @@ class Worker:
         self.host = host
         self.keyring = keyring
         self.knowledge = knowledge
+        knowledge.held = True
         self.findings = findings
         self.book = LinkBook()
         self.speaker = Speaker(keyring, findings)
@@ -218,6 +220,7 @@ class Worker:
             own_addresses=addresses_on(self.observed, underlay.interface),
             exemptions=tuple(one for one in self._exemptions() if one.is_open(now)),
             broken_glass=self._broken_glass(now),
+            opted_out=opted_out(register.peers, me.name),
         )
         world = replace(world, ways=ways(self.observed, world.peers.values(), policy.scope))
         self.book.proof_lasts = max(PROOF_LASTS, 3.0 * policy.probe.interval + 60.0)

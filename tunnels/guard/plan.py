@@ -1,7 +1,8 @@
 """guard_of(world) → Guard: what the guard should be, from grants alone and never from the state of tunnels. Pure.
 
 Every prefix of every other node that takes part is in one of two sets a direction: `drop` if the traffic between the
-two is in stage enforce, else `count`. Both have the same chains around them, so a change of stage moves elements.
+two is in stage enforce, else `count`, as is what belongs to nodes that have opted out. Both have the same chains around
+them, so a change of stage moves elements.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ def judged(world: World) -> dict[str, tuple[Prefix, ...]]:
     for peer in world.peers.values():
         verdict = "drop" if is_closed(world, peer) else "count"
         found[verdict] += protected(world.layout.scope, peer.addresses, peer.prefixes)
+    for peer in world.opted_out.values():
+        found["count"] += protected(world.layout.scope, peer.addresses, peer.prefixes)
     return {verdict: outermost(tuple(sorted(set(prefixes)))) for verdict, prefixes in found.items()}
 
 

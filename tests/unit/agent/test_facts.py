@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from linkseal.keys.announcement import AnnouncedEndpoint
 from linkseal.keys.grant import Grant
-from linkseal.tunnels.agent.facts import endpoints_to_announce
+from linkseal.tunnels.agent.facts import endpoints_to_announce, opted_out, peers_of
 from linkseal.tunnels.model import Observed
+from linkseal.tunnels.register import NodeDocuments
+from linkseal.tunnels.register import Peer as Accepted
 from linkseal.tunnels.settings import parse_agent_settings
 
 CONFIG = {"apiVersion": "linkseal.io/v1alpha1", "kind": "AgentConfig", "uid": "u", "directory": {"path": "/d"}}
@@ -30,3 +33,12 @@ def test_while_the_nic_is_away_what_was_announced_holds() -> None:
 
 def test_who_says_that_it_cannot_be_reached_is_believed() -> None:
     assert announced(Observed(), BEFORE, endpoints=[]) == ()
+
+
+def test_who_has_opted_out_is_known_by_what_it_owns_and_is_no_peer() -> None:
+    grants = {name: replace(GRANT, node=name, opted_out=name != "n2") for name in ("n1", "n2", "n3")}
+    accepted = {name: Accepted(name, "u", grant, None, NodeDocuments()) for name, grant in grants.items()}
+    out = opted_out(accepted, "n1")
+    assert set(out) == {"n3"}
+    assert (out["n3"].addresses, out["n3"].prefixes, out["n3"].generations) == (GRANT.addresses, GRANT.prefixes, ())
+    assert set(peers_of(accepted, "n1")) == {"n2"}

@@ -113,6 +113,17 @@ def test_an_exempt_packet_counts_once_though_it_passes_both_tables(kernel: Kerne
     assert watch.status(Desired(), Observed()).last_plaintext is None
 
 
+def test_who_has_opted_out_is_counted_and_no_alarm(kernel: Kernel, watch: GuardWatch, findings: ActiveFindings) -> None:
+    world = replace(WORLD, peers={"n2": TWO}, opted_out={"n3": SILENT})
+    watch.count(world, None, SEALED, 0.0)
+    kernel.spot("count_out4", "192.0.2.3", 5)
+    kernel.now = replace(kernel.now, flows={Flow("out", "192.0.2.3", 6, 22): Count(5, 500)})
+    watch.count(world, None, SEALED, 1.0)
+    status = watch.status(Desired(), Observed())
+    assert counts(watch) == {("out", "optedOut", "counted"): (5, 500)}
+    assert (status.last_plaintext, status.flows, shown(findings)) == (None, (), set())
+
+
 def test_flows_bear_the_names_of_peers(kernel: Kernel, watch: GuardWatch) -> None:
     watch.count(WORLD, None, SEALED, 0.0)
     flows = {

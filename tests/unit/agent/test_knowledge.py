@@ -143,3 +143,23 @@ def test_what_is_on_disk_is_verified_as_well(tmp_path: Path) -> None:
     saved = tmp_path / "state/cluster.json"
     saved.write_text(saved.read_text().replace("prefer", "off"))
     assert start(tmp_path / "state").knowledge.policy is None
+
+
+@pytest.mark.parametrize("stage", [Stage.OFF, Stage.PREFER])
+@pytest.mark.parametrize("held", [False, True])
+def test_numbers_change_at_stage_off_before_an_agent_stands_on_them(
+    tmp_path: Path, stage: Stage, *, held: bool
+) -> None:
+    node = start(tmp_path / "state")
+    node.knowledge.learn(view(stage=stage.value), TIME)
+    node.knowledge.held = held
+    node.knowledge.learn(view(serial=2, stage=stage.value, wireguard={"port": 51900}), TIME)
+    assert node.knowledge.policy is not None
+    if held or stage is Stage.PREFER:
+        assert (node.knowledge.policy.wireguard.port, node.knowledge.policy_serial) == (51820, 1)
+        [(code, message)] = node.shown()
+        assert code == codes.POLICY_REFUSED
+        assert "only at stage off, with a restart" in message
+    else:
+        assert (node.knowledge.policy.wireguard.port, node.knowledge.policy_serial) == (51900, 2)
+        assert node.shown() == []

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from linkseal.keys.errors import DirectoryError
+from linkseal.keys.errors import DirectoryError, HostError
 from linkseal.tunnels.agent import main
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.directory.base import DirectoryView
@@ -126,7 +129,7 @@ def test_an_announcement_that_could_not_be_withdrawn_is_told(
 
     settings.state_directory.mkdir(mode=0o700)
     monkeypatch.setattr(main, "clean_host", lambda *_: [])
-    monkeypatch.setattr(main, "open_directory", lambda _: Unmounted())
+    monkeypatch.setattr(main, "open_directory", lambda *_: Unmounted())
     assert main.cleanup(settings, withdraw=True) == ["failed: announcement of n1: not mounted"]
 
 
@@ -141,3 +144,17 @@ async def test_a_broken_policy_on_disk_makes_the_agent_wait_for_the_directorys(s
     agent = await main._prepare(settings, directory, None, executor)  # type: ignore[arg-type]
     assert directory.asked == 2
     assert agent.worker.knowledge.policy is not None
+
+
+def test_the_lock_of_an_agent_that_is_ending_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the middle of starting a program, it leaves the lock to a child for the moment until that begins."""
+    child = os.open(tmp_path / "agent.lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(child, fcntl.LOCK_EX)
+    ending = threading.Timer(0.2, os.close, (child,))
+    ending.start()
+    with main.only_one(tmp_path):
+        assert not ending.is_alive()
+    ending.join()
+    monkeypatch.setattr(main, "LOCK_SECONDS", 0.1)
+    with main.only_one(tmp_path), pytest.raises(HostError, match="another agent runs"), main.only_one(tmp_path):
+        pass
