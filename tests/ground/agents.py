@@ -1,6 +1,6 @@
 """Linkseal on a cluster of namespaces: a file directory with its signer, and an agent on each node.
 
-Agents are real processes (SIGKILL ends one), forked from the test, since imports cost 3 s in the lab kernel.
+Agents are real processes (SIGKILL ends one), forked from the test, since imports cost over a second in the lab kernel.
 """
 
 from __future__ import annotations
@@ -158,6 +158,10 @@ class Deployment:
         report = parse_report(answer["status"], node.name).status
         assert report is not None
         return report
+
+    def codes(self, node: Node) -> set[str]:
+        """Codes of the findings an agent shows now."""
+        return {finding.code for finding in self.status(node).findings}
 
     def answers(self, node: Node) -> bool:
         """Whether the agent's control socket does."""

@@ -60,6 +60,9 @@ NO_VERIFY: Mapping[str, Any] = {"verify": {"interval": 0}}
 
 CONNECTIONS = 4
 
+CASES = "LINKSEAL_MATRIX_CASES"
+"""Environment: the only cases to walk, by the names of their faults, with commas."""
+
 ROWS = "LINKSEAL_MATRIX_ROWS"
 """Environment: a folder where every row is left as a line of JSON, for the table of the whole walk."""
 
@@ -104,6 +107,12 @@ class Case(NamedTuple):
         if self.dead:
             return [("agent-kill", 0.5), *found, ("agent-start", 0.0)], len(found) + 1
         return found, min(1, len(found) - 1)
+
+
+def chosen(cases: Sequence[Case]) -> list[Case]:
+    """The cases that are to be walked."""
+    wanted = set(filter(None, os.environ.get(CASES, "").split(",")))
+    return [case for case in cases if not wanted or case.fault in wanted]
 
 
 @dataclass(frozen=True)
@@ -185,7 +194,12 @@ class Walk:
     def run(self, case: Case, number: int = 0) -> Row:
         """Walk one case on a node; what was seen is also added to `rows` and printed."""
         node = self.lab.cluster[number]
-        self.lab.wait(self._settled, "a lab that is whole before a fault", PATIENCE)
+        try:
+            self.lab.wait(
+                lambda: self._settled() and self._one_key(), "a lab that is whole, with one generation a node", PATIENCE
+            )
+        except HostError as error:
+            raise HostError(f"before {case}: {self._state()}: {error}") from error
         began, keys = time.monotonic(), self._keys()
         sealed: float | None = None
         with self.lab.cluster.capture() as wire, self._connections() as connections:
@@ -194,7 +208,7 @@ class Walk:
                 sealed = self._wait(ended)
                 failed = ""
             except (HostError, LinksealError) as error:
-                ended, failed = time.monotonic(), str(error).splitlines()[0]
+                ended, failed = time.monotonic(), f"{str(error).splitlines()[0]} {self._state()}"
         now = time.monotonic()
         lost = self.flows.lost(began, now - QUIET / 2)
         plaintext = wire.plaintext()
@@ -239,6 +253,25 @@ class Walk:
         nodes = self.lab.seen().status.nodes
         live = [[g.state for g in node.status.generations] == ["live"] for node in nodes if node.status]
         return self.lab.ready() and all(live) and self.flows.quiet(QUIET)
+
+    def _state(self) -> str:
+        """What keeps the lab from being whole, as its nodes report it."""
+        found = []
+        for node in self.lab.seen().status.nodes:
+            status = node.status
+            if status is not None:
+                generations = [f"{g.number} {g.state}" for g in status.generations]
+                unsealed = [f"{one.name} {one.state.value} {one.code}" for one in status.unsealed]
+                codes = [f"{one.code} {one.subject} {one.message[:80]}" for one in status.findings]
+                age = f"{time.time() - status.observed_at:.0f} s ago"
+                found.append(f"{node.name} {age}: {generations} {unsealed} {codes} {status.policy}")
+        keys = [str(path.name) for node in self.lab.cluster for path in (self.lab.state(node) / "keys").glob("gen-*")]
+        return f"{found} keys {keys} quiet {self.flows.quiet(QUIET)} ready {self.lab.ready()}"
+
+    def _one_key(self) -> bool:
+        """Whether every node has the key of one generation: a report may be older than a rotation that has begun."""
+        folders = [self.lab.state(node) / "keys" for node in self.lab.cluster]
+        return all(len(list(folder.glob("gen-*.key"))) == 1 for folder in folders)
 
     @contextlib.contextmanager
     def _connections(self) -> Iterator[list[Any]]:

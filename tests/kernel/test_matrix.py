@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ground import quick
 from ground.cases import CELLS, CONTROLS, FAST, FIXED, LEAKS, LONG, WHOLE
-from ground.matrix import Case, Cell, Walk, table
+from ground.matrix import Case, Cell, Walk, chosen, table
 
 
 def walked(cell: Cell, cases: Sequence[Case], policy: dict[str, Any] | None = None, *, strict: bool = True) -> Walk:
@@ -20,7 +20,7 @@ def walked(cell: Cell, cases: Sequence[Case], policy: dict[str, Any] | None = No
     Not `strict`: the seconds of a recovery are printed and not judged, since other tests may run beside.
     """
     with Walk(cell, policy, strict=strict) as walk:
-        for number, case in enumerate(cases):
+        for number, case in enumerate(chosen(cases)):
             walk.run(case, number % 2)
     print("\n" + table(walk.rows))
     return walk

@@ -55,10 +55,18 @@ def test_to_enforce_and_back_nothing_is_lost_and_nothing_is_in_the_clear(nodes: 
     with Walked(cluster, scope=scope) as linkseal:
         linkseal.start()
         with mesh_traffic(list(cluster), flows=1) as traffic:
-            traffic.note("enable")
-            said = linkseal.walk("enable", "--yes", "--timeout", "300s")
-            assert "not covered: link-local and multicast" in said
-            assert "the cluster is at stage enforce" in said
+            traffic.note("enable --to prefer")
+            linkseal.walk("enable", "--to", "prefer", "--timeout", "300s")
+            linkseal.wait_sealed()
+            traffic.note("enable, the agent of b asleep")
+            linkseal.agents[cluster[1].name].kill(signal.SIGSTOP)
+            enabling = linkseal.begin("enable", "--yes", "--timeout", "300s")
+            time.sleep(SLOW)
+            assert enabling.poll() is None, "it waits"
+            linkseal.agents[cluster[1].name].kill(signal.SIGCONT)
+            assert enabling.result(300) == 0, enabling.text()
+            assert "not covered: link-local and multicast" in enabling.text()
+            assert "the cluster is at stage enforce" in enabling.text()
             traffic.note("enforce")
             with cluster.capture() as wire:
                 time.sleep(2)
@@ -87,6 +95,24 @@ def test_a_command_that_is_killed_leaves_the_cluster_at_the_stage_before(nodes: 
             linkseal.until(lambda: linkseal.position() == {"stage": "prepare"}, "taken back")
             asleep.kill(signal.SIGCONT)
             linkseal.until(lambda: linkseal.everywhere("prepare"), "prepare everywhere")
+        traffic.assert_unharmed()
+
+
+def test_a_command_that_is_killed_on_the_way_to_enforce_leaves_the_cluster_at_prefer(nodes: Nodes) -> None:
+    cluster = nodes(3, cni="host-gw", rp_filter=1)
+    with Walked(cluster, scope="transparent") as linkseal:
+        linkseal.start()
+        linkseal.walk("enable", "--to", "prefer")
+        with mesh_traffic(list(cluster), flows=1, connections=4) as traffic:
+            linkseal.wait_sealed()
+            traffic.note("enable")
+            enabling = linkseal.begin("enable", "--yes", "--timeout", "300s")
+            linkseal.until(lambda: linkseal.position() == {"stage": "enforce"}, "on the way")
+            traffic.note("the command is killed")
+            enabling.kill(signal.SIGKILL)
+            linkseal.until(lambda: linkseal.position() == {"stage": "prefer"}, "taken back")
+            linkseal.until(lambda: linkseal.everywhere("prefer"), "prefer everywhere")
+            assert linkseal.all_sealed()
         traffic.assert_unharmed()
 
 
@@ -126,3 +152,28 @@ def test_a_pool_goes_first(nodes: Nodes) -> None:
             traffic.note("disable")
             linkseal.walk("disable")
         traffic.assert_unharmed()
+
+
+def test_numbers_that_stay_while_agents_run_change_at_stage_off(nodes: Nodes) -> None:
+    """Ports, marks and tables: refused while anything stands on them, taken up by agents that start at stage off."""
+    cluster = nodes(2, cni="host-gw", rp_filter=1)
+    with Walked(cluster, scope="transparent") as linkseal:
+        linkseal.start()
+        linkseal.walk("enable", "--to", "prefer")
+        linkseal.wait_sealed()
+        linkseal.walk("disable")
+        linkseal.until(lambda: linkseal.everywhere("off"), "off everywhere")
+        linkseal.spec |= {"wireguard": {"port": 51900}, "routing": {"table": 4242}, "guard": {"table": "other_guard"}}
+        linkseal.sign()
+        linkseal.until(lambda: all("LS4013" in linkseal.codes(node) for node in cluster), "refused while they run")
+        for node in cluster:
+            linkseal.stop(node)
+        linkseal.start()
+        linkseal.walk("enable", "--to", "prefer")
+        linkseal.wait_sealed()
+        for node in cluster:
+            assert "LS4013" not in linkseal.codes(node)
+            assert "lookup 4242" in node.run("ip rule")
+            assert "other_guard" in node.run("nft list tables")
+            assert "linkseal_guard" not in node.run("nft list tables")
+            assert "listening port: 51903" in node.run("wg show lsl11"), "two odd generations: three further"

@@ -1,6 +1,6 @@
 """See what crosses the bridge: every frame, each once, and what it is.
 
-A `Capture` runs a process that reads an AF_PACKET ring (no system call per packet: the lab kernel's cost 55 µs) and
+A `Capture` runs a process that reads an AF_PACKET ring (no system call per packet: the lab kernel's are dear) and
 writes a pcap file. A frame the ring had no room for is an error: what was not seen proves nothing.
 """
 

@@ -20,7 +20,7 @@ from linkseal.keys.errors import HostError
 
 
 class ForkedProcess:
-    """A callable in a process of its own, forked from this one: imports cost 3 s in the lab kernel, a fork little.
+    """A callable in a process of its own, forked from this one: imports cost seconds in the lab kernel, a fork little.
 
     Where `stopping` is given, SIGTERM does not end it but appends to that list, for `target` to look at; the signal
     counts from the very first moment. The process outlives this one if nobody ends it.

@@ -97,6 +97,13 @@ def test_the_table_has_a_line_for_each_row_by_fault_and_rows_outlive_their_walk(
     assert matrix.rows_in(tmp_path) == rows
 
 
+def test_cases_are_chosen_by_the_names_of_their_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [Case("device"), Case("key"), Case("device", dead=True)]
+    assert matrix.chosen(cases) == cases
+    monkeypatch.setenv(matrix.CASES, "device")
+    assert matrix.chosen(cases) == [cases[0], cases[2]]
+
+
 def test_a_part_of_the_matrix_is_of_its_scope() -> None:
     assert matrixrun._scoped(["-x"], "overlay") == ["-k", "overlay"]
     assert matrixrun._scoped(["-k", "v4 or v6"], "overlay") == ["-k", "overlay and (v4 or v6)"]
