@@ -23,6 +23,7 @@ from linkseal.keys.ca import CertificateAuthority
 from linkseal.keys.errors import ConfigError, DirectoryError
 from linkseal.keys.files import PUBLIC, SECRET, atomic_write, private_folder, read_file
 from linkseal.tunnels.controller.reports import Reports
+from linkseal.tunnels.controller.stagefile import FileStore
 from linkseal.tunnels.controller.stagekeeper import Stagekeeper
 from linkseal.tunnels.controller.stageserver import StageServer
 from linkseal.tunnels.directory.inventory import Inventory, load_inventory
@@ -82,7 +83,7 @@ class FileController:
         self._told: set[str] = set()
         signer = FileSigner(directory, self._authority, found)
         present = signer.policy()
-        self.stages = Stagekeeper(ca, None if present is None else parse_policy(present.spec), time.time())
+        self.stages = Stagekeeper(FileStore(ca), None if present is None else parse_policy(present.spec), time.time())
         self._signer = self._prepared(signer)
         self.changed = asyncio.Event()
         """Somebody asks for something: do not wait for the next look."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from linkseal.keys.errors import ConfigError
 from linkseal.keys.files import SECRET, atomic_write, read_file
@@ -108,18 +108,45 @@ class _File(_Place):
     history: list[_Change] = Field(default_factory=list)
 
 
-def load(folder: Path) -> Saved | None:
-    """Read the file, None if there is none. Raises ConfigError if it is damaged: guessing could lower the stage."""
-    path = folder / FILE
-    data = read_file(path, secret=True)
+class Store(Protocol):
+    """Where the text is kept. `where` names it in errors."""
+
+    where: str
+
+    def read(self) -> bytes | None:
+        """Return the text, None if there is none yet."""
+
+    def write(self, text: bytes) -> bool:
+        """Keep the text; whether it differs from what was there."""
+
+
+class FileStore:
+    """The file in a folder. Its methods raise HostError."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self.where = str(self._path)
+
+    def read(self) -> bytes | None:
+        """Return the text, None if there is no file."""
+        return read_file(self._path, secret=True)
+
+    def write(self, text: bytes) -> bool:
+        """Write the file, if that changes it."""
+        return atomic_write(self._path, text, SECRET)
+
+
+def load(store: Store) -> Saved | None:
+    """Read what is kept, None if nothing is. Raises ConfigError if it is damaged: guessing could lower the stage."""
+    data = store.read()
     if data is None:
         return None
     try:
         found = _File.model_validate_json(data)
     except ValidationError as error:
         raise ConfigError(
-            f"{path} cannot be read ({error.error_count()} errors): put it back from a copy, or remove it: the stage "
-            "is then taken from the policy in the directory"
+            f"{store.where} cannot be read ({error.error_count()} errors): put it back from a copy, or remove it: the "
+            "stage is then taken from the policy in the directory"
         ) from None
     walk, seen, pinned = found.walk, found.seen, found.pinned
     return Saved(
@@ -144,8 +171,8 @@ def load(folder: Path) -> Saved | None:
     )
 
 
-def save(folder: Path, saved: Saved) -> bool:
-    """Write the file; whether anything changed. Raises HostError."""
+def save(store: Store, saved: Saved) -> bool:
+    """Keep it; whether anything changed."""
     fields = {
         **place(saved.position),
         "serial": saved.serial,
@@ -156,7 +183,7 @@ def save(folder: Path, saved: Saved) -> bool:
             {"at": one.at, "from": one.old, "to": one.new, "who": one.who, "why": one.why} for one in saved.history
         ],
     }
-    return atomic_write(folder / FILE, json.dumps(fields, indent=1).encode() + b"\n", SECRET)
+    return store.write(json.dumps(fields, indent=1).encode() + b"\n")
 
 
 def place(position: Position) -> dict[str, Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 from linkseal.keys.errors import ConfigError, Refused
 from linkseal.tunnels.controller import stagefile
-from linkseal.tunnels.controller.stagefile import Saved
+from linkseal.tunnels.controller.stagefile import Saved, Store
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.stages import (
@@ -47,14 +46,14 @@ class Ended:
 
 
 class Stagekeeper:
-    """The state in `folder`; `present`: the policy in the directory, if there is one by this CA.
+    """The state in `store`; `present`: the policy in the directory, if there is one by this CA.
 
     Raises ConfigError, HostError (the file cannot be read or written).
     """
 
-    def __init__(self, folder: Path, present: Policy | None, now: float) -> None:
-        self._folder = folder
-        saved = stagefile.load(folder)
+    def __init__(self, store: Store, present: Policy | None, now: float) -> None:
+        self._store = store
+        saved = stagefile.load(store)
         if saved is None:
             saved = Saved() if present is None else _taken_over(present)
         self._saved = saved
@@ -127,11 +126,17 @@ class Stagekeeper:
                 target.value,
             )
         elif there != here:
-            if self.walk is not None:
-                if self.walk.attached:
-                    return  # somebody looks on: the inventory's turn comes after
-                self.abort("the inventory was changed", now)
-            self._begin(Walk(target, there > here, INVENTORY, now, now, attached=False))
+            walk = self.walk
+            if walk is not None and walk.attached:
+                return  # somebody looks on: the inventory's turn comes after
+            if walk is not None and walk.nodes is None and walk.up == (there > here):
+                # further the same way: the step under way stays, taking it back would bring plaintext
+                _LOG.info("%s asks for stage %s", INVENTORY, target.value)
+                self._keep(replace(self._saved, walk=replace(walk, target=target)))
+            else:
+                if walk is not None:
+                    self.abort("the inventory was changed", now)
+                self._begin(Walk(target, there > here, INVENTORY, now, now, attached=False))
         self._keep(replace(self._saved, seen=wanted))
 
     def start(self, walk: Walk) -> int:
@@ -222,7 +227,7 @@ class Stagekeeper:
     def _keep(self, saved: Saved) -> None:
         if saved != self._saved:
             self._saved = saved
-            stagefile.save(self._folder, saved)
+            stagefile.save(self._store, saved)
 
 
 def _taken_over(present: Policy) -> Saved:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 from linkseal.keys.errors import ConfigError, DirectoryError, HostError, LinksealError, Refused
 from linkseal.tunnels.controller.stagefile import place
 from linkseal.tunnels.controller.stagekeeper import Ended
+from linkseal.tunnels.host.localsocket import LocalSocket
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.rehearsal import rehearse
 from linkseal.tunnels.stages import TIMEOUT, Position, Walk, barrier, blockers
@@ -60,28 +61,12 @@ class Wish(BaseModel):
     protocol: str | None = None
 
 
-class StageServer:
+class StageServer(LocalSocket):
     """Serves the socket until closed."""
 
     def __init__(self, folder: Path, controller: FileController) -> None:
-        self._path = folder / SOCKET
+        super().__init__(folder / SOCKET, self._serve, MAX_LINE)
         self._controller = controller
-        self._server: asyncio.Server | None = None
-
-    async def start(self) -> None:
-        """Listen. Raises HostError."""
-        try:
-            self._path.unlink(missing_ok=True)
-            self._server = await asyncio.start_unix_server(self._serve, str(self._path), limit=MAX_LINE)
-            self._path.chmod(0o600)
-        except OSError as error:
-            raise HostError(f"cannot listen on {self._path}: {error.strerror or error}", errno=error.errno) from error
-
-    async def close(self) -> None:
-        """Stop listening."""
-        if self._server is not None:
-            self._server.close()
-        self._path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -51,6 +51,27 @@ def test_with_nodes_each_step_waits_for_all_of_them(site: Site) -> None:
     assert controller.stages.walk is None
 
 
+def test_a_wish_to_go_further_takes_no_step_back(site: Site) -> None:
+    """The step under way stays: taken back, what is encrypted would be plaintext for a moment."""
+    site.write("off")
+    controller = site.controller()
+    controller.sign()
+    site.report()
+    site.write("prepare")
+    controller.sign()
+    site.write("prefer")
+    assert site.stage == "prepare"
+    controller.sign()
+    assert site.stage == "prepare", "not taken back, and not passed over"
+    site.report()
+    controller.sign()
+    assert site.stage == "prefer"
+    assert len(controller.stages.ended) == 0
+    site.write("prepare", lowerTo="prepare")
+    controller.sign()
+    assert site.stage == "prepare", "the other way the step under way is taken back at once"
+
+
 def test_an_old_inventory_does_not_lower_the_stage(site: Site) -> None:
     controller = site.controller()
     controller.sign()
@@ -188,5 +209,5 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     walk = Walk(Stage.ENFORCE, True, "me", 1.0, 2.0, before, frozenset({"n1"}), 9.0, attached=False)  # noqa: FBT003
     saved = stagefile.Saved(Position(Stage.PREFER), walk, ("prefer", None), 7, ("overlay", "wireguard"))
     saved = saved.moved(Position(Stage.PREPARE), 1e9, "me", "why")
-    stagefile.save(tmp_path, saved)
-    assert stagefile.load(tmp_path) == saved
+    stagefile.save(stagefile.FileStore(tmp_path), saved)
+    assert stagefile.load(stagefile.FileStore(tmp_path)) == saved
