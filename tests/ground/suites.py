@@ -69,6 +69,10 @@ def say(text: str, name: str = "tests") -> None:
         print(f"{name:<9}│ {text}" if text else f"{name:<9}│", flush=True)
 
 
+class InterruptedRunError(Exception):
+    """Nothing more is started."""
+
+
 class Runner:
     """Runs suites and remembers what is running, so that all of it can be ended at once."""
 
@@ -79,7 +83,7 @@ class Runner:
         self._stopping = False
 
     def stop(self) -> None:
-        """End everything; each suite then reports that it was interrupted."""
+        """End everything, and start nothing more; each suite that ran reports that it was interrupted."""
         self._stopping = True
         for process in self._processes:
             process.terminate()
@@ -111,9 +115,7 @@ class Runner:
             if kernel is None:
                 status, _ = self._run([sys.executable, file], Lines("bench"), env)
             else:
-                lab = LabKernel(self._folder / name, kernel=kernel, memory=LAB_MEMORY)
-                self._labs.append(lab)
-                with lab:
+                with self._lab(name, kernel) as lab:
                     command = [sys.executable, file]
                     status = lab.exec(command, cwd=ROOT, env=env, timeout=SUITE_SECONDS, on_output=Lines("bench"))
         except LinksealError as error:
@@ -135,10 +137,8 @@ class Runner:
     def pytest_in_lab(self, name: str, kernel: Path, arguments: Sequence[str], env: dict[str, str]) -> Result:
         """Run pytest in a lab kernel of its own."""
         began, report = time.monotonic(), self._report(name)
-        lab = LabKernel(self._folder / name.replace(" ", "-"), kernel=kernel, memory=LAB_MEMORY)
-        self._labs.append(lab)
         try:
-            with lab:
+            with self._lab(name.replace(" ", "-"), kernel) as lab:
                 command = self._pytest(report, arguments)
                 status = lab.exec(command, cwd=ROOT, env=env, timeout=SUITE_SECONDS, on_output=Lines(name))
         except LinksealError as error:
@@ -146,6 +146,16 @@ class Runner:
             result.broke("interrupted" if self._stopping else str(error))
             return result
         return self._count(name, report, status, time.monotonic() - began)
+
+    def _go_on(self) -> None:
+        if self._stopping:
+            raise InterruptedRunError
+
+    def _lab(self, name: str, kernel: Path) -> LabKernel:
+        self._go_on()
+        lab = LabKernel(self._folder / name, kernel=kernel, memory=LAB_MEMORY)
+        self._labs.append(lab)
+        return lab
 
     def _report(self, name: str) -> Path:
         return self._folder / f"{name.replace(' ', '-')}.xml"
@@ -155,6 +165,7 @@ class Runner:
         return [sys.executable, "-m", "pytest", *options, *arguments]
 
     def _run(self, command: list[str], lines: Lines | None, env: dict[str, str] | None = None) -> tuple[int, bytes]:
+        self._go_on()
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from ground import kernel, run
-from ground.suites import Result, Runner
+from ground import controlbuild, kernel, run
+from ground.suites import InterruptedRunError, Result, Runner
 
 
 def test_the_last_line_is_the_count() -> None:
@@ -130,3 +130,105 @@ def test_many_failures_and_broken_suites_are_not_run_again() -> None:
         session = Session(result)
         assert run.summary(session.kernel(), selective=False)[1] == 1
         assert len(session.asked) == 1
+
+
+class Steps(run.Session):
+    """A whole run that only says what it would do; `lacking` is what could not be built."""
+
+    def __init__(self, *arguments: str, lacking: str = "") -> None:
+        self._selection = run.Selection(arguments)
+        self._lacking = lacking
+        self.done: list[str] = []
+
+    def _step(self, name: str) -> list[Result]:
+        self.done.append(name)
+        return [Result(run.BUILD if name == self._lacking else name, passed=1)]
+
+    def lint(self) -> list[Result]:
+        return self._step("lint")
+
+    def unit(self) -> list[Result]:
+        return self._step("unit")
+
+    def prepare_kernel(self) -> list[Result]:
+        return self._step("kernel's build")
+
+    def prepare_control_plane(self) -> list[Result]:
+        return self._step("control plane's build")
+
+    def kube(self) -> list[Result]:
+        return self._step("kube")
+
+    def lab_kernel(self) -> list[Result]:
+        return self._step("lab kernel")
+
+    def kernel(self) -> list[Result]:
+        return self._step("kernel")
+
+
+FIRST = {"unit", "lint", "kernel's build", "control plane's build"}
+
+
+def test_everything_is_built_before_the_tests_on_it() -> None:
+    steps = Steps()
+    steps.everything()
+    assert set(steps.done[:4]) == FIRST
+    assert steps.done[4:] == ["kube", "lab kernel", "kernel"]
+
+
+@pytest.mark.parametrize("lacking", ["kernel's build", "control plane's build"])
+def test_without_one_of_the_builds_nothing_goes_on(lacking: str) -> None:
+    steps = Steps(lacking=lacking)
+    steps.everything()
+    assert set(steps.done) == FIRST
+
+
+class Built(run.Session):
+    """A session whose kube suite is noted instead of run."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._selection = run.Selection(arguments)
+
+    def kube(self) -> list[Result]:
+        return [Result("kube", passed=1)]
+
+
+def test_a_control_plane_that_cannot_be_built_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build() -> None:
+        raise kernel.BuildError("the end of etcd.log")
+
+    monkeypatch.setattr(controlbuild, "build", build)
+    results = Built().only_kube()
+    text, status = run.summary(results, selective=False)
+    assert [result.name for result in results] == [run.BUILD]
+    assert "the end of etcd.log" in text
+    assert status == 1
+
+
+def test_tests_of_other_things_need_no_control_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controlbuild, "build", lambda: pytest.fail("built"))
+    assert Built("tests/unit/ground").prepare_control_plane() == []
+
+
+def test_host_tests_leave_out_what_is_run_by_itself(tmp_path: Path) -> None:
+    """By the real expressions: a marker that is in none of them would be run twice, or never."""
+    test = tmp_path / "test_it.py"
+    markers = ("kernel", "labkernel", "kube", "matrix")
+    marked = "".join(f"@pytest.mark.{name}\ndef test_{name}(): pass\n" for name in markers)
+    test.write_text(f"import pytest\n{marked}def test_plain(): pass\n")
+    ini = tmp_path / "pytest.ini"
+    ini.write_text("[pytest]\nmarkers =\n" + "".join(f"    {name}\n" for name in markers))
+    for expression in (run.HOST_TESTS, run.KUBE_TESTS, run.KERNEL_TESTS):
+        result = Runner(tmp_path).pytest_here("unit", ["-c", str(ini), "-m", expression, str(test)])
+        assert (result.passed, result.failed) == (1, 0), expression
+
+
+def test_once_it_is_interrupted_nothing_more_is_started(tmp_path: Path) -> None:
+    runner = Runner(tmp_path)
+    runner.stop()
+    ran = tmp_path / "ran"
+    with pytest.raises(InterruptedRunError):
+        runner.checks([(sys.executable, "-c", f"open({str(ran)!r}, 'w')")])
+    with pytest.raises(InterruptedRunError):
+        runner.pytest_in_lab("kernel", tmp_path / "linux", [], {})
+    assert not ran.exists()
