@@ -2,7 +2,7 @@
 
     apiVersion: linkseal.io/v1alpha1
     kind: AgentConfig
-    directory: {path: /srv/linkseal}
+    directory: {path: /srv/linkseal}      # or {kubernetes: {}}: the API of the cluster the node is in
 
 What holds for the whole cluster is in `linkseal.tunnels.policy` (no I/O there; its names can be had from here too).
 """
@@ -13,14 +13,14 @@ import socket
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import yaml
 from linkseal.keys.errors import ConfigError
 from linkseal.keys.values import check_identity
 from linkseal.tunnels.policy import Policy, ProbePolicy, RoutingPolicy, WireguardPolicy, parse_policy
 from linkseal.tunnels.validation import Edge, parse_address, validate
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 __all__ = [
     "API_VERSION",
@@ -28,6 +28,7 @@ __all__ = [
     "AgentSettings",
     "EndpointSetting",
     "FileDirectorySettings",
+    "KubeDirectorySettings",
     "Policy",
     "ProbePolicy",
     "RoutingPolicy",
@@ -43,6 +44,9 @@ API_VERSION: Final = "linkseal.io/v1alpha1"
 
 MAX_FILE: Final = 1 << 20
 """Bytes of a settings or inventory file (1 MiB: an inventory of 5,000 nodes is half of it)."""
+
+NAMESPACE_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+"""RFC 1123 label, as names of namespaces are."""
 
 _IFNAMSIZ: Final = 16
 
@@ -66,11 +70,21 @@ class FileDirectorySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class KubeDirectorySettings:
+    """The Kubernetes API as directory; with neither kubeconfig nor context: as kubectl does, else the pod's account."""
+
+    namespace: str = "linkseal"
+    """Where the controller keeps the CA bundle and the signed policy."""
+    kubeconfig: Path | None = None
+    context: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSettings:
     """What one agent is told about its own host."""
 
     node: str
-    directory: FileDirectorySettings
+    directory: FileDirectorySettings | KubeDirectorySettings
     uid: str | None = None
     """None: the agent keeps one in its state directory."""
     state_directory: Path = Path("/var/lib/linkseal")
@@ -107,7 +121,7 @@ def parse_agent_settings(data: object, source: str, *, hostname: str) -> AgentSe
         raise ConfigError(f"{source}: node: {error}; the host name does not serve, so set `node`") from error
     return AgentSettings(
         node=node,
-        directory=FileDirectorySettings(Path(config.directory.path)),
+        directory=_directory(config.directory),
         uid=config.uid,
         state_directory=Path(config.state_directory),
         run_directory=Path(config.run_directory),
@@ -121,6 +135,15 @@ def parse_agent_settings(data: object, source: str, *, hostname: str) -> AgentSe
         log_level=config.log_level,
         metrics=None if config.metrics.listen is None else parse_listen(config.metrics.listen),
     )
+
+
+def _directory(config: DirectoryConfig) -> FileDirectorySettings | KubeDirectorySettings:
+    if config.path is not None:
+        return FileDirectorySettings(Path(config.path))
+    chosen = config.kubernetes
+    assert chosen is not None
+    kubeconfig = None if chosen.kubeconfig is None else Path(chosen.kubeconfig)
+    return KubeDirectorySettings(chosen.namespace, kubeconfig, chosen.context)
 
 
 def parse_endpoint(text: str) -> EndpointSetting:
@@ -151,15 +174,35 @@ def parse_listen(text: str) -> EndpointSetting:
 # --- the edge ------------------------------------------------------------------------------------------------------
 
 
-class DirectoryConfig(Edge):
-    """`directory`: where nodes find each other."""
+class KubernetesConfig(Edge):
+    """`directory.kubernetes`: the API server that is asked, and as whom."""
 
-    path: str
+    namespace: str = Field(default="linkseal", pattern=NAMESPACE_PATTERN)
+    kubeconfig: str | None = None
+    context: str | None = Field(default=None, min_length=1, max_length=253)
+
+    @field_validator("kubeconfig")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        return None if path is None else _absolute(path)
+
+
+class DirectoryConfig(Edge):
+    """`directory`: where nodes find each other; a folder or the Kubernetes API."""
+
+    path: str | None = None
+    kubernetes: KubernetesConfig | None = None
 
     @field_validator("path")
     @classmethod
-    def _absolute(cls, path: str) -> str:
-        return _absolute(path)
+    def _absolute(cls, path: str | None) -> str | None:
+        return None if path is None else _absolute(path)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.path is None) == (self.kubernetes is None):
+            raise ValueError("must have either `path` (a folder) or `kubernetes`")
+        return self
 
 
 class WireguardConfig(Edge):

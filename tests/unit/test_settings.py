@@ -124,7 +124,7 @@ def test_an_unknown_key_suggests_the_nearest_known_one_and_hides_its_value() -> 
 
 def test_an_unknown_key_like_no_other_lists_the_known_ones() -> None:
     assert refused(MINIMAL | {"directory": {"path": "/x", "zzz": 1}}) == [
-        "agent.yaml: directory.zzz: unknown key; known here: path"
+        "agent.yaml: directory.zzz: unknown key; known here: kubernetes, path"
     ]
 
 

@@ -29,6 +29,22 @@ _GLOBALS: Final[Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]]] = {
             "help": "The folder where nodes find each other (LINKSEAL_DIRECTORY; else what the agent's file says).",
         },
     ),
+    "kubeconfig": (
+        ("--kubeconfig",),
+        {
+            "type": _PATH,
+            "metavar": "FILE",
+            "help": "How the Kubernetes API is reached (KUBECONFIG, default ~/.kube/config, as with kubectl).",
+        },
+    ),
+    "context": (
+        ("--context",),
+        {"metavar": "NAME", "help": "The context of the kubeconfig (default the current one)."},
+    ),
+    "namespace": (
+        ("--namespace",),
+        {"metavar": "NAME", "help": "Where Linkseal's controller runs in the cluster (default linkseal)."},
+    ),
     "config": (
         ("--config",),
         {
@@ -40,6 +56,9 @@ _GLOBALS: Final[Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]]] = {
     "no_color": (("--no-color",), {"is_flag": True, "help": "No colour, as with NO_COLOR; pipes never get any."}),
     "verbose": (("-v", "--verbose"), {"is_flag": True, "help": "Say more on stderr; show where a bug is."}),
 }
+
+_CLUSTER: Final = ("kubeconfig", "context", "namespace")
+"""Options of commands that use a directory, which may be a cluster's API."""
 
 _VARIABLES: Final[Mapping[str, str]] = {"directory": "LINKSEAL_DIRECTORY", "config": "LINKSEAL_CONFIG"}
 """Environment variables of global options."""
@@ -69,7 +88,8 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, uses: tuple[str, ...] = (), examples: tuple[str, ...] = (), **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        self.params = [*self.params, *global_options(frozenset(uses))]
+        shown = {*uses, *_CLUSTER} if "directory" in uses else set(uses)
+        self.params = [*self.params, *global_options(frozenset(shown))]
         self.examples = examples
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TextIO, TypeVar
 from linkseal.keys.errors import ConfigError
 
 if TYPE_CHECKING:  # each of these takes longer to import than `linkseal version` may run
-    from linkseal.tunnels.directory.files import FileDirectory
+    from linkseal.tunnels.directory.base import Directory
     from linkseal.tunnels.settings import AgentSettings
 
 ResultT = TypeVar("ResultT")
@@ -26,6 +26,9 @@ class Session:
     """One run of `linkseal`; filled by the global options, wherever on the line they stand."""
 
     directory: Path | None = None
+    kubeconfig: Path | None = None
+    context: str | None = None
+    namespace: str | None = None
     config: Path | None = None
     output: str | None = None
     no_color: bool = False
@@ -40,7 +43,7 @@ class Session:
             raise ConfigError(f"there is no {path}; name the agent's file with --config FILE")
         return load_agent_settings(path)
 
-    def with_directory(self, action: Callable[[FileDirectory], Awaitable[ResultT]]) -> ResultT:
+    def with_directory(self, action: Callable[[Directory], Awaitable[ResultT]]) -> ResultT:
         """Return what `action` makes of the directory. Raises ConfigError, DirectoryError, what `action` raises."""
         import asyncio
 
@@ -55,21 +58,31 @@ class Session:
         with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:  # leaves the thread's own loop alone
             return runner.run(act())
 
-    def _directory(self) -> FileDirectory:
-        """Return the directory that --directory or the agent's file names. Raises ConfigError."""
-        from linkseal.tunnels.directory.files import FileDirectory
+    def _directory(self) -> Directory:
+        """Return the directory that the options or the agent's file name. Raises ConfigError."""
+        from linkseal.tunnels.directory.choice import open_directory
+        from linkseal.tunnels.settings import FileDirectorySettings, KubeDirectorySettings
 
         if self.directory is not None:
-            return FileDirectory(self.directory)
-        if self.config is None and not DEFAULT_CONFIG.exists():
-            raise ConfigError(
-                "no directory is given: use --directory PATH, set LINKSEAL_DIRECTORY, or name the agent's file with "
-                f"--config FILE (there is no {DEFAULT_CONFIG})"
-            )
-        return FileDirectory(self.settings().directory.path)
+            return open_directory(FileDirectorySettings(self.directory))
+        asked = (self.namespace, self.kubeconfig, self.context)
+        if asked == (None, None, None) and (self.config is not None or DEFAULT_CONFIG.exists()):
+            return open_directory(self.settings().directory)
+        if asked != (None, None, None) or _has_kubeconfig():
+            namespace = self.namespace or KubeDirectorySettings().namespace
+            return open_directory(KubeDirectorySettings(namespace, self.kubeconfig, self.context))
+        raise ConfigError(
+            "no directory is given: use --directory PATH or --kubeconfig FILE, set LINKSEAL_DIRECTORY or KUBECONFIG, "
+            f"or name the agent's file with --config FILE (there is no {DEFAULT_CONFIG})"
+        )
 
     def colour(self, stream: TextIO | None = None) -> bool:
         """Whether to colour what goes to `stream` (stdout): a terminal, and nobody asked for none (no-color.org)."""
         stream = stream or sys.stdout
         wanted = not self.no_color and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         return wanted and stream.isatty()
+
+
+def _has_kubeconfig() -> bool:
+    """Whether kubectl would find a cluster without being told."""
+    return bool(os.environ.get("KUBECONFIG")) or Path("~/.kube/config").expanduser().exists()

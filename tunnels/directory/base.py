@@ -36,6 +36,8 @@ class DirectoryView:
     ca_bundle: str
     requests: tuple[Request, ...] = ()
     findings: tuple[Finding, ...] = ()
+    uid: str | None = None
+    """By which the directory knows the node; None: it has no say in that."""
 
 
 class Directory(Protocol):

@@ -1,0 +1,311 @@
+"""The Kubernetes directory on a real API server: what is annotated is seen, and no trouble removes anybody."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from ground.controlplane import ControlPlane
+from ground.kubeapi import Api, Recorder
+from ground.kubeobjects import create_namespace, create_node, heartbeat
+from linkseal.keys import codes as documents
+from linkseal.keys import grant as grants
+from linkseal.keys.ca import make_csr
+from linkseal.keys.errors import ConfigError, DirectoryError
+from linkseal.tunnels import codes
+from linkseal.tunnels.cli.main import main
+from linkseal.tunnels.directory import mirror
+from linkseal.tunnels.directory.base import DirectoryView
+from linkseal.tunnels.directory.choice import open_directory
+from linkseal.tunnels.directory.kube import KubeDirectory
+from linkseal.tunnels.directory.kubedocs import (
+    ANNOUNCEMENT,
+    CA_KEY,
+    CA_MAP,
+    GRANT,
+    POLICY_KEY,
+    POLICY_MAP,
+    POLICY_SIGNATURE,
+)
+from linkseal.tunnels.settings import KubeDirectorySettings
+from unit.keys.cluster import GOOD, ONE, authority, policy
+
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(120)]
+
+SPACE = "linkseal"
+SIGNED = policy()
+
+
+@pytest.fixture
+def config(plane: ControlPlane, tmp_path: Path) -> Path:
+    return plane.kubeconfig(tmp_path / "kubeconfig")
+
+
+@pytest.fixture
+def cluster(kube: Recorder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+    """Three nodes with grants, a CA bundle and a policy; the directory waits a fifth of what it does in life."""
+    monkeypatch.setattr(mirror, "LAST_PAUSE", 2.0)
+    monkeypatch.setattr(mirror, "RELIST_PAUSE", 0.3)
+    create_namespace(kube, SPACE)
+    for name in ("n1", "n2", "n3"):
+        create_node(kube, name)
+        grant = GOOD[name].grant
+        assert grant is not None
+        annotate(kube, name, **{GRANT: grants.wrap(grant)})
+    maps = f"/api/v1/namespaces/{SPACE}/configmaps"
+    kube.post(maps, {"metadata": {"name": CA_MAP}, "data": {CA_KEY: authority().certificate_pem()}})
+    data = {POLICY_KEY: SIGNED.text, POLICY_SIGNATURE: SIGNED.signature}
+    kube.post(maps, {"metadata": {"name": POLICY_MAP}, "data": data})
+    return kube
+
+
+def annotate(api: Api, name: str, **annotations: str | None) -> None:
+    api.patch(f"/api/v1/nodes/{name}", {"metadata": {"annotations": annotations}})
+
+
+@asynccontextmanager
+async def opened(config: Path, node: str = "") -> AsyncIterator[KubeDirectory]:
+    directory = open_directory(KubeDirectorySettings(SPACE, config), node)
+    assert isinstance(directory, KubeDirectory)
+    try:
+        yield directory
+    finally:
+        await directory.close()
+
+
+async def until(directory: KubeDirectory, condition: object, seconds: float = 30.0) -> DirectoryView:
+    """Look until a view is as wanted; AssertionError with the last one when it does not come."""
+    seen: object = None
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            seen = await directory.view("n1")
+            if condition(seen):  # type: ignore[operator]
+                assert isinstance(seen, DirectoryView)
+                return seen
+        except DirectoryError as error:
+            seen = str(error)
+        await directory.wait_for_change(0.5)
+    raise AssertionError(f"it did not come: {seen}")
+
+
+async def trouble(directory: KubeDirectory, seconds: float) -> str:
+    """Look until there is trouble; empty if none came."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            await directory.view("n1")
+        except DirectoryError as error:
+            return str(error)
+        await directory.wait_for_change(0.2)
+    return ""
+
+
+async def test_what_agents_and_controller_write_is_what_is_seen(cluster: Recorder, config: Path) -> None:
+    uid = cluster.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
+    async with opened(config, "n1") as directory:
+        before = await directory.view("n1")
+        assert set(before.snapshot.nodes) == {"n1", "n2", "n3"}
+        assert (before.snapshot.cluster_uid, before.ca_bundle) == (uid, authority().certificate_pem())
+        assert before.policy == SIGNED
+        assert before.uid == cluster.get("/api/v1/nodes/n1")["metadata"]["uid"]
+        assert before.findings == ()
+        for name in ("n1", "n2"):
+            signed = GOOD[name].announcement
+            assert signed is not None
+            await directory.publish(name, signed)
+        after = await until(directory, lambda view: view.snapshot.nodes["n2"] == GOOD["n2"])
+        assert after.snapshot.nodes["n1"] == GOOD["n1"]
+        assert after.snapshot.nodes["n3"].announcement is None
+        assert after.snapshot.confirmed_gone == frozenset()
+        await directory.withdraw("n2")
+        gone = await until(directory, lambda view: view.snapshot.nodes["n2"].announcement is None)
+        assert gone.snapshot.nodes["n2"].grant == GOOD["n2"].grant, "the controller's word stays"
+
+
+async def test_what_is_there_already_is_not_written_and_a_heartbeat_is_no_news(
+    plane: ControlPlane, cluster: Recorder, config: Path
+) -> None:
+    signed = GOOD["n1"].announcement
+    assert signed is not None
+    async with opened(config, "n1") as directory:
+        await directory.publish("n1", signed)
+        view = await until(directory, lambda view: view.snapshot.nodes["n1"] == GOOD["n1"])
+        await directory.wait_for_change(0.2)
+        mark = plane.audit_mark()
+        await directory.publish("n1", signed)
+        assert plane.requests(resource="nodes", verb="patch", since=mark) == []
+        heartbeat(cluster, "n2")
+        assert not await directory.wait_for_change(1.0)
+        again = await directory.view("n1")
+        assert again.snapshot.nodes["n1"] is view.snapshot.nodes["n1"]
+        assert plane.requests(resource="nodes", verb="list", since=mark) == []
+
+
+async def test_a_node_is_gone_when_the_server_itself_says_so(cluster: Recorder, config: Path) -> None:
+    async with opened(config, "n1") as directory:
+        await directory.view("n1")
+        cluster.delete("/api/v1/nodes/n3")
+        seen = await until(directory, lambda view: "n3" not in view.snapshot.nodes)
+        assert seen.snapshot.confirmed_gone == frozenset(), "not at the first look"
+        later = await until(directory, lambda view: view.snapshot.confirmed_gone)
+        assert later.snapshot.confirmed_gone == {"n3"}
+        create_node(cluster, "n3")
+        back = await until(directory, lambda view: "n3" in view.snapshot.nodes)
+        assert back.snapshot.confirmed_gone == frozenset()
+
+
+async def test_an_outage_is_told_and_afterwards_all_is_as_before(
+    plane: ControlPlane, cluster: Recorder, config: Path
+) -> None:
+    async with opened(config, "n1") as directory:
+        before = await directory.view("n1")
+        plane.stop_api(kill=True)
+        try:
+            assert re.search(r"does not answer|broke|cut", await trouble(directory, 10.0))
+        finally:
+            plane.start_api()
+        annotate(cluster, "n2", **{GRANT: None})
+        after = await until(directory, lambda view: view.snapshot.nodes["n2"].grant is None)
+        assert after.snapshot.nodes["n1"] is before.snapshot.nodes["n1"]
+        assert after.snapshot.confirmed_gone == frozenset()
+
+
+async def test_a_half_open_connection_is_noticed(
+    plane: ControlPlane, cluster: Recorder, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "SILENCE", 1.0)
+    async with opened(config, "n1") as directory:
+        await directory.view("n1")
+        plane.pause_api()
+        try:
+            assert await trouble(directory, 30.0)
+            began = time.monotonic()
+            with pytest.raises(DirectoryError):
+                await directory.view("n1")
+            assert time.monotonic() - began < 1.0, "who looks does not wait for the server"
+        finally:
+            plane.resume_api()
+        annotate(cluster, "n2", **{GRANT: None})
+        await until(directory, lambda view: view.snapshot.nodes["n2"].grant is None)
+
+
+async def test_an_expired_version_leads_to_one_list_and_loses_nothing(cluster: Recorder, config: Path) -> None:
+    """410: the server has forgotten what was before; so it is with a version it never had."""
+    async with opened(config, "n1") as directory:
+        await directory.view("n1")
+        nodes = directory._copies.nodes
+        assert nodes.lists == 1
+        nodes._version = "1"
+        directory._tasks[1].cancel()
+        directory._tasks[1] = asyncio.ensure_future(nodes.run())
+        cluster.delete("/api/v1/nodes/n3")
+        seen = await until(directory, lambda view: "n3" not in view.snapshot.nodes)
+        assert set(seen.snapshot.nodes) == {"n1", "n2"}
+        assert nodes.lists == 2
+
+
+async def test_a_store_that_was_wiped_is_another_cluster(plane: ControlPlane, cluster: Recorder, config: Path) -> None:
+    async with opened(config, "n1") as directory:
+        before = await directory.view("n1")
+        plane.wipe()
+        create_namespace(cluster, SPACE)
+        after = await until(directory, lambda view: not view.snapshot.nodes)
+        assert after.snapshot.cluster_uid != before.snapshot.cluster_uid
+        assert after.snapshot.confirmed_gone == frozenset()
+        assert codes.POLICY_UNSIGNED in {finding.code for finding in after.findings}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "code"),
+    [
+        ({ANNOUNCEMENT: "{}"}, documents.MALFORMED),
+        ({GRANT: "no grant"}, documents.MALFORMED),
+        ({GRANT: "x" * 100_000}, documents.TOO_LARGE),
+    ],
+)
+async def test_nonsense_on_one_node_is_its_own_finding(
+    cluster: Recorder, config: Path, annotations: dict[str, str], code: str
+) -> None:
+    annotate(cluster, "n2", **annotations)
+    async with opened(config) as directory:
+        view = await directory.view("n1")
+        assert [(finding.code, finding.node) for finding in view.findings] == [(code, "n2")]
+        assert view.snapshot.nodes["n1"].grant == GOOD["n1"].grant
+
+
+async def test_an_announcement_never_lands_on_a_node_that_was_made_anew(cluster: Recorder, config: Path) -> None:
+    signed = GOOD["n1"].announcement
+    assert signed is not None
+    async with opened(config, "n1") as directory:
+        await directory.view("n1")
+        cluster.delete("/api/v1/nodes/n1")
+        with pytest.raises(DirectoryError, match="there is no Node n1"):
+            await directory.publish("n1", signed)
+    with pytest.raises(Exception, match="404"):
+        cluster.get("/api/v1/nodes/n1")
+
+
+async def test_a_certificate_is_asked_for_and_a_refusal_is_told(cluster: Recorder, config: Path) -> None:
+    csrs = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
+    async with opened(config, "n1") as directory:
+        assert await directory.certificate("n1") is None
+        await directory.request_certificate("n1", csr())
+        await directory.request_certificate("n1", ASKED[-1])  # the same again is no second request
+        [found] = [one for one in cluster.get(csrs)["items"] if one["metadata"]["name"].startswith("linkseal-n1-")]
+        try:
+            assert found["spec"]["signerName"] == "linkseal.io/node"
+            assert await directory.certificate("n1") is None
+            denied = {"type": "Denied", "status": "True", "reason": "WrongNode", "message": "it is n2's"}
+            cluster.put(f"{csrs}/{found['metadata']['name']}/approval", {**found, "status": {"conditions": [denied]}})
+            with pytest.raises(DirectoryError, match="WrongNode it is n2's"):
+                await directory.certificate("n1")
+        finally:
+            cluster.delete(f"{csrs}/{found['metadata']['name']}")
+
+
+ASKED: list[str] = []
+
+
+def csr() -> str:
+    """A request of node n1."""
+    ASKED.append(make_csr(ONE.identity, ONE.name, ONE.uid))
+    return ASKED[-1]
+
+
+async def test_without_credentials_it_says_how_to_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    directory = open_directory(KubeDirectorySettings(SPACE))
+    with pytest.raises(ConfigError, match="kubeconfig"):
+        await directory.view("n1")
+    await directory.close()
+
+
+def test_the_commands_read_it(
+    cluster: Recorder, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cluster.get("/api/v1/nodes")
+    monkeypatch.delenv("LINKSEAL_DIRECTORY", raising=False)
+    assert main(["showconf", "n1", "--kubeconfig", str(config)]) != 70
+    assert main(["links", "--kubeconfig", str(config), "-o", "json"]) == 3
+    assert "nodeencryptions" in capsys.readouterr().err
+
+
+async def test_an_agent_waits_for_the_first_policy_and_is_told_of_its_loss(cluster: Recorder, config: Path) -> None:
+    path = f"/api/v1/namespaces/{SPACE}/configmaps/{POLICY_MAP}"
+    kept = cluster.get(path)["data"]
+    cluster.delete(path)
+    async with opened(config, "n1") as directory:
+        with pytest.raises(DirectoryError, match="is not there yet"):
+            await directory.view("n1")
+        cluster.post(path.rpartition("/")[0], {"metadata": {"name": POLICY_MAP}, "data": kept})
+        await until(directory, lambda view: view.policy == SIGNED)
+        cluster.delete(path)
+        lost = await until(directory, lambda view: view.policy is None)
+        assert [finding.code for finding in lost.findings] == [codes.POLICY_UNSIGNED]

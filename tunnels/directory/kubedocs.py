@@ -1,0 +1,109 @@
+"""What objects of the Kubernetes API hold of ours: annotations of Nodes, ConfigMaps, NodeEncryptions. Pure.
+
+Nothing is trusted; sizes are limited before anything is read. A parser gets what it made last time as `before`, and
+returns just that where nothing of ours has changed: a kubelet's heartbeat is no news.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from linkseal.keys import codes
+from linkseal.keys import grant as grants
+from linkseal.keys.announcement import SignedAnnouncement
+from linkseal.keys.ca import MAX_CERTIFICATE
+from linkseal.keys.documents import MAX_SIGNATURE, MAX_TEXT
+from linkseal.keys.errors import PeerError
+from linkseal.keys.grant import SignedGrant
+from linkseal.keys.policydoc import MAX_POLICY, SignedPolicy
+from linkseal.keys.values import is_node_name
+from linkseal.tunnels.register import Finding, NodeDocuments
+
+ANNOUNCEMENT: Final = "linkseal.io/announcement"
+SIGNATURE: Final = "linkseal.io/signature"
+CERTIFICATE: Final = "linkseal.io/certificate"
+GRANT: Final = "linkseal.io/grant"
+CA_MAP, CA_KEY = "linkseal-ca", "ca.crt"
+SIGNER: Final = "linkseal.io/node"
+POLICY_MAP, POLICY_KEY, POLICY_SIGNATURE = "linkseal-policy", "policy", "signature"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEntry:
+    """What is kept of a Node. `annotations`: ours, as they are there."""
+
+    uid: str
+    annotations: Mapping[str, str]
+    documents: NodeDocuments
+    problems: tuple[Finding, ...] = ()
+
+
+def node_entry(item: Mapping[str, Any], before: NodeEntry | None) -> NodeEntry | None:
+    """Return what is kept of a Node: `before` itself if nothing of ours has changed; None: its name cannot be ours."""
+    meta = item["metadata"]
+    name, uid = str(meta.get("name", "")), str(meta.get("uid", ""))
+    present = meta.get("annotations") or {}
+    ours = {key: str(present[key]) for key in (ANNOUNCEMENT, SIGNATURE, CERTIFICATE, GRANT) if key in present}
+    if before is not None and (before.uid, before.annotations) == (uid, ours):
+        return before
+    if not is_node_name(name):
+        return None
+    problems: list[Finding] = []
+    documents = NodeDocuments(_announcement(name, ours, problems), _grant(name, ours, problems))
+    return NodeEntry(uid, ours, documents, tuple(problems))
+
+
+def _announcement(name: str, ours: Mapping[str, str], problems: list[Finding]) -> SignedAnnouncement | None:
+    parts = [ours.get(key) for key in (ANNOUNCEMENT, SIGNATURE, CERTIFICATE)]
+    if all(part is None for part in parts):
+        return None
+    text, signature, certificate = (part or "" for part in parts)
+    if any(part is None for part in parts):
+        lacking = next(key for key in (ANNOUNCEMENT, SIGNATURE, CERTIFICATE) if key not in ours)
+        problems.append(Finding(codes.MALFORMED, name, f"the Node {name} lacks the annotation {lacking}"))
+        return None
+    if len(text) > MAX_TEXT or len(signature) > MAX_SIGNATURE or len(certificate) > MAX_CERTIFICATE:
+        problems.append(Finding(codes.TOO_LARGE, name, f"the announcement on the Node {name} is too large"))
+        return None
+    return SignedAnnouncement(text, signature, certificate)
+
+
+def _grant(name: str, ours: Mapping[str, str], problems: list[Finding]) -> SignedGrant | None:
+    if GRANT not in ours:
+        return None
+    try:
+        return grants.unwrap(ours[GRANT], node=name)
+    except PeerError as error:
+        problems.append(Finding(error.code, name, str(error)))
+        return None
+
+
+def uid_of(item: Mapping[str, Any], before: str | None) -> str | None:
+    """What is kept of a namespace: its UID."""
+    uid = str(item["metadata"].get("uid", ""))
+    return before if uid == before else uid
+
+
+def map_data(item: Mapping[str, Any], before: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """What is kept of a ConfigMap: those of ours, as they are."""
+    if item["metadata"].get("name") not in {CA_MAP, POLICY_MAP}:
+        return None
+    data = {str(key): str(value) for key, value in (item.get("data") or {}).items()}
+    return before if data == before else data
+
+
+def spec_text(item: Mapping[str, Any], before: str | None) -> str | None:
+    """What is kept of a NodeEncryption: its spec as text."""
+    spec = json.dumps(item.get("spec") or {"requests": []}, sort_keys=True)
+    return before if spec == before else spec
+
+
+def signed_policy(data: Mapping[str, str]) -> SignedPolicy | None:
+    """Return the policy that a ConfigMap holds; None: none, or none that could be one."""
+    text, signature = data.get(POLICY_KEY, ""), data.get(POLICY_SIGNATURE, "")
+    if not text or not signature or len(text) > MAX_POLICY or len(signature) > MAX_SIGNATURE:
+        return None
+    return SignedPolicy(text, signature)

@@ -1,0 +1,206 @@
+"""A copy of some objects of the API server, kept by list-then-watch.
+
+    list ──► watch from its version ──► the server ends it: watch again from the last version seen
+      ▲               │ cut, silent, refused, 429: again after a pause that grows, with jitter
+      └───────────────┴─ 410, an event that cannot be read, a server that is behind us: list again
+
+A watch that says nothing is not trusted for ever: bookmarks come every minute, and where not even they do, the
+connection is taken for half open and made anew. A store that was restored is behind what was seen, and a watch from
+there would wait in silence for its return: after each trouble the server is asked how far it is. Nothing is ever
+forgotten because the server is silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final, Generic, TypeVar
+
+from linkseal.tunnels.directory.kubeapi import JSON, METADATA, METADATA_LIST, ApiError, KubeApi
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+from tenacity.wait import wait_base
+
+_LOG: Final = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PAGE: Final = 1000
+"""Objects asked for at once."""
+
+WATCH_SECONDS: Final = (240, 300)
+"""Seconds after which the server is to end a watch: by chance between these, lest all agents ask at once."""
+
+SILENCE: Final = 150.0
+"""Seconds without a byte after which a watch is given up: a server sends a bookmark about every 60 (KEP-956)."""
+
+STEADY: Final = 10.0
+"""Seconds a watch must have stood for its end to be no failure: what is cut at once is not asked again at once."""
+
+FIRST_PAUSE: Final = 0.5
+LAST_PAUSE: Final = 15.0
+"""Seconds before another try: at random up to a bound that grows from the first to the last."""
+
+RELIST_PAUSE: Final = 3.0
+"""Seconds up to which a list is put off at random where everybody's watch is gone at once (410)."""
+
+
+class _CutError(ApiError):
+    """A watch that ended too soon."""
+
+
+class Mirror(Generic[T]):
+    """Objects of one collection by name.
+
+    `parse` makes what is kept of an object: None leaves it out; returning what it was given as `before` says that
+    nothing of interest changed. It must not raise. `changed` is called after each change, and when `trouble` comes or
+    goes.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        path: str,
+        parse: Callable[[Mapping[str, Any], T | None], T | None],
+        *,
+        changed: Callable[[], None],
+        metadata: bool = False,
+        query: Mapping[str, str] | None = None,
+    ) -> None:
+        self.objects: dict[str, T] = {}
+        self.trouble: str | None = f"{path} has not been read yet"
+        """Why the copy may be old; None: a watch stands, or has just ended as it should."""
+        self.lists = 0
+        """How often everything was listed."""
+        self._api, self._path, self._parse, self._changed = api, path, parse, changed
+        self._list_type, self._watch_type = (METADATA_LIST, METADATA) if metadata else (JSON, JSON)
+        self._query = dict(query or {})
+        self._version: str | None = None
+        self._tried = asyncio.Event()
+        self._doubted = False
+        """The last watch did not end as it should."""
+
+    async def first(self, seconds: float) -> None:
+        """Wait until the first try has succeeded or failed, at most this long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._tried.wait()
+
+    async def run(self) -> None:
+        """Keep the copy until cancelled."""
+        while True:
+            trying = AsyncRetrying(
+                retry=retry_if_exception_type(ApiError), wait=_Pause(), before_sleep=self._failed, reraise=True
+            )
+            await trying(self._follow)
+
+    async def _follow(self) -> None:
+        """List if need be, and watch until the server ends that. Raises ApiError."""
+        if self._doubted and self._version is not None:
+            await self._compare()
+        if self._version is None:
+            await self._list()
+        self._doubted = True
+        began = asyncio.get_running_loop().time()
+        await self._watch()
+        if asyncio.get_running_loop().time() - began < STEADY:
+            raise _CutError(f"the watch of {self._path} is cut again and again")
+        self._doubted = False
+
+    async def _compare(self) -> None:
+        """Forget the version if the server is behind it. Versions are numbers that grow (KEP-5504)."""
+        page = await self._api.get(self._path, {**self._query, "limit": "1"}, accept=self._list_type)
+        now, seen = str((page.get("metadata") or {}).get("resourceVersion", "")), str(self._version)
+        if not (now.isdecimal() and seen.isdecimal() and int(now) >= int(seen)):
+            _LOG.warning("the API server is at version %s of %s, before %s that was seen", now, self._path, seen)
+            self._version = None
+
+    async def _list(self) -> None:
+        """Take in everything. What is not there any more is gone: this answer was whole."""
+        found: dict[str, T] = {}
+        query = {**self._query, "limit": str(PAGE)}
+        while True:
+            page = await self._api.get(self._path, query, accept=self._list_type)
+            for item in page.get("items") or ():
+                self._take(item, found)
+            meta = page.get("metadata") or {}
+            if not meta.get("continue"):
+                break
+            query["continue"] = str(meta["continue"])
+        self.lists += 1
+        differs = found != self.objects
+        self.objects, self._version = found, str(meta.get("resourceVersion", ""))
+        if differs:
+            self._changed()
+
+    def _take(self, item: Mapping[str, Any], into: dict[str, T]) -> bool:
+        """Take in one object; whether anything changed."""
+        name = str((item.get("metadata") or {}).get("name", ""))
+        before = self.objects.get(name)
+        after = self._parse(item, before)
+        if after is None:
+            return into.pop(name, None) is not None
+        changed = into.get(name) is not after
+        into[name] = after
+        return changed
+
+    async def _watch(self) -> None:
+        query = {
+            **self._query,
+            "resourceVersion": str(self._version),
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311 - no secret
+        }
+        try:
+            async for event in self._api.watch(self._path, query, accept=self._watch_type, silence=SILENCE):
+                self._see(event)
+        except ApiError as error:
+            if error.status == HTTPStatus.GONE:
+                await self._relist()
+            raise
+
+    def _see(self, event: Mapping[str, Any]) -> None:
+        kind, item = event.get("type"), event.get("object") or {}
+        if self.trouble is not None:  # the first, empty event: the watch stands
+            self.trouble = None
+            self._tried.set()
+            self._changed()
+        if kind == "ERROR":
+            raise ApiError(f"the watch of {self._path}: {item.get('message', '')}", int(item.get("code", 0)))
+        meta = item.get("metadata") or {}
+        if kind == "DELETED":
+            if self.objects.pop(str(meta.get("name", "")), None) is not None:
+                self._changed()
+        elif kind in {"ADDED", "MODIFIED"} and self._take(item, self.objects):
+            self._changed()
+        if version := meta.get("resourceVersion"):
+            self._version = str(version)
+
+    async def _relist(self) -> None:
+        self._version = None
+        await asyncio.sleep(random.uniform(0.0, RELIST_PAUSE))  # noqa: S311 - no secret
+
+    def _failed(self, state: RetryCallState) -> None:
+        self._tried.set()
+        error = state.outcome.exception() if state.outcome is not None else None
+        if isinstance(error, _CutError):
+            _LOG.debug("%s", error)  # each time it stood for a moment, and what it said was taken in
+        elif self.trouble != str(error):
+            self.trouble = str(error)
+            _LOG.info("API server: %s", error)
+            self._changed()
+
+
+class _Pause(wait_base):
+    """A growing pause with jitter, and no less than what the server asked for (429, 503: Retry-After)."""
+
+    def __init__(self) -> None:
+        self._growing = wait_random_exponential(multiplier=FIRST_PAUSE, max=LAST_PAUSE)
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        error = retry_state.outcome.exception() if retry_state.outcome is not None else None
+        asked = error.after if isinstance(error, ApiError) else 0.0
+        return max(asked + random.uniform(0.0, FIRST_PAUSE), self._growing(retry_state))  # noqa: S311 - no secret

@@ -1,0 +1,44 @@
+"""Requests that may take long, for somebody who must not wait long: the agent's loop heals the data path as well."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from linkseal.keys.errors import DirectoryError
+
+PATIENCE: Final = 1.0
+"""Seconds that whoever asks waits; then the request goes on alone."""
+
+
+class Outbox:
+    """At most one request of each kind is under way."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[str, asyncio.Task[Any]] = {}
+
+    async def send(self, kind: str, request: Coroutine[Any, Any, Any]) -> Any:
+        """Begin a request; return its answer, or None if it takes longer than a moment: it goes on alone then.
+
+        While one of this kind is under way no other is begun: DirectoryError, try again later. Raises what the request
+        raises, if that comes in time; what comes later shows when the same is tried again.
+        """
+        before = self._under_way.get(kind)
+        if before is not None and not before.done():
+            await asyncio.wait({before}, timeout=PATIENCE)
+        if before is not None and not before.done():
+            request.close()
+            raise DirectoryError(f"the directory has not answered yet ({kind})")
+        if before is not None and not before.cancelled():
+            before.exception()  # taken note of: this request is the answer to it
+        task = self._under_way[kind] = asyncio.ensure_future(request)
+        await asyncio.wait({task}, timeout=PATIENCE)
+        return task.result() if task.done() else None
+
+    async def close(self) -> None:
+        """Break off what is under way."""
+        for task in self._under_way.values():
+            task.cancel()
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+        self._under_way.clear()
