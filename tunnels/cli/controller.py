@@ -28,41 +28,78 @@ def controller() -> None:
     examples=(
         "linkseal controller run --directory /srv/linkseal --inventory nodes.yaml --ca /root/linkseal-ca",
         "linkseal controller run --directory /srv/linkseal --inventory nodes.yaml --ca /root/linkseal-ca --once",
+        "linkseal controller run --kubernetes --node-network 192.0.2.0/24",
     ),
 )
 @click.option(
     "--inventory",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    required=True,
     help="The cluster's policy, its nodes and what they own; read again when it changes.",
 )
 @click.option(
     "--ca",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    required=True,
     help="Folder of the CA's key and certificate; made at the first run. Nodes never see it.",
 )
 @click.option("--once", is_flag=True, help="Sign what is asked for now, and end.")
+@click.option("--kubernetes", is_flag=True, help="Sign for a Kubernetes cluster: its Nodes and its ClusterEncryption.")
+@click.option(
+    "--node-network",
+    "networks",
+    multiple=True,
+    metavar="CIDR",
+    help="With --kubernetes: where addresses of nodes may be (again for more; default anywhere).",
+)
 @pass_session
-def run(session: Session, inventory: Path, ca: Path, once: bool) -> int:  # noqa: FBT001 - click's flag
-    """Sign for a directory of files until SIGTERM or SIGINT.
+def run(
+    session: Session,
+    *,
+    inventory: Path | None,
+    ca: Path | None,
+    once: bool,
+    kubernetes: bool,
+    networks: tuple[str, ...],
+) -> int:
+    """Sign for a directory until SIGTERM or SIGINT.
 
-    Makes the directory at the first run. Grants follow the inventory; a certificate is given to a node of the
-    inventory that proves its key, and to no second key while the first one's is valid.
+    For a folder of files it makes the folder at the first run; grants follow the inventory, and a certificate is given
+    to a node of the inventory that proves its key, and to no second key while the first one's is valid. For a
+    Kubernetes cluster a certificate is given to the agent whose token is bound to a pod on that very Node.
     """
+    _log_to_stderr()
+    if kubernetes:
+        if session.directory is not None or inventory is not None or ca is not None or once:
+            raise click.UsageError("--kubernetes goes with no --directory, --inventory, --ca or --once")
+        return _run_kubernetes(session, networks)
+    if inventory is None or ca is None or networks:
+        raise click.UsageError("a folder of files needs --inventory FILE and --ca DIR (a cluster: --kubernetes)")
     from linkseal.tunnels.controller import files
 
     if session.directory is None:
         raise ConfigError("no directory is given: use --directory PATH or set LINKSEAL_DIRECTORY")
-    _log_to_stderr()
     if not once:
         files.run(session.directory, inventory, ca)
         return ExitCode.FINE
     signed = files.FileController(session.directory, inventory, ca).sign()
     note(f"signed {plural(len(signed.granted), 'grant')} and {plural(len(signed.certified), 'certificate')}")
     return ExitCode.FOUND if signed.refused else ExitCode.FINE
+
+
+def _run_kubernetes(session: Session, networks: tuple[str, ...]) -> int:
+    from linkseal.tunnels.controller import kube
+    from linkseal.tunnels.directory.kubeapi import Access
+    from linkseal.tunnels.settings import KubeDirectorySettings
+    from linkseal.tunnels.validation import parse_network
+
+    try:
+        inside = frozenset(str(parse_network(text)) for text in networks)
+    except ValueError as error:
+        raise click.UsageError(f"--node-network {error}") from None
+    namespace = session.namespace or KubeDirectorySettings().namespace
+    kube.run(Access(session.kubeconfig, session.context), namespace, inside)
+    return ExitCode.FINE
 
 
 def _log_to_stderr() -> None:

@@ -1,0 +1,110 @@
+"""Agents whose directory is a real API server: nodes are namespaces, the API server is a machine on their wire.
+
+    with control_plane_on(cluster, tmp_path) as plane, chart_installed(plane):
+        with KubeDeployment(cluster, plane) as linkseal:
+            linkseal.start()
+
+The thread that makes the control plane stays in the wire's namespace meanwhile, and so does what it starts.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ground.agents import Deployment
+from ground.charts import AGENT, CONTROLLER, NAMESPACE, NODE_ENCRYPTIONS, agent_pod
+from ground.controlplane import ControlPlane
+from ground.kubeobjects import bound_token, create_node, unbound_token
+from ground.namespaces import ForkedProcess
+from ground.net import Cluster, Node
+from linkseal.tunnels.agent import main as agent
+from linkseal.tunnels.cli.controller import _log_to_stderr
+from linkseal.tunnels.controller import kube as controller
+from linkseal.tunnels.directory.kubeapi import Access
+from linkseal.tunnels.settings import AgentSettings, parse_agent_settings
+
+API = "192.0.2.250"
+"""Address of the machine that the control plane is on."""
+
+
+@contextmanager
+def control_plane_on(cluster: Cluster, folder: Path) -> Iterator[ControlPlane]:
+    """A control plane on the wire between the nodes."""
+    cluster.wire.run(f"ip link set lo up; ip address add {API}/24 dev br0; ip link set br0 up")
+    with cluster.wire.entered(), ControlPlane(folder, address=API) as plane:
+        yield plane
+
+
+class KubeDeployment(Deployment):
+    """Node objects, a controller and agents, each with the rights that the chart gives it."""
+
+    def __init__(self, cluster: Cluster, plane: ControlPlane, **settings: Any) -> None:
+        super().__init__(cluster)
+        self.plane = plane
+        self._settings = settings
+        self._recorder = plane.recorder()
+        for node in cluster:
+            node.hold()  # sockets of wireguard-go outlive an agent
+            create_node(self._recorder, node.name, addresses=node.addresses, pod_cidrs=node.pod_cidrs)
+        token = unbound_token(self._recorder, NAMESPACE, CONTROLLER)
+        self._access = Access(plane.kubeconfig(self.folder / "controller.kubeconfig", token))
+        self.controller = self._controller()
+        for node in cluster:
+            bound = bound_token(self._recorder, agent_pod(self._recorder, node.name, AGENT))
+            plane.kubeconfig(self._kubeconfig(node), bound)
+
+    def __exit__(self, *_: object) -> None:
+        self.controller.kill(signal.SIGKILL)
+        self.controller.wait()
+        super().__exit__()
+        for node in self.cluster:
+            self._recorder.delete(f"{NODE_ENCRYPTIONS}/{node.name}", missing_ok=True)
+        self._recorder.remove()
+        self._recorder.close()
+
+    def sign(self) -> None:
+        """The controller does."""
+
+    def agent_settings(self, node: Node, **more: Any) -> AgentSettings:
+        """The settings an agent gets."""
+        kubernetes = {"namespace": NAMESPACE, "kubeconfig": str(self._kubeconfig(node))}
+        config = {
+            "apiVersion": "linkseal.io/v1alpha1",
+            "kind": "AgentConfig",
+            "node": node.name,
+            "directory": {"kubernetes": kubernetes},
+            "stateDirectory": str(self.state(node)),
+            "runDirectory": str(self.run_folder(node)),
+            "statusInterval": 1,
+            "poll": 2,
+            **self._settings,
+            **more,
+        }
+        return parse_agent_settings(config, "test", hostname=node.name)
+
+    def start(self, *nodes: Node, **more: Any) -> None:
+        """Start the agents of these nodes (all without any), and wait until they answer."""
+        chosen = nodes or tuple(self.cluster)
+        for node in chosen:
+            self.agents[node.name] = node.fork(agent.run, self.agent_settings(node, **more))
+        self.until(lambda: all(map(self.answers, chosen)), "agents that answer")
+
+    def report(self) -> str:
+        """Logs of the controller and all agents."""
+        return f"--- controller\n{self.controller.text()[-4000:]}\n{super().report()}"
+
+    def _kubeconfig(self, node: Node) -> Path:
+        return self.folder / f"{node.name}.kubeconfig"
+
+    def _controller(self) -> ForkedProcess:
+        access = self._access
+
+        def work() -> None:
+            _log_to_stderr()
+            controller.run(access, NAMESPACE, frozenset({"192.0.2.0/24"}))
+
+        return ForkedProcess(work)

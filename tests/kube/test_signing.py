@@ -1,0 +1,273 @@
+"""The controller on a real API server, with its own rights and the chart's admission in force."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ground.charts import (
+    AGENT,
+    CLUSTER_ENCRYPTIONS,
+    CONTROLLER,
+    NAMESPACE,
+    NODE_ENCRYPTIONS,
+    agent_pod,
+    cluster_encryption,
+)
+from ground.controlplane import ControlPlane
+from ground.kubeapi import Api, Recorder
+from ground.kubeobjects import bound_token, create_node, unbound_token
+from linkseal.keys import grant as grants
+from linkseal.keys import policydoc
+from linkseal.keys.ca import Trust, make_csr
+from linkseal.keys.grant import Grant
+from linkseal.tunnels.controller import kube as controller
+from linkseal.tunnels.controller import lease
+from linkseal.tunnels.controller.kube import KubeController
+from linkseal.tunnels.controller.lease import NAME, Lease, while_leading
+from linkseal.tunnels.directory.choice import open_directory
+from linkseal.tunnels.directory.kube import CSRS, KubeDirectory
+from linkseal.tunnels.directory.kubeapi import Access, KubeApi
+from linkseal.tunnels.directory.kubedocs import GRANT, signed_policy
+from linkseal.tunnels.settings import KubeDirectorySettings
+from unit.keys.cluster import ONE
+
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(180), pytest.mark.usefixtures("chart")]
+
+
+@pytest.fixture
+def nodes(kube: Recorder) -> Iterator[Recorder]:
+    for number in (1, 2, 3):
+        create_node(kube, f"n{number}", addresses=[f"192.0.2.{number}"], pod_cidrs=[f"10.244.{number}.0/24"])
+    yield kube
+    for name in ("n1", "n2", "n3"):
+        kube.delete(f"{NODE_ENCRYPTIONS}/{name}", missing_ok=True)  # nobody collects garbage here
+    for request in kube.get(CSRS)["items"]:
+        kube.delete(f"{CSRS}/{request['metadata']['name']}")
+    for kind, name in (
+        ("secrets", "linkseal-ca-key"),
+        *(("configmaps", f"linkseal-{n}") for n in ("ca", "policy", "stage")),
+    ):
+        kube.delete(f"/api/v1/namespaces/{NAMESPACE}/{kind}/{name}", missing_ok=True)
+
+
+@asynccontextmanager
+async def running(plane: ControlPlane, kube: Api, folder: Path, **options: Any) -> AsyncIterator[KubeController]:
+    """A controller with its own token."""
+    config = plane.kubeconfig(folder / "controller", unbound_token(kube, NAMESPACE, CONTROLLER))
+    api, stop = KubeApi(Access(config)), asyncio.Event()
+    made = KubeController(api, NAMESPACE, **options)
+    work = asyncio.ensure_future(made.run(stop))
+    try:
+        yield made
+        assert not work.done(), work.result()
+    finally:
+        stop.set()
+        await work
+        await api.close()
+
+
+@asynccontextmanager
+async def agent(plane: ControlPlane, kube: Api, folder: Path, node: str) -> AsyncIterator[KubeDirectory]:
+    """The directory as the agent on a node opens it."""
+    config = plane.kubeconfig(folder / f"agent-{node}", bound_token(kube, agent_pod(kube, node, AGENT)))
+    directory = open_directory(KubeDirectorySettings(NAMESPACE, config), node)
+    assert isinstance(directory, KubeDirectory)
+    try:
+        yield directory
+    finally:
+        await directory.close()
+
+
+async def until(look: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """What `look` gives as soon as it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := await asyncio.to_thread(look)):
+        assert time.monotonic() < deadline, "it did not come"
+        await asyncio.sleep(0.1)
+    return found
+
+
+def granted(kube: Api, name: str) -> Grant | None:
+    text = kube.get(f"/api/v1/nodes/{name}")["metadata"].get("annotations", {}).get(GRANT)
+    return None if text is None else grants.parse(grants.unwrap(text, node=name).text, node=name)
+
+
+def uid(kube: Api, name: str) -> str:
+    return str(kube.get(f"/api/v1/nodes/{name}")["metadata"]["uid"])
+
+
+async def certificate(directory: KubeDirectory, node: str) -> str:
+    deadline = time.monotonic() + 30
+    while not (found := await directory.certificate(node)):
+        assert time.monotonic() < deadline, "no certificate came"
+        await asyncio.sleep(0.1)
+    return found
+
+
+async def test_an_agent_gets_its_certificate_and_every_node_its_grant(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path
+) -> None:
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+    async with running(plane, nodes, tmp_path), agent(plane, nodes, tmp_path, "n1") as directory:
+        await until(lambda: all(granted(nodes, name) for name in ("n1", "n2", "n3")))
+        await until(lambda: "linkseal-policy" in {one["metadata"]["name"] for one in nodes.get(maps)["items"]})
+        view = await directory.view("n1")
+        assert view.uid == uid(nodes, "n1")
+        await directory.request_certificate("n1", make_csr(ONE.identity, "n1", view.uid))
+        issued = await certificate(directory, "n1")
+        trust = Trust.from_pem(view.ca_bundle)
+        known = trust.verify_certificate(issued, "n1", view.uid, datetime.now(UTC))
+        assert known.node == "n1"
+        seen = {name: granted(nodes, name) for name in ("n1", "n2", "n3")}
+        assert {name: (g.addresses, g.prefixes) for name, g in seen.items() if g} == {
+            f"n{i}": ((f"192.0.2.{i}",), (f"10.244.{i}.0/24",)) for i in (1, 2, 3)
+        }
+        assert len({g.index for g in seen.values() if g}) == 3
+        await until(lambda: {one["metadata"]["name"] for one in nodes.get(NODE_ENCRYPTIONS)["items"]} >= set(seen))
+        owner = nodes.get(f"{NODE_ENCRYPTIONS}/n2")["metadata"]["ownerReferences"]
+        assert [(one["kind"], one["uid"]) for one in owner] == [("Node", uid(nodes, "n2"))]
+
+
+async def test_a_controller_that_starts_again_writes_nothing_and_keeps_the_ca(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path
+) -> None:
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+    async with running(plane, nodes, tmp_path):
+        await until(lambda: all(granted(nodes, name) for name in ("n1", "n2", "n3")))
+        await until(lambda: "linkseal-policy" in {one["metadata"]["name"] for one in nodes.get(maps)["items"]})
+        await until(lambda: nodes.get(f"{CLUSTER_ENCRYPTIONS}/default").get("status", {}).get("stage") == "off")
+    before = nodes.get(f"{maps}/linkseal-ca")["data"]
+    mark = plane.audit_mark()
+    async with running(plane, nodes, tmp_path):
+        await asyncio.sleep(5)
+    wrote = [
+        (one.verb, one.resource)
+        for one in plane.requests(user=f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}", since=mark)
+        if one.verb not in {"get", "list", "watch"}
+    ]
+    assert wrote == []
+    assert nodes.get(f"{maps}/linkseal-ca")["data"] == before
+
+
+async def test_what_another_node_holds_is_not_granted_to_who_claims_it_later(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path
+) -> None:
+    async with running(plane, nodes, tmp_path, networks=frozenset({"192.0.2.0/24"})):
+        await until(lambda: granted(nodes, "n2"))
+        thief = nodes.get("/api/v1/nodes/n1")
+        thief["status"]["addresses"] += [
+            {"type": "InternalIP", "address": "192.0.2.2"}, {"type": "InternalIP", "address": "203.0.113.9"},
+            {"type": "InternalIP", "address": "192.0.2.99"},
+        ]  # fmt: skip
+        nodes.put("/api/v1/nodes/n1/status", thief)
+        await until(lambda: "192.0.2.99" in getattr(granted(nodes, "n1"), "addresses", ()))
+        mine, theirs = granted(nodes, "n1"), granted(nodes, "n2")
+        assert mine is not None
+        assert theirs is not None
+        assert (mine.addresses, theirs.addresses) == (("192.0.2.1", "192.0.2.99"), ("192.0.2.2",))
+
+
+@pytest.mark.parametrize("case", ["another node", "no pod", "another account", "the pod is gone", "another UID"])
+async def test_who_is_not_the_agent_of_the_node_gets_no_certificate(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path, case: str
+) -> None:
+    async with running(plane, nodes, tmp_path):
+        await until(lambda: granted(nodes, "n1"))
+        pod = agent_pod(nodes, "n1", CONTROLLER if case == "another account" else AGENT)
+        token = unbound_token(nodes, NAMESPACE, AGENT) if case == "no pod" else bound_token(nodes, pod)
+        asker = nodes.with_token(token)
+        if case == "another account":
+            asker = nodes  # the admin may make requests too, in nobody's pod
+        node = "n2" if case == "another node" else "n1"
+        named = "00000000-0000-0000-0000-000000000000" if case == "another UID" else uid(nodes, node)
+        request = {
+            "metadata": {"name": "linkseal-attack"},
+            "spec": {
+                "request": b64encode(make_csr(ONE.identity, node, named).encode()).decode(),
+                "signerName": "linkseal.io/node",
+                "usages": ["digital signature"],
+            },
+        }
+        if case == "the pod is gone":
+            nodes.delete(f"/api/v1/namespaces/{NAMESPACE}/pods/{pod['metadata']['name']}")
+            asker = plane.admin.with_token(token)
+            with pytest.raises(Exception, match="401"):  # the server itself no longer takes the token
+                asker.post(CSRS, request)
+            return
+        try:
+            asker.post(CSRS, request)
+            answered = await until(lambda: nodes.get(f"{CSRS}/linkseal-attack").get("status", {}).get("conditions"))
+            assert [one["type"] for one in answered] == ["Denied"]
+            assert "certificate" not in nodes.get(f"{CSRS}/linkseal-attack")["status"]
+        finally:
+            asker.close()
+
+
+async def test_the_stage_that_is_asked_for_is_walked_to_and_signed(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "LOOK", 1.0)
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off", optOut={"nodes": ["n2", "n3"]}))
+    maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+    async with running(plane, nodes, tmp_path):
+        await until(lambda: granted(nodes, "n3"))
+        assert getattr(granted(nodes, "n3"), "opted_out", False)
+        nodes.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"stage": "prepare"}})
+
+        def stage() -> object:
+            found = [one for one in nodes.get(maps)["items"] if one["metadata"]["name"] == "linkseal-policy"]
+            signed = signed_policy(found[0]["data"]) if found else None
+            return None if signed is None else policydoc.parse(signed.text).spec["stage"]
+
+        await until(lambda: stage() == "prepare")
+        status = await until(lambda: nodes.get(f"{CLUSTER_ENCRYPTIONS}/default").get("status"))
+        assert status["observedGeneration"] >= 1
+
+
+async def test_one_of_two_controllers_works_and_the_other_takes_over(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RETRY_SECONDS", 0.2)
+    api = KubeApi(Access(plane.kubeconfig(tmp_path / "controller", unbound_token(nodes, NAMESPACE, CONTROLLER))))
+    leading: list[str] = []
+    stops = {name: asyncio.Event() for name in ("one", "two")}
+
+    def candidate(name: str) -> asyncio.Future[None]:
+        async def work(ending: asyncio.Event) -> None:
+            leading.append(name)
+            await ending.wait()
+            leading.remove(name)
+
+        return asyncio.ensure_future(while_leading(Lease(api, NAMESPACE, name), work, stops[name]))
+
+    try:
+        one = candidate("one")
+        await until(lambda: leading == ["one"])
+        two = candidate("two")
+        await asyncio.sleep(1)
+        assert leading == ["one"]
+        stops["one"].set()
+        await one
+        await until(lambda: leading == ["two"], 5)
+        plane.pause_api()
+        monkeypatch.setattr(lease, "RENEW_SECONDS", 1)
+        await until(lambda: leading == [], 20)
+        plane.resume_api()
+        await until(lambda: leading == ["two"], 20)
+        stops["two"].set()
+        await two
+        assert leading == []
+    finally:
+        plane.resume_api()
+        await api.close()
+        nodes.delete(f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{NAME}", missing_ok=True)

@@ -1,0 +1,356 @@
+"""The controller of a Kubernetes cluster: signs, and walks the stages that the ClusterEncryption asks for.
+
+    ClusterEncryption default   what the operator wants; status: where the cluster is, and what holds it
+    ConfigMap linkseal-policy   the policy in force, signed
+    ConfigMap linkseal-stage    where the cluster is, the walk under way, and every change of stage
+
+If it is down, nothing that works stops working: it is needed for new nodes, changed grants and changes of stage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from linkseal.keys import policydoc
+from linkseal.keys.ca import Trust
+from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
+from linkseal.keys.policydoc import PolicyDocument, SignedPolicy
+from linkseal.tunnels.controller.csrs import Asked
+from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, NodeFacts, authority_of, node_facts
+from linkseal.tunnels.controller.lease import Lease, while_leading
+from linkseal.tunnels.controller.stagekeeper import Stagekeeper
+from linkseal.tunnels.directory.kube import CSRS, KUBE_SYSTEM, NAMESPACES, NODE_ENCRYPTIONS, NODES
+from linkseal.tunnels.directory.kubeapi import METADATA, Access, ApiError, KubeApi
+from linkseal.tunnels.directory.kubedocs import (
+    POLICY_KEY,
+    POLICY_MAP,
+    POLICY_SIGNATURE,
+    SIGNER,
+    map_data,
+    signed_policy,
+    uid_of,
+)
+from linkseal.tunnels.directory.mirror import Mirror
+from linkseal.tunnels.policy import Policy, parse_policy
+from linkseal.tunnels.stages import Evidence
+from linkseal.tunnels.status import NodeEncryption, parse_report
+
+_LOG: Final = logging.getLogger("linkseal.controller")
+
+CLUSTER_ENCRYPTIONS: Final = "/apis/linkseal.io/v1alpha1/clusterencryptions"
+DEFAULT: Final = "default"
+"""The one ClusterEncryption there is."""
+
+STAGE_MAP, STAGE_KEY = "linkseal-stage", "stage.json"
+OPT_OUT: Final = "optOut"
+
+LOOK: Final = 10.0
+"""Seconds between two passes though nothing is known to have changed."""
+
+STEP: Final = 0.5
+"""Seconds between two looks at the nodes' reports while a stage is walked to."""
+
+RETRY: Final = 2.0
+"""Seconds after a pass that failed."""
+
+SETTLE: Final = 10.0
+"""Seconds after which a policy that was written must have come back by the watch, or is written again."""
+
+MAX_STEPS: Final = 8
+"""Of a walk in one pass: there and back again has six."""
+
+
+class Wanted(NamedTuple):
+    """What the ClusterEncryption asks for, as text: parsed where it is used, so that an error can be told."""
+
+    spec: str
+    generation: int
+    status: str
+    """What was reported last."""
+
+
+class _Copies(NamedTuple):
+    nodes: Mirror[NodeFacts]
+    requests: Mirror[Asked]
+    reports: Mirror[str]
+    wanted: Mirror[Wanted]
+    maps: Mirror[Mapping[str, str]]
+
+
+class _MapStore:
+    """The stage's text between two passes; `due`: it is to be written to its ConfigMap."""
+
+    where = f"the ConfigMap {STAGE_MAP}"
+
+    def __init__(self, text: str | None) -> None:
+        self.text, self.due = text, False
+
+    def read(self) -> bytes | None:
+        return None if self.text is None else self.text.encode()
+
+    def write(self, text: bytes) -> bool:
+        if self.text == text.decode():
+            return False
+        self.text, self.due = text.decode(), True
+        return True
+
+
+class KubeController:
+    """Signs for one cluster. `networks`: where addresses of nodes may be; empty: anywhere."""
+
+    def __init__(self, api: KubeApi, namespace: str, networks: frozenset[str] = frozenset()) -> None:
+        self._api, self._namespace, self._networks = api, namespace, networks
+        self._news = asyncio.Event()
+        self._told: set[str] = set()
+        self._cluster = ""
+        self._stages: Stagekeeper | None = None
+        self._signed: PolicyDocument | None = None
+        self._written = 0.0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop`. Raises ConfigError, ApiError (at the start only)."""
+        await self._api.opened()
+        authority = await authority_of(self._api, self._namespace, datetime.now(UTC))
+        self._authority, self._trust = authority, Trust.from_pem(authority.certificate_pem())
+        self._signer = KubeSigner(self._api, self._namespace, authority)
+        copies = self._begun()
+        tasks = [asyncio.ensure_future(mirror.run()) for mirror in copies]
+        try:
+            while not stop.is_set():
+                pause = RETRY
+                try:
+                    await self._pass(copies)
+                    pause = LOOK if self._stages is None or self._stages.walk is None else STEP
+                except DirectoryError as error:
+                    self._tell([str(error)])
+                await self._wait(stop, pause)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begun(self) -> _Copies:
+        told, signer = self._news.set, self._signer
+        maps = f"/api/v1/namespaces/{self._namespace}/configmaps"
+        ours = {"fieldSelector": f"spec.signerName={SIGNER}"}
+        return _Copies(
+            Mirror(self._api, NODES, node_facts, changed=told),
+            Mirror(self._api, CSRS, signer.request_of, changed=told, query=ours),
+            Mirror(self._api, NODE_ENCRYPTIONS, _report, changed=told),
+            Mirror(self._api, CLUSTER_ENCRYPTIONS, _wanted, changed=told),
+            Mirror(self._api, maps, _data, changed=told),
+        )
+
+    async def _wait(self, stop: asyncio.Event, seconds: float) -> None:
+        tasks = {asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._news.wait())}
+        _, pending = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        self._news.clear()
+
+    # --- one pass -----------------------------------------------------------------------------------------------
+
+    async def _pass(self, copies: _Copies) -> None:
+        """Do what is to be done now."""
+        for mirror in copies:
+            await mirror.first(RETRY)
+            if mirror.trouble is not None:
+                raise DirectoryError(mirror.trouble)
+        now = datetime.now(UTC)
+        # Copies of copies: these change whenever the server says something, also while a pass waits for it.
+        nodes, requests = dict(copies.nodes.objects), dict(copies.requests.objects)
+        if not self._cluster:
+            system = await self._api.get(f"{NAMESPACES}/{KUBE_SYSTEM}", accept=METADATA)
+            self._cluster = uid_of(system, None) or ""
+        await self._signer.publish_ca()
+        wanted = copies.wanted.objects.get(DEFAULT)
+        spec, problems = _spec(wanted)
+        made = await self._signer.register(nodes, frozenset(copies.reports.objects))
+        granted = await self._signer.grant(nodes, _opted_out(spec), self._networks, now)
+        certified = await self._signer.certify(requests, nodes, now)
+        for text, names in (("the grant of", granted.granted), ("the certificate", certified.certified)):
+            for name in names:
+                _LOG.info("signed %s %s", text, name)
+        for name in made:
+            _LOG.info("made the NodeEncryption %s", name)
+        if wanted is not None and not problems:
+            problems = await self._policy(copies, spec, wanted)
+        self._tell([*certified.refused, *granted.problems, *problems])
+
+    async def _policy(self, copies: _Copies, spec: Mapping[str, Any], wanted: Wanted) -> list[str]:
+        """Walk the stages and sign the policy; returns what is wrong with what is asked for."""
+        asked = {key: value for key, value in spec.items() if key != OPT_OUT}
+        try:
+            policy = parse_policy(asked, "the ClusterEncryption")
+        except ConfigError as error:
+            return [f"{error}; the policy in force stays"]
+        present = self._in_force(copies)
+        stages = self._keeper(copies, present)
+        stages.aim(policy.stage, asked.get("lowerTo"), time.time())
+        await self._publish(stages, asked, policy, present)
+        for _ in range(MAX_STEPS):
+            if stages.walk is None or not stages.tick(self._evidence(copies, spec), time.time()):
+                break
+            await self._publish(stages, asked, policy, self._signed)
+        await self._save()
+        await self._report(stages, wanted)
+        conflict = stages.conflict(policy)
+        return [] if conflict is None else [conflict]
+
+    def _keeper(self, copies: _Copies, present: PolicyDocument | None) -> Stagekeeper:
+        if self._stages is None:
+            text = copies.maps.objects.get(STAGE_MAP, {}).get(STAGE_KEY)
+            self._store = _MapStore(text)
+            policy = None if present is None else parse_policy(present.spec)
+            self._stages = Stagekeeper(self._store, policy, time.time())
+            self._signed = present
+        return self._stages
+
+    def _in_force(self, copies: _Copies) -> PolicyDocument | None:
+        """Return the policy that agents have been told, None if there is none by this CA for this cluster."""
+        found = signed_policy(copies.maps.objects.get(POLICY_MAP, {}))
+        try:
+            return None if found is None else policydoc.verify(found, self._trust, cluster=self._cluster)
+        except PeerError:
+            return None
+
+    async def _publish(
+        self, stages: Stagekeeper, asked: Mapping[str, Any], policy: Policy, present: PolicyDocument | None
+    ) -> None:
+        """Sign the policy at the stage where the cluster is, unless it says just that."""
+        newest = max((one for one in (present, self._signed) if one), key=lambda one: one.serial, default=None)
+        spec = json.loads(json.dumps(stages.spec(asked, policy)))
+        told = newest == present or time.monotonic() - self._written < SETTLE  # what was written comes by the watch
+        if newest is not None and newest.spec == spec and newest.serial >= stages.serial and told:
+            stages.signed(newest.serial)
+            return
+        now = datetime.now(UTC)
+        serial = max(int(now.timestamp()), stages.serial + 1, newest.serial + 1 if newest else 1)
+        document = PolicyDocument(self._cluster, serial, now, spec)
+        signed = policydoc.sign(self._authority, document)
+        stages.signed(serial)
+        await self._save()  # before anybody acts on it: a controller that starts anew goes on from there
+        await self._put(POLICY_MAP, _policy_data(signed))
+        self._signed, self._written = document, time.monotonic()
+
+    async def _save(self) -> None:
+        if self._store.due and self._store.text is not None:
+            await self._put(STAGE_MAP, {STAGE_KEY: self._store.text})
+            self._store.due = False
+
+    async def _put(self, name: str, data: Mapping[str, str]) -> None:
+        path = f"/api/v1/namespaces/{self._namespace}/configmaps/{name}"
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": dict(data)}
+        await self._api.apply(path, body, manager=MANAGER)
+
+    def _evidence(self, copies: _Copies, spec: Mapping[str, Any]) -> Evidence:
+        assert self._stages is not None
+        out = _opted_out(spec)
+        reports = {
+            name: _parsed(copies.reports.objects.get(name), name) for name in copies.nodes.objects if name not in out
+        }
+        return Evidence(self._stages.serial, reports, tuple(sorted(out & copies.nodes.objects.keys())))
+
+    async def _report(self, stages: Stagekeeper, wanted: Wanted) -> None:
+        """Say in the ClusterEncryption's status where the cluster is and what holds it; nothing if that is there."""
+        shown = stages.progress
+        status = {
+            "stage": stages.position.stage.value,
+            "position": str(stages.position),
+            "policySerial": stages.serial,
+            "observedGeneration": wanted.generation,
+            "blockers": list(shown.reasons) if shown is not None and stages.walk is not None else [],
+        }
+        if json.dumps(status, sort_keys=True) == wanted.status:
+            return
+        body = {
+            "apiVersion": "linkseal.io/v1alpha1",
+            "kind": "ClusterEncryption",
+            "metadata": {"name": DEFAULT},
+            "status": status,
+        }
+        try:
+            await self._api.apply(f"{CLUSTER_ENCRYPTIONS}/{DEFAULT}/status", body, manager=MANAGER, accept=METADATA)
+        except ApiError as error:
+            self._tell([f"the status of the ClusterEncryption cannot be written: {error}"])
+
+    def _tell(self, messages: list[str]) -> None:
+        for message in messages:
+            if message not in self._told:
+                _LOG.warning("%s", message)
+        self._told = set(messages)
+
+
+def _policy_data(signed: SignedPolicy) -> dict[str, str]:
+    return {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature}
+
+
+def _spec(wanted: Wanted | None) -> tuple[dict[str, Any], list[str]]:
+    if wanted is None:
+        return {}, []
+    found = json.loads(wanted.spec)
+    return (found, []) if isinstance(found, dict) else ({}, ["the ClusterEncryption has no spec"])
+
+
+def _opted_out(spec: Mapping[str, Any]) -> frozenset[str]:
+    """The nodes that the operator has taken out of scope, by name."""
+    out = spec.get(OPT_OUT) or {}
+    return frozenset(map(str, out.get("nodes") or ())) if isinstance(out, dict) else frozenset()
+
+
+def _wanted(item: Mapping[str, Any], before: Wanted | None) -> Wanted | None:
+    generation = int(item["metadata"].get("generation", 0))
+    spec, status = (json.dumps(item.get(part) or {}, sort_keys=True) for part in ("spec", "status"))
+    found = Wanted(spec, generation, status)
+    return before if found == before else found
+
+
+def _report(item: Mapping[str, Any], before: str | None) -> str | None:
+    fields = {"apiVersion": "linkseal.io/v1alpha1", "kind": "NodeEncryption"}
+    name = str(item["metadata"].get("name", ""))
+    text = json.dumps({**fields, "metadata": {"name": name}, "status": item.get("status")})
+    return before if text == before else text
+
+
+def _data(item: Mapping[str, Any], before: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """What is kept of a ConfigMap: ours and the agents'."""
+    if item["metadata"].get("name") == STAGE_MAP:
+        data = {str(key): str(value) for key, value in (item.get("data") or {}).items()}
+        return before if data == before else data
+    return map_data(item, before)
+
+
+def _parsed(text: str | None, name: str) -> NodeEncryption | None:
+    with contextlib.suppress(PeerError):
+        if text is not None:
+            found = parse_report(text, name)
+            return found if found.status is not None else None
+    return None
+
+
+def run(access: Access, namespace: str, networks: frozenset[str] = frozenset()) -> None:
+    """Work until SIGTERM or SIGINT, whenever this process holds the Lease. Raises ConfigError, ApiError."""
+
+    async def work() -> None:
+        stop, api = asyncio.Event(), KubeApi(access)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        controller = KubeController(api, namespace, networks)
+        try:
+            identity = f"{socket.gethostname()}-{os.getpid()}"
+            await api.opened()
+            await while_leading(Lease(api, namespace, identity), controller.run, stop)
+        finally:
+            await api.close()
+
+    asyncio.run(work())

@@ -1,0 +1,259 @@
+"""The controller's part of the Kubernetes directory: what it signs and makes, in passes that can be repeated.
+
+    Secret linkseal-ca-key      the CA; made at the first run
+    ConfigMap linkseal-ca       its certificate, for agents
+    Node linkseal.io/grant      what the node owns (address provider podCIDRs)
+    CertificateSigningRequest   approved and signed, or denied with the reason
+    NodeEncryption              one for each Node, owned by it
+
+A pass reads copies that are watched and writes only what differs, so that two controllers at once do no harm: serials
+rise, and what is the same is not written.
+"""
+
+from __future__ import annotations
+
+import logging
+from base64 import b64decode, b64encode
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import Any, Final
+
+from linkseal.keys import grant as grants
+from linkseal.keys.ca import CertificateAuthority, Trust
+from linkseal.keys.errors import ConfigError, PeerError
+from linkseal.keys.grant import Grant
+from linkseal.keys.values import is_node_name
+from linkseal.tunnels.controller.csrs import Asked, asked, node_refused, pod_refused
+from linkseal.tunnels.controller.podcidrs import SeenNode, owned, seen_addresses, seen_prefixes
+from linkseal.tunnels.directory.inventory import InventoryNode
+from linkseal.tunnels.directory.kube import CSRS, NODE_ENCRYPTIONS, NODES
+from linkseal.tunnels.directory.kubeapi import METADATA, ApiError, KubeApi
+from linkseal.tunnels.directory.kubedocs import CA_KEY, CA_MAP, GRANT
+
+_LOG: Final = logging.getLogger("linkseal.controller")
+
+MANAGER: Final = "linkseal-controller"
+"""Field manager of what the controller applies."""
+
+CA_SECRET: Final = "linkseal-ca-key"  # noqa: S105 - the name of the object, not what is in it
+CA_LIFETIME: Final = timedelta(days=3650)
+"""Of the CA made here: it is replaced on purpose, not because a date passed at night."""
+
+CERTIFICATE_LIFETIME: Final = timedelta(days=90)
+"""Of a node's: agents renew at two thirds of it, so a controller may be away for a month."""
+
+BACKDATED: Final = timedelta(minutes=5)
+"""By which something is valid before it was signed: clocks differ."""
+
+AGENT: Final = "linkseal-agent"
+"""Name of the agents' service account."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What a pass did. `refused`, `problems`: lines that say why something was not done."""
+
+    granted: tuple[str, ...] = ()
+    certified: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What is kept of a Node by the controller; `grant`: as it is there, not verified."""
+
+    uid: str
+    addresses: tuple[str, ...]
+    prefixes: tuple[Any, ...]
+    grant: str
+
+
+def node_facts(item: Mapping[str, Any], before: NodeFacts | None) -> NodeFacts | None:
+    """Return what the controller keeps of a Node: `before` itself if that has not changed."""
+    meta = item["metadata"]
+    if not is_node_name(str(meta.get("name", ""))):
+        return None
+    status, spec = item.get("status") or {}, item.get("spec") or {}
+    grant = str((meta.get("annotations") or {}).get(GRANT, ""))
+    found = NodeFacts(str(meta.get("uid", "")), seen_addresses(status), seen_prefixes(spec), grant)
+    return before if found == before else found
+
+
+async def authority_of(api: KubeApi, namespace: str, now: datetime) -> CertificateAuthority:
+    """Return the CA that the Secret holds, made at the first call. Raises ApiError, ConfigError (it is damaged)."""
+    path = f"/api/v1/namespaces/{namespace}/secrets"
+    while True:
+        found = await _or_none(api, f"{path}/{CA_SECRET}")
+        if found is not None:
+            return _authority(found, namespace)
+        made = CertificateAuthority.create("Linkseal", now - BACKDATED, CA_LIFETIME)
+        data = {"tls.key": _base64(made.key_pem()), "tls.crt": _base64(made.certificate_pem().encode())}
+        body = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": CA_SECRET}}
+        try:
+            await api.create(path, {**body, "data": data})
+        except ApiError as error:
+            if error.status != HTTPStatus.CONFLICT:  # another controller was faster: its CA counts
+                raise
+        else:
+            _LOG.info("made a CA in the Secret %s/%s", namespace, CA_SECRET)
+
+
+def _authority(secret: Mapping[str, Any], namespace: str) -> CertificateAuthority:
+    data = secret.get("data") or {}
+    try:
+        key, certificate = (b64decode(data[name], validate=True) for name in ("tls.key", "tls.crt"))
+    except (KeyError, ValueError):
+        raise ConfigError(
+            f"the Secret {namespace}/{CA_SECRET} must hold the CA as tls.key and tls.crt: put it back from a copy, or "
+            "delete it for a new CA, which no agent trusts before it is installed anew"
+        ) from None
+    return CertificateAuthority.from_pem(key, certificate.decode(errors="replace"))
+
+
+class KubeSigner:
+    """Signs for the cluster of `api`. Every method raises ApiError."""
+
+    def __init__(self, api: KubeApi, namespace: str, authority: CertificateAuthority) -> None:
+        self._api, self._namespace, self._authority = api, namespace, authority
+        self._trust = Trust.from_pem(authority.certificate_pem())
+        self._account = f"system:serviceaccount:{namespace}:{AGENT}"
+
+    async def publish_ca(self) -> None:
+        """Put the CA's certificate where agents find it."""
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CA_MAP}}
+        path = f"/api/v1/namespaces/{self._namespace}/configmaps/{CA_MAP}"
+        present = await _or_none(self._api, path)
+        data = {CA_KEY: self._authority.certificate_pem()}
+        if present is None or present.get("data") != data:
+            await self._api.apply(path, {**body, "data": data}, manager=MANAGER)
+
+    async def grant(
+        self, nodes: Mapping[str, NodeFacts], opted_out: Collection[str], networks: Collection[str], now: datetime
+    ) -> Passed:
+        """Sign what each Node owns, where that differs from what it carries."""
+        seen = [
+            SeenNode(name, facts.uid, facts.addresses, facts.prefixes, self._present(name, facts))
+            for name, facts in nodes.items()
+        ]
+        found = owned(seen, opted_out, networks)
+        held = {node.name: node.grant for node in seen}
+        granted = []
+        for claim in found.claims:
+            grant = self._due(claim, held[claim.name], now)
+            if grant is not None:
+                await self._annotate(grant)
+                granted.append(claim.name)
+        return Passed(granted=tuple(granted), problems=found.problems)
+
+    async def certify(self, requests: Mapping[str, Asked], nodes: Mapping[str, NodeFacts], now: datetime) -> Passed:
+        """Answer requests for certificates. A denied one is not looked at again; the agent tells of it."""
+        certified, refused = [], []
+        for request in requests.values():
+            why, certificate = await self._judge(request, nodes, now)
+            if certificate:
+                await self._answer(request.name, "Approved", "the asker's pod runs on this node", certificate)
+                certified.append(request.name)
+            elif why is not None:
+                await self._answer(request.name, "Denied", why)
+                refused.append(f"{request.name}: {why}")
+        return Passed(certified=tuple(certified), refused=tuple(refused))
+
+    async def register(self, nodes: Mapping[str, NodeFacts], present: Collection[str]) -> tuple[str, ...]:
+        """Make the NodeEncryption of every Node that has none; it goes with its Node."""
+        missing = tuple(name for name in sorted(nodes) if name not in present)
+        for name in missing:
+            owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": nodes[name].uid}
+            body = {
+                "apiVersion": "linkseal.io/v1alpha1",
+                "kind": "NodeEncryption",
+                "metadata": {"name": name, "ownerReferences": [owner]},
+                "spec": {},
+            }
+            try:
+                await self._api.create(NODE_ENCRYPTIONS, body)
+            except ApiError as error:
+                if error.status != HTTPStatus.CONFLICT:
+                    raise
+        return missing
+
+    def request_of(self, item: Mapping[str, Any], before: Asked | None) -> Asked | None:
+        """What is kept of a CertificateSigningRequest: those that wait for us."""
+        found = asked(item, self._account)
+        return before if found == before else found
+
+    def _present(self, name: str, facts: NodeFacts) -> Grant | None:
+        """Return the grant that a Node carries, None if it is not ours or for an earlier Node of that name."""
+        if not facts.grant:
+            return None
+        try:
+            found = grants.verify(grants.unwrap(facts.grant, node=name), self._trust, node=name)
+        except PeerError:
+            return None
+        return found if found.uid == facts.uid else None
+
+    def _due(self, claim: InventoryNode, present: Grant | None, now: datetime) -> Grant | None:
+        """Return the grant to sign, None if what is there says the same."""
+        said = (claim.index, claim.addresses, claim.prefixes, claim.opted_out)
+        if present is not None and (present.index, present.addresses, present.prefixes, present.opted_out) == said:
+            return None
+        # The serial follows the clock, so that it rises above what peers have seen even if the Node was made anew.
+        serial = max(int(now.timestamp()), present.serial + 1 if present else 1)
+        return Grant(
+            claim.name, claim.uid, claim.index, serial, now, claim.addresses, claim.prefixes, opted_out=claim.opted_out
+        )
+
+    async def _annotate(self, grant: Grant) -> None:
+        text = grants.wrap(grants.sign(self._authority, grant))
+        metadata = {"name": grant.node, "uid": grant.uid, "annotations": {GRANT: text}}
+        body = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+        await self._api.apply(f"{NODES}/{grant.node}", body, manager=MANAGER, accept=METADATA)
+
+    async def _judge(self, request: Asked, nodes: Mapping[str, NodeFacts], now: datetime) -> tuple[str | None, str]:
+        """Return why a request is refused, or the certificate; neither while that cannot be told."""
+        asker = request.asker
+        if request.refused is not None or asker is None:
+            return request.refused, ""
+        facts = nodes.get(asker.node)
+        why = node_refused(asker, None if facts is None else facts.uid)
+        if why is None:
+            pod = await _or_none(self._api, f"/api/v1/namespaces/{self._namespace}/pods/{asker.pod}")
+            why = pod_refused(asker, pod, self._account)
+        if why is not None:
+            return why, ""
+        try:
+            lifetime = CERTIFICATE_LIFETIME + BACKDATED
+            return None, self._authority.sign_csr(request.pem, asker.node, asker.node_uid, now - BACKDATED, lifetime)
+        except PeerError as error:
+            return str(error), ""
+
+    async def _answer(self, name: str, verdict: str, why: str, certificate: str = "") -> None:
+        """Approve or deny, and put the certificate there. Another controller's answer counts."""
+        try:
+            found = await self._api.get(f"{CSRS}/{name}")
+            conditions = (found.get("status") or {}).get("conditions") or []
+            if not any(one.get("type") == verdict for one in conditions):
+                condition = {"type": verdict, "status": "True", "reason": "Linkseal", "message": why}
+                found["status"] = {**(found.get("status") or {}), "conditions": [*conditions, condition]}
+                found = await self._api.replace(f"{CSRS}/{name}/approval", found)
+            if certificate:
+                found["status"] = {**(found.get("status") or {}), "certificate": _base64(certificate.encode())}
+                await self._api.replace(f"{CSRS}/{name}/status", found)
+        except ApiError as error:
+            if error.status not in {HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND}:
+                raise
+
+
+async def _or_none(api: KubeApi, path: str) -> dict[str, Any] | None:
+    try:
+        return await api.get(path)
+    except ApiError as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            return None
+        raise
+
+
+def _base64(raw: bytes) -> str:
+    return b64encode(raw).decode()
