@@ -1,0 +1,313 @@
+"""Write charts/linkseal/crds from the models that agents and controller read with: `python charts/crds.py`.
+
+    PolicySpec, OptOutSpec, ClusterStatus   ─► clusterencryptions.linkseal.io
+    NodeEncryption (report_schema)          ─► nodeencryptions.linkseal.io
+
+pydantic's JSON schema becomes a structural one: no references, no `anyOf` but for numbers that may be text, integers of
+64 bits, and whatever the API server has to know of lists. What is not in it is pruned, or refused where the client asks
+for strict validation, as kubectl does.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+from linkseal.tunnels import clusterobject, status, statusparts
+from linkseal.tunnels.clusterobject import OptOutSpec, status_schema
+from linkseal.tunnels.guard import policy as guard_policy
+from linkseal.tunnels.policy import PolicySpec
+from linkseal.tunnels.status import report_schema
+from pydantic.alias_generators import to_camel
+
+FOLDER = Path(__file__).with_name("linkseal") / "crds"
+
+GROUP, VERSION = "linkseal.io", "v1alpha1"
+
+WIDTH = 110
+
+INT64 = 2**63 - 1
+"""Whole numbers of the API server end here; ours may go to 2**64, which no counter reaches."""
+
+DEFAULTED = frozenset({"protocol", "scope", "stage"})
+"""Fields whose defaults the API server fills in: rules compare them, and columns show them. For all others the default
+of the controller's version holds, so that a better one takes effect by upgrading."""
+
+MAPS = {"exemptions": "name", "requests": "id", "conditions": "type"}
+"""Lists whose entries have a key: it is there once, and several parties may each apply entries of their own."""
+
+SETS = frozenset({"passThrough", "nodes"})
+
+SPEC_WORDS = {
+    "protocol": "How packets are encrypted. Changes only at stage off.",
+    "scope": "overlay: Linkseal carries the pod networks. transparent: all traffic between nodes is carried, a CNI's "
+    "own encapsulation included. Changes only at stage off.",
+    "stage": "Where the cluster is to be; status.stage says where it is. Raised, the controller goes there step by "
+    "step; lowered, only if lowerTo says the same.",
+    "lowerTo": "The new stage once more, in the very update that lowers it; absent otherwise. An old file that is "
+    "applied again lowers nothing without it.",
+    "optOut": "Nodes that take no part.",
+    "exemptions": "What may pass outside the tunnels.",
+    "guard": "What counts or drops plaintext.",
+    "probe": "Packets that prove a link; their addresses and UDP port are used inside the tunnels only.",
+    "routing": "Where our routes are, and the mark of packets that pass them by.",
+    "wireguard": "First UDP port of four, MTU of the tunnels (by default that of the underlay less the overhead), "
+    "seconds between keepalives (0: none).",
+    "verify": "How often each node verifies by itself that nothing leaves in plaintext, and with how many peers.",
+}
+
+ORDER = "{'off': 0, 'prepare': 1, 'prefer': 2, 'enforce': 3}"
+
+SPEC_RULES = [
+    {
+        "rule": "self.protocol != 'ipsec'",
+        "message": "IPsec is not in this version; use wireguard",
+        "fieldPath": ".protocol",
+    },
+    {
+        "rule": "!has(self.lowerTo) || self.lowerTo == self.stage",
+        "message": "goes with the stage that it names: set both to where the cluster is to go back to, or leave it out",
+        "fieldPath": ".lowerTo",
+    },
+    {
+        "rule": f"{ORDER}[self.stage] >= {ORDER}[oldSelf.stage] || (has(self.lowerTo) && self.lowerTo == self.stage)",
+        "message": "would lower the stage; if that is meant, set lowerTo to the same stage beside it",
+        "fieldPath": ".stage",
+    },
+]
+
+OFF = "oldSelf.spec.stage == 'off' && oldSelf.?status.?stage.orValue('off') == 'off'"
+"""The cluster is not encrypted and is not to be: by what was asked for, and by what the controller has reached."""
+
+CLUSTER_RULES = [
+    {
+        "rule": "self.metadata.name == 'default'",
+        "message": "there is one ClusterEncryption, and its name is default",
+    },
+    *(
+        {
+            "rule": f"self.spec.{field} == oldSelf.spec.{field} || ({OFF})",
+            "message": f"the {field} changes only at stage off: lower the stage first",
+            "fieldPath": f".spec.{field}",
+        }
+        for field in ("scope", "protocol")
+    ),
+]
+
+EXEMPTION_RULES = [
+    {
+        "rule": "has(self.port) == (self.protocol in ['tcp', 'udp', 'sctp'])",
+        "message": "tcp, udp and sctp need a port (without one everything would be exempt), others have none",
+    },
+    {
+        "rule": "isCIDR(self.cidr) && cidr(self.cidr) == cidr(self.cidr).masked()",
+        "message": "must be a network without host bits, such as 10.244.1.0/24 or fd00:1::/64",
+        "fieldPath": ".cidr",
+    },
+]
+
+CLUSTER_COLUMNS = [
+    ("Stage", "string", ".status.stage", "where the cluster is"),
+    ("Target", "string", ".spec.stage", "where it is to be"),
+    ("Scope", "string", ".spec.scope", "what the tunnels carry"),
+    ("Protocol", "string", ".spec.protocol", "how packets are encrypted"),
+    ("Sealed", "integer", ".status.links.sealed", "links whose traffic is encrypted"),
+    ("Links", "integer", ".status.links.total", "links that there should be"),
+    ("Nodes", "integer", ".status.nodes", "nodes that take part"),
+    ("Age", "date", ".metadata.creationTimestamp", ""),
+]
+
+NODE_COLUMNS = [
+    ("Stage", "string", ".status.stage", "the stage this node acts by"),
+    ("Sealed", "integer", ".status.links.sealed", "peers to which its traffic is encrypted"),
+    ("Total", "integer", ".status.links.total", "peers to which it should be"),
+    ("Generation", "integer", ".status.generations[-1:].number", "its newest key"),
+    ("Driver", "string", ".status.driver", ""),
+    ("Guard", "string", ".status.guard.mode", "what happens to plaintext"),
+    ("Reported", "date", ".status.observedAt", ""),
+    ("Version", "string", ".status.version", ""),
+    ("Age", "date", ".metadata.creationTimestamp", ""),
+]
+
+
+# --- a structural schema -------------------------------------------------------------------------------------------
+
+
+def structural(schema: Mapping[str, Any], *, nullable: bool) -> dict[str, Any]:
+    """Return a model's JSON schema as the API server takes it. `nullable`: what may be null is kept as null."""
+    return _Converter(schema.get("$defs", {}), nullable=nullable).convert(schema)
+
+
+class _Converter:
+    def __init__(self, defs: Mapping[str, Any], *, nullable: bool) -> None:
+        self._defs, self._nullable = defs, nullable
+
+    def convert(self, schema: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+        if "$ref" in schema:
+            return self.convert(self._defs[schema["$ref"].rpartition("/")[2]], name)
+        if "anyOf" in schema:
+            return self._choice(schema["anyOf"], name)
+        kept = ("type", "format", "pattern", "enum", "minLength", "maxLength", "minItems", "maxItems", "maxProperties")
+        found = {key: schema[key] for key in kept if key in schema}
+        if schema["type"] == "object":
+            found |= self._object(schema)
+        elif schema["type"] == "array":
+            found |= {"items": self.convert(schema["items"])} | _list_type(name)
+        elif schema["type"] == "integer":
+            limits = {key: schema[key] for key in ("minimum", "maximum") if abs(schema.get(key, INT64)) < INT64}
+            found |= {"format": "int64"} | limits
+        return found
+
+    def _choice(self, choices: list[Any], name: str) -> dict[str, Any]:
+        others = [choice for choice in choices if choice.get("type") != "null"]
+        if {choice.get("type") for choice in others} == {"integer", "string"}:
+            return {"x-kubernetes-int-or-string": True}
+        (only,) = others
+        found = self.convert(only, name)
+        return found | {"nullable": True} if self._nullable else found
+
+    def _object(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        if "patternProperties" in schema:  # names that are free: their pattern cannot be said here
+            ((_, of),) = schema["patternProperties"].items()
+            return {"additionalProperties": self.convert(of)}
+        title = schema.get("title", "")
+        properties: dict[str, Any] = {}
+        for name, of in schema["properties"].items():
+            words = DESCRIPTIONS.get((title, name))
+            properties[name] = ({"description": words} if words else {}) | self.convert(of, name)
+        required = {"required": schema["required"]} if "required" in schema else {}
+        return {"properties": properties, **required}
+
+
+def _list_type(name: str) -> dict[str, Any]:
+    if name in MAPS:
+        return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [MAPS[name]]}
+    return {"x-kubernetes-list-type": "set" if name in SETS else "atomic"}
+
+
+def _descriptions(*modules: ModuleType) -> dict[tuple[str, str], str]:
+    """What stands below the fields of a module's classes, by (class, name of the field in JSON)."""
+    found = {}
+    for module in modules:
+        for node in ast.parse(inspect.getsource(module)).body:
+            if isinstance(node, ast.ClassDef):
+                for field, text in zip(node.body, node.body[1:], strict=False):
+                    if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                        name = ast.unparse(field.target)
+                        found[node.name, to_camel(name)] = " ".join(str(ast.literal_eval(text.value)).split())
+    return found
+
+
+DESCRIPTIONS = _descriptions(status, statusparts, clusterobject, guard_policy) | {
+    ("PolicySpec", name): words for name, words in SPEC_WORDS.items()
+}
+
+
+# --- the two definitions -------------------------------------------------------------------------------------------
+
+
+def cluster_encryption() -> dict[str, Any]:
+    """ClusterEncryption. `pool` is the controller's own way to go by pools, and in no object. The status: as below."""
+    spec = structural(PolicySpec.model_json_schema(by_alias=True), nullable=False)
+    fields = spec["properties"]
+    del fields["pool"]
+    for name, default in (("protocol", "wireguard"), ("scope", "overlay"), ("stage", "off")):
+        fields[name]["default"] = default
+    fields["optOut"] = {"description": SPEC_WORDS["optOut"]} | structural(
+        OptOutSpec.model_json_schema(by_alias=True), nullable=False
+    )
+    exemption = fields["exemptions"]["items"]
+    exemption["properties"]["cidr"]["maxLength"] = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255/128")
+    exemption["properties"]["expires"] |= {"format": "date-time", "maxLength": 40}
+    exemption["x-kubernetes-validations"] = EXEMPTION_RULES
+    spec["x-kubernetes-validations"] = SPEC_RULES
+    shown = structural(status_schema(), nullable=True) | {"x-kubernetes-map-type": "atomic"}
+    schema = {
+        "description": "What the cluster decides for all nodes. Deleting it changes nothing on nodes.",
+        "type": "object",
+        "required": ["spec"],
+        "properties": {"spec": spec, "status": shown},
+        "x-kubernetes-validations": CLUSTER_RULES,
+    }
+    return definition("ClusterEncryption", schema, CLUSTER_COLUMNS)
+
+
+def node_encryption() -> dict[str, Any]:
+    """NodeEncryption. The status has one writer, which applies it as a whole, or empty to take it back.
+
+    It is atomic, so that what becomes of a field is nobody's business but the writer's: of a mapping that was applied
+    with entries and is then applied without, server-side apply would make null, and refuse that.
+    """
+    report = structural(report_schema(), nullable=True)["properties"]
+    shown = report["status"]
+    del shown["required"], shown["nullable"]
+    shown["x-kubernetes-map-type"] = "atomic"
+    schema = {
+        "description": "What one node reports of itself, and what is asked of its agent.",
+        "type": "object",
+        "properties": {"spec": report["spec"], "status": shown},
+    }
+    return definition("NodeEncryption", schema, NODE_COLUMNS)
+
+
+def definition(kind: str, schema: dict[str, Any], columns: list[tuple[str, str, str, str]]) -> dict[str, Any]:
+    """Return a CustomResourceDefinition of our group."""
+    plural = f"{kind.lower()}s"
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Cluster",
+            "names": {
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": kind.lower(),
+                "categories": ["linkseal"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": [_column(*column) for column in columns],
+                    "schema": {"openAPIV3Schema": schema},
+                }
+            ],
+        },
+    }
+
+
+def _column(name: str, kind: str, path: str, words: str) -> dict[str, Any]:
+    said = {"description": words} if words else {}
+    return {"name": name, "type": kind, "jsonPath": path} | said
+
+
+class _Plain(yaml.SafeDumper):
+    """Without anchors: what stands in two places is written twice."""
+
+    def ignore_aliases(self, _data: object) -> bool:
+        return True
+
+
+def files() -> dict[str, str]:
+    """Return name → text of the files in `charts/linkseal/crds`."""
+    head = "# Written by `python charts/crds.py`; do not edit.\n"
+    return {
+        f"{made['spec']['names']['plural']}.yaml": head
+        + yaml.dump(made, Dumper=_Plain, sort_keys=False, width=WIDTH, allow_unicode=True)
+        for made in (cluster_encryption(), node_encryption())
+    }
+
+
+if __name__ == "__main__":
+    for file, text in files().items():
+        (FOLDER / file).write_text(text, encoding="utf-8")

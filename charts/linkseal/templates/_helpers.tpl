@@ -1,0 +1,20 @@
+{{- define "linkseal.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- define "linkseal.labels" -}}
+app.kubernetes.io/name: linkseal
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{/* How the API server names our service accounts. */}}
+{{- define "linkseal.agentUser" -}}
+system:serviceaccount:{{ .Release.Namespace }}:linkseal-agent
+{{- end }}
+
+{{- define "linkseal.controllerUser" -}}
+system:serviceaccount:{{ .Release.Namespace }}:linkseal-controller
+{{- end }}

@@ -1,0 +1,81 @@
+"""Write charts/linkseal/values.schema.json: `python charts/values.py`.
+
+`agent.config` is what AgentConfig takes, without what the chart sets itself; Helm refuses every other key there is.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from linkseal.tunnels.settings import AgentConfig
+
+FILE = Path(__file__).with_name("linkseal") / "values.schema.json"
+
+SET_BY_THE_CHART = frozenset({
+    "apiVersion", "kind", "directory", "metrics", "node", "runDirectory", "stateDirectory", "uid",
+})  # fmt: skip
+
+TEXT: dict[str, Any] = {"type": "string"}
+NAMED: dict[str, Any] = {"type": "object", "additionalProperties": TEXT}
+FREE: dict[str, Any] = {"type": "object"}
+"""Passed on as it is: the API server knows better."""
+
+LIST: dict[str, Any] = {"type": "array", "items": FREE}
+ADDRESS: dict[str, Any] = {"type": "string", "pattern": r"^[0-9a-f.:]+$"}
+
+
+def fields(**properties: dict[str, Any]) -> dict[str, Any]:
+    """An object with these properties and no others."""
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def agent_config(defs: dict[str, Any]) -> dict[str, Any]:
+    """What an agent's file may say beside what the chart says; what it refers to is added to `defs`."""
+    schema = AgentConfig.model_json_schema(by_alias=True)
+    of = {name: field for name, field in schema["properties"].items() if name not in SET_BY_THE_CHART}
+    text = json.dumps(of)
+    defs.update({name: one for name, one in schema["$defs"].items() if f'"#/$defs/{name}"' in text})
+    return fields(**of)
+
+
+def schema() -> dict[str, Any]:
+    """Return the schema of values.yaml."""
+    defs: dict[str, Any] = {}
+    toggle = {"enabled": {"type": "boolean"}, "labels": NAMED}
+    # `global` is what Helm itself puts there for a chart that is part of another
+    properties = {
+        "global": FREE,
+        "image": fields(
+            repository={"type": "string", "minLength": 1},
+            tag=TEXT,
+            pullPolicy={"enum": ["Always", "IfNotPresent", "Never"]},
+        ),
+        "imagePullSecrets": LIST,
+        "agent": fields(
+            config=agent_config(defs),
+            metrics=fields(address=ADDRESS, port={"type": "integer", "minimum": 1, "maximum": 65535}),
+            resources=FREE,
+            maxUnavailable={"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]+%$"}]},
+        ),
+        "controller": fields(
+            replicas={"type": "integer", "minimum": 0, "maximum": 10},
+            nodeNetworks={"type": "array", "items": {"type": "string", "pattern": r"^[0-9a-f.:]+/[0-9]+$"}},
+            nodeAffinity=FREE,
+            tolerations=LIST,
+            resources=FREE,
+        ),
+        "clusterEncryption": fields(create={"type": "boolean"}, spec=FREE),
+        "monitoring": fields(podMonitor=fields(**toggle, interval=TEXT), prometheusRule=fields(**toggle)),
+    }
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "$defs": defs, **fields(**properties)}
+
+
+def text() -> str:
+    """Return the file."""
+    return json.dumps(schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(), encoding="utf-8")

@@ -1,0 +1,253 @@
+"""The chart's life in a cluster with controllers and scheduler: installed, upgraded, uninstalled, installed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from ground.charts import (
+    AGENT,
+    CHART,
+    CLUSTER_ENCRYPTIONS,
+    CONTROLLER,
+    NAMESPACE,
+    cluster_encryption,
+    exists,
+    until,
+)
+from ground.controlplane import ControlPlane
+from ground.daemons import DaemonError
+from ground.kubeapi import Object
+from ground.kubeobjects import create_node
+from linkseal.tunnels.cli.main import cli
+from linkseal.tunnels.settings import KubeDirectorySettings, parse_agent_settings, parse_endpoint
+
+pytestmark = pytest.mark.kube
+
+DEFAULT = f"{CLUSTER_ENCRYPTIONS}/default"
+SPACE = f"/api/v1/namespaces/{NAMESPACE}"
+DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}"
+POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+
+CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
+
+CREATED = ("--set", "clusterEncryption.create=true", "--set", "clusterEncryption.spec.stage=prepare")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """Of its own, since what is left behind is part of the test: a control-plane node with a taint, and two workers."""
+    with ControlPlane(tmp_path_factory.mktemp("whole"), controllers=True, scheduler=True) as running:
+        create_node(running.admin, "m1", labels={CONTROL_PLANE: ""})
+        taint = {"key": CONTROL_PLANE, "effect": "NoSchedule"}
+        running.admin.patch("/api/v1/nodes/m1", {"spec": {"taints": [taint]}})
+        for name in ("w1", "w2"):
+            create_node(running.admin, name)
+        running.admin.patch("/api/v1/nodes/w2", {"spec": {"taints": [{"key": "gpu", "effect": "NoExecute"}]}})
+        yield running
+
+
+@pytest.fixture
+def installed(whole: ControlPlane) -> Iterator[ControlPlane]:
+    helm(whole, "install", *CREATED)
+    yield whole
+    uninstall(whole)
+    whole.admin.delete(DEFAULT, missing_ok=True)
+
+
+def helm(plane: ControlPlane, verb: str, *options: str) -> str:
+    space = ("--namespace", NAMESPACE, *(["--create-namespace"] if verb == "install" else []))
+    return plane.helm(verb, "linkseal", str(CHART), *space, *options)
+
+
+def uninstall(plane: ControlPlane) -> None:
+    """And end the pods, as kubelets would."""
+    plane.helm("uninstall", "linkseal", "--namespace", NAMESPACE, "--ignore-not-found")
+
+    def gone() -> bool:
+        for pod in pods(plane):
+            plane.admin.delete(f"{SPACE}/pods/{pod['metadata']['name']}", missing_ok=True)
+        return not pods(plane)
+
+    until(gone)
+
+
+def pods(plane: ControlPlane, component: str = "") -> list[Object]:
+    found: list[Object] = plane.admin.get(f"{SPACE}/pods")["items"]
+    label = "app.kubernetes.io/component"
+    return [pod for pod in found if not component or pod["metadata"]["labels"][label] == component]
+
+
+def rendered(plane: ControlPlane, *options: str) -> dict[tuple[str, str], Object]:
+    text = plane.helm("template", "linkseal", str(CHART), "--namespace", NAMESPACE, *options)
+    return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(text) if one}
+
+
+# --- installed
+
+
+def test_every_node_gets_an_agent_and_control_plane_nodes_the_controllers(installed: ControlPlane) -> None:
+    agents = until(lambda: pods(installed, "agent"), lambda found: len(found) == 3)
+    assert all(pod["spec"]["priorityClassName"] == "system-node-critical" for pod in agents)
+    until(
+        lambda: {pod["spec"].get("nodeName") for pod in pods(installed, "agent")},
+        lambda names: names == {"m1", "w1", "w2"},
+    )
+    until(lambda: [pod["spec"].get("nodeName") for pod in pods(installed, "controller")], lambda n: n == ["m1", "m1"])
+
+
+def test_the_policies_are_well_typed(installed: ControlPlane) -> None:
+    """The API server takes what has the wrong types, says so in the status, and fails when it comes to it."""
+    policies = until(
+        lambda: [
+            one for one in installed.admin.get(POLICIES)["items"] if one["metadata"]["name"].startswith("linkseal")
+        ],
+        lambda found: found and all("typeChecking" in one.get("status", {}) for one in found),
+    )
+    assert {one["metadata"]["name"]: one["status"]["typeChecking"] for one in policies} == {
+        f"linkseal-{name}": {} for name in ("node-annotations", "node-reports", "own-requests", "own-writes")
+    }
+
+
+def test_a_pod_asks_for_no_more_than_it_needs(installed: ControlPlane) -> None:
+    (pod, *_) = until(lambda: pods(installed, "agent"))
+    (container,) = pod["spec"]["containers"]
+    assert "initContainers" not in pod["spec"]
+    assert container["securityContext"]["capabilities"] == {
+        "drop": ["ALL"],
+        "add": ["NET_ADMIN", "NET_RAW", "SYS_ADMIN"],
+    }
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["privileged"] is False
+    paths = {volume["hostPath"]["path"] for volume in pod["spec"]["volumes"] if "hostPath" in volume}
+    assert paths == {"/var/lib/linkseal", "/run/linkseal"}
+    (pod, *_) = until(lambda: pods(installed, "controller"))
+    (container,) = pod["spec"]["containers"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert not pod["spec"].get("hostNetwork")
+    assert not [volume for volume in pod["spec"].get("volumes", ()) if "hostPath" in volume]
+
+
+def test_the_notes_say_what_comes_next(whole: ControlPlane) -> None:
+    notes = helm(whole, "install", "--dry-run=client")
+    assert "linkseal enable" in notes
+    assert "Nothing is encrypted yet" in notes
+
+
+# --- nothing lowers the stage
+
+
+def stage(plane: ControlPlane) -> object:
+    return plane.admin.get(DEFAULT)["spec"]["stage"]
+
+
+def test_neither_upgrade_nor_uninstall_nor_a_new_install_lowers_the_stage(installed: ControlPlane) -> None:
+    assert stage(installed) == "prepare"
+    uid = installed.admin.get(DEFAULT)["metadata"]["uid"]
+    installed.admin.patch(DEFAULT, {"spec": {"stage": "enforce"}})
+    helm(installed, "upgrade", *CREATED)
+    assert stage(installed) == "enforce"
+    helm(
+        installed, "upgrade", *CREATED[:2], "--set", "clusterEncryption.spec.stage=off", "--set", "agent.config.poll=5"
+    )
+    helm(installed, "upgrade")
+    assert stage(installed) == "enforce"
+    uninstall(installed)
+    assert stage(installed) == "enforce"
+    assert not exists(installed.admin, f"{DEPLOYMENTS}/daemonsets/linkseal-agent")
+    helm(installed, "install", *CREATED)
+    assert stage(installed) == "enforce"
+    assert installed.admin.get(DEFAULT)["metadata"]["uid"] == uid
+
+
+def test_what_is_rendered_without_a_cluster_does_not_lower_it_either(installed: ControlPlane) -> None:
+    """As tools do that keep a cluster as a folder of files says."""
+    installed.admin.patch(DEFAULT, {"spec": {"stage": "enforce"}})
+    old = rendered(installed, *CREATED)["ClusterEncryption", "default"]
+    with pytest.raises(DaemonError, match="would lower the stage"):
+        installed.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(old))
+
+
+def test_without_being_asked_the_chart_makes_no_cluster_encryption(whole: ControlPlane) -> None:
+    assert ("ClusterEncryption", "default") not in rendered(whole)
+    made = cluster_encryption(protocol="wireguard", scope="overlay", stage="prepare")
+    assert rendered(whole, *CREATED)["ClusterEncryption", "default"]["spec"] == made["spec"]
+
+
+# --- values
+
+
+def test_a_change_of_the_agents_file_rolls_the_agents(whole: ControlPlane) -> None:
+    def mark(*options: str) -> object:
+        template = rendered(whole, *options)["DaemonSet", AGENT]["spec"]["template"]
+        return template["metadata"]["annotations"]["linkseal.io/config"]
+
+    assert mark() == mark()
+    assert mark() != mark("--set", "agent.config.poll=5")
+
+
+@pytest.mark.parametrize(
+    ("address", "listen", "asked"),
+    [
+        ("127.0.0.1", "127.0.0.1:9586", "127.0.0.1"),
+        ("0.0.0.0", "0.0.0.0:9586", "127.0.0.1"),  # noqa: S104
+        ("::", "[::]:9586", "::1"),
+    ],
+)
+def test_the_agents_file_is_one_that_the_agent_takes(
+    whole: ControlPlane, address: str, listen: str, asked: str
+) -> None:
+    objects = rendered(whole, "--set", f"agent.metrics.address={address}", "--set", "agent.config.logFormat=json")
+    file = yaml.safe_load(objects["ConfigMap", AGENT]["data"]["agent.yaml"])
+    settings = parse_agent_settings(file, "agent.yaml", hostname="n1")
+    assert settings.directory == KubeDirectorySettings(NAMESPACE)
+    assert settings.log_format == "json"
+    assert settings.metrics == parse_endpoint(listen)
+    (container,) = objects["DaemonSet", AGENT]["spec"]["template"]["spec"]["containers"]
+    assert container["readinessProbe"]["httpGet"]["host"] == asked
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("agent.config.pol=3", "'pol' not allowed"),
+        ("agent.config.node=x", "'node' not allowed"),
+        ("agent.config.wireguard.driver=quick", "must be one of"),
+        ("contoller.replicas=1", "'contoller' not allowed"),
+        ("monitoring.podMonitor.enabled=true", "nobody can scrape"),
+    ],
+)
+def test_a_value_that_would_do_nothing_is_refused(whole: ControlPlane, option: str, words: str) -> None:
+    with pytest.raises(DaemonError, match=words):
+        rendered(whole, "--set", option)
+
+
+def test_the_controllers_command_is_one_that_there_is(whole: ControlPlane) -> None:
+    objects = rendered(whole, "--set", "controller.nodeNetworks={192.0.2.0/24,2001:db8::/64}")
+    (container,) = objects["Deployment", CONTROLLER]["spec"]["template"]["spec"]["containers"]
+    program, *command = container["command"]
+    assert program == "linkseal"
+    assert container["args"] == ["--node-network=192.0.2.0/24", "--node-network=2001:db8::/64"]
+    for words in ([*command, *container["args"], "--help"], [*agent_command(objects)[1:], "--help"]):
+        assert CliRunner().invoke(cli, words).exit_code == 0
+
+
+def agent_command(objects: dict[tuple[str, str], Object]) -> list[str]:
+    (container,) = objects["DaemonSet", AGENT]["spec"]["template"]["spec"]["containers"]
+    command: list[str] = container["command"]
+    return command
+
+
+def test_monitoring_is_there_if_asked_for(whole: ControlPlane) -> None:
+    assert not {kind for kind, _ in rendered(whole)} & {"PodMonitor", "PrometheusRule"}
+    found = rendered(
+        whole, "--set", "monitoring.podMonitor.enabled=true,monitoring.prometheusRule.enabled=true",
+        "--set", "agent.metrics.address=0.0.0.0",
+    )  # fmt: skip
+    labels = found["PodMonitor", AGENT]["spec"]["selector"]["matchLabels"].items()
+    assert labels <= found["DaemonSet", AGENT]["spec"]["template"]["metadata"]["labels"].items()
+    assert not labels <= found["Deployment", CONTROLLER]["spec"]["template"]["metadata"]["labels"].items()
+    assert found["PrometheusRule", "linkseal"]["spec"]["groups"][0]["rules"]

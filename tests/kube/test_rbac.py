@@ -1,0 +1,117 @@
+"""Least privilege: what the chart's service accounts may do is what they have to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ground.charts import AGENT, CONTROLLER, NAMESPACE, granted, may
+from ground.controlplane import ControlPlane
+from ground.kubeapi import Api
+from ground.kubeobjects import unbound_token
+
+pytestmark = [pytest.mark.kube, pytest.mark.usefixtures("chart")]
+
+NS = NAMESPACE
+CSR = "certificates.k8s.io/certificatesigningrequests"
+SIGNERS = "certificates.k8s.io/signers"
+CLUSTER, NODE = "linkseal.io/clusterencryptions", "linkseal.io/nodeencryptions"
+LEASES = "coordination.k8s.io/leases"
+
+AGENT_MAY = [
+    *((verb, "nodes", "a", "") for verb in ("get", "list", "watch", "patch")),
+    *((verb, "namespaces", "kube-system", "") for verb in ("list", "watch")),
+    *((verb, "configmaps", "", NS) for verb in ("list", "watch")),
+    *((verb, CSR, "", "") for verb in ("create", "get")),
+    *((verb, NODE, "", "") for verb in ("get", "list", "watch")),
+    ("patch", f"{NODE}/status", "a", ""),
+]
+
+AGENT_MAY_NOT = [
+    *((verb, "nodes", "a", "") for verb in ("create", "update", "delete", "deletecollection")),
+    *((verb, "nodes/status", "a", "") for verb in ("patch", "update")),
+    ("get", "nodes/proxy", "a", ""),
+    *((verb, "namespaces", "", "") for verb in ("list", "watch")),
+    ("get", "namespaces", "default", ""),
+    *((verb, "configmaps", "linkseal-ca", NS) for verb in ("create", "patch", "update", "delete")),
+    ("get", "configmaps", "", "kube-system"),
+    *((verb, "secrets", "linkseal-ca-key", NS) for verb in ("get", "list", "watch", "create", "patch")),
+    *((verb, CSR, "", "") for verb in ("list", "watch", "update", "patch", "delete")),
+    *(("update", f"{CSR}/{part}", "", "") for part in ("approval", "status")),
+    *((verb, SIGNERS, "linkseal.io/node", "") for verb in ("approve", "sign")),
+    *((verb, NODE, "a", "") for verb in ("create", "update", "patch", "delete")),
+    ("update", f"{NODE}/status", "a", ""),
+    *((verb, CLUSTER, "default", "") for verb in ("get", "list", "patch", "update", "create", "delete")),
+    *((verb, "pods", "", NS) for verb in ("get", "list", "create", "delete")),
+    ("create", "pods/exec", "", NS),
+    ("create", "serviceaccounts/token", AGENT, NS),
+    ("create", "serviceaccounts/token", CONTROLLER, NS),
+    ("create", "events", "", NS),
+    ("get", LEASES, "linkseal-controller", NS),
+    ("impersonate", "serviceaccounts", CONTROLLER, NS),
+]
+
+CONTROLLER_MAY = [
+    *((verb, "nodes", "a", "") for verb in ("get", "list", "watch", "patch")),
+    ("get", "namespaces", "kube-system", ""),
+    *((verb, CSR, "", "") for verb in ("get", "list", "watch")),
+    *(("update", f"{CSR}/{part}", "x", "") for part in ("approval", "status")),
+    *((verb, SIGNERS, "linkseal.io/node", "") for verb in ("approve", "sign")),
+    ("get", "pods", "", NS),
+    *((verb, "configmaps", "", NS) for verb in ("get", "list", "watch", "create")),
+    *(("patch", "configmaps", f"linkseal-{name}", NS) for name in ("ca", "policy", "stage", "revocations", "history")),
+    ("create", "secrets", "", NS),
+    *((verb, "secrets", "linkseal-ca-key", NS) for verb in ("get", "patch")),
+    *((verb, CLUSTER, "", "") for verb in ("get", "list", "watch")),
+    ("patch", f"{CLUSTER}/status", "default", ""),
+    *((verb, NODE, "", "") for verb in ("get", "list", "watch", "create", "patch", "delete")),
+    ("create", LEASES, "", NS),
+    *((verb, LEASES, "linkseal-controller", NS) for verb in ("get", "update", "patch")),
+    *((verb, f"{group}events", "", space) for verb in ("create", "patch") for group in ("", "events.k8s.io/")
+      for space in (NS, "default")),
+]  # fmt: skip
+
+CONTROLLER_MAY_NOT = [
+    *((verb, "nodes", "a", "") for verb in ("create", "update", "delete")),
+    ("patch", "nodes/status", "a", ""),
+    *((verb, SIGNERS, "kubernetes.io/kube-apiserver-client", "") for verb in ("approve", "sign")),
+    *((verb, CSR, "", "") for verb in ("create", "delete", "patch")),
+    *((verb, "secrets", "", NS) for verb in ("get", "list", "watch", "delete", "update")),
+    ("get", "secrets", "another", NS),
+    ("get", "secrets", "linkseal-ca-key", "kube-system"),
+    ("patch", "configmaps", "linkseal-agent", NS),
+    ("get", "configmaps", "", "kube-system"),
+    *((verb, "pods", "", NS) for verb in ("list", "create", "delete")),
+    ("get", "pods", "", "kube-system"),
+    *((verb, CLUSTER, "default", "") for verb in ("create", "update", "patch", "delete")),
+    *((verb, f"{NODE}/status", "a", "") for verb in ("patch", "update")),
+    ("update", LEASES, "another", NS),
+    ("create", "serviceaccounts/token", AGENT, NS),
+    ("create", "apps/daemonsets", "", NS),
+    ("impersonate", "users", "admin", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def accounts(plane: ControlPlane, chart: None) -> Iterator[dict[str, Api]]:
+    found = {name: plane.admin.with_token(unbound_token(plane.admin, NS, name)) for name in (AGENT, CONTROLLER)}
+    yield found
+    for api in found.values():
+        api.close()
+
+
+@pytest.mark.parametrize(("account", "rights"), [(AGENT, AGENT_MAY), (CONTROLLER, CONTROLLER_MAY)])
+def test_they_may_do_all_they_have_to(accounts: dict[str, Api], account: str, rights: list[Any]) -> None:
+    assert [right for right in rights if not may(accounts[account], *right)] == []
+
+
+@pytest.mark.parametrize(("account", "rights"), [(AGENT, AGENT_MAY_NOT), (CONTROLLER, CONTROLLER_MAY_NOT)])
+def test_they_may_do_nothing_else(accounts: dict[str, Api], account: str, rights: list[Any]) -> None:
+    assert [right for right in rights if may(accounts[account], *right)] == []
+
+
+@pytest.mark.parametrize(("account", "rights"), [(AGENT, AGENT_MAY), (CONTROLLER, CONTROLLER_MAY)])
+def test_every_rule_of_the_chart_is_one_that_is_tested(plane: ControlPlane, account: str, rights: list[Any]) -> None:
+    """A right that is added to a template has to be added above, where somebody asks why."""
+    assert granted(plane, account) == {(verb, resource) for verb, resource, _, _ in rights}

@@ -1,0 +1,84 @@
+"""What the ClusterEncryption object says beside the policy: who is left out (`spec.optOut`), and `status`. No I/O.
+
+The policy itself, all else of `spec`, is in `linkseal.tunnels.policy`. The controller writes the status; nothing that
+nodes act by is taken from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
+
+from linkseal.keys.values import NODE_PATTERN
+from linkseal.tunnels.model import Stage
+from linkseal.tunnels.status import LinkCounts
+from linkseal.tunnels.statustypes import EDGE, Count, Message, Number, Time
+from linkseal.tunnels.validation import Edge
+from pydantic import Field, TypeAdapter, with_config
+
+MAX_OPTED_OUT: Final = 1024
+"""Each is a node whose traffic is plaintext by wish: more than these are no exceptions."""
+
+MAX_BLOCKERS: Final = 50
+MAX_CONDITIONS: Final = 16
+
+_CONDITION: Final = r"^[A-Za-z][A-Za-z0-9]{0,62}$"
+
+
+class OptOutSpec(Edge):
+    """Nodes that take no part: their traffic is plaintext, and peers let it pass."""
+
+    nodes: list[Annotated[str, Field(max_length=253, pattern=NODE_PATTERN)]] = Field(
+        default_factory=list, max_length=MAX_OPTED_OUT
+    )
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition as Kubernetes has them; `linkseal.io` adds no fields."""
+
+    type: Annotated[str, Field(max_length=63, pattern=_CONDITION)]
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, Field(max_length=63, pattern=_CONDITION)]
+    """One word for programs."""
+    message: Message
+    last_transition_time: Time
+    """When the status last changed."""
+    observed_generation: Number = 0
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """`status` of the ClusterEncryption object."""
+
+    observed_generation: Number = 0
+    """metadata.generation of the spec that was acted upon last."""
+    policy_serial: Number = 0
+    """Of the policy that was signed last."""
+    stage: Stage = Stage.OFF
+    """Where the cluster is; spec.stage says where it is to be."""
+    position: Message = ""
+    """The same in words: on the way where to, and what it waits for."""
+    nodes: Count = 0
+    """Nodes that take part."""
+    links: LinkCounts = field(default_factory=LinkCounts)
+    """Directed pairs of them by state."""
+    blockers: Annotated[tuple[Message, ...], Field(max_length=MAX_BLOCKERS)] = ()
+    """What holds up the next stage."""
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=MAX_CONDITIONS)] = ()
+
+
+_STATUS: Final = TypeAdapter(ClusterStatus)
+
+
+def status_object(status: ClusterStatus) -> dict[str, Any]:
+    """Return it as the API server takes it."""
+    value: dict[str, Any] = _STATUS.dump_python(status, mode="json", by_alias=True)
+    return value
+
+
+def status_schema() -> dict[str, Any]:
+    """Return the JSON schema of `status`."""
+    return _STATUS.json_schema(by_alias=True)
