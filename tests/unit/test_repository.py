@@ -18,7 +18,9 @@ PRODUCT = ("ipsec", "keys", "tunnels", "wireguard")
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 80
 
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-uv.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-uv.lock", "requirements-go.lock")
+
+GO_MODULES = ("tests/ground/controlplane", "tests/ground/controlplane/helm")
 
 PURE_FOLDERS = ("keys", "tunnels", "tunnels/guard", "tunnels/probe", "tunnels/redirect", "tunnels/verify")
 """Modules directly in these do no I/O (docs/architecture.md), except:"""
@@ -44,7 +46,7 @@ PURE_OTHERS = ("model", "diff", "render", "codec", "quick")
 
 
 def code() -> Iterator[Path]:
-    for folder in (*PRODUCT, "tests", "docs"):
+    for folder in (*PRODUCT, "tests", "docs", "charts"):
         yield from (file for file in (ROOT / folder).rglob("*.py") if "__pycache__" not in file.parts)
 
 
@@ -106,6 +108,12 @@ def test_every_pin_has_hashes(lock: str) -> None:
     pins = re.findall(r"^(\S+==\S+)(.*?)(?=^\S|\Z)", (ROOT / lock).read_text(), re.MULTILINE | re.DOTALL)
     assert pins
     assert [name for name, rest in pins if "--hash=sha256:" not in rest] == []
+
+
+@pytest.mark.parametrize("module", GO_MODULES)
+def test_go_modules_name_no_registry(module: str) -> None:
+    assert "://" not in (ROOT / module / "go.mod").read_text()
+    assert (ROOT / module / "go.sum").read_text()
 
 
 def test_every_dependency_is_locked() -> None:
