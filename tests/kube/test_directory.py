@@ -261,6 +261,9 @@ async def test_a_certificate_is_asked_for_and_a_refusal_is_told(cluster: Recorde
         try:
             assert found["spec"]["signerName"] == "linkseal.io/node"
             assert await directory.certificate("n1") is None
+            cluster.delete(f"{csrs}/{found['metadata']['name']}")
+            assert await directory.certificate("n1") is None, "it was lost, and is made again"
+            found = cluster.get(f"{csrs}/{found['metadata']['name']}")
             denied = {"type": "Denied", "status": "True", "reason": "WrongNode", "message": "it is n2's"}
             cluster.put(f"{csrs}/{found['metadata']['name']}/approval", {**found, "status": {"conditions": [denied]}})
             with pytest.raises(DirectoryError, match="WrongNode it is n2's"):

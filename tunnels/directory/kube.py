@@ -95,7 +95,8 @@ class KubeDirectory:
         self._asking: asyncio.Task[None] | None = None
         self._outbox = Outbox()
         self._asked = ""
-        """The certificate request of ours."""
+        """The name of our certificate request; empty: none was made yet."""
+        self._request: Mapping[str, Any] = {}
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -123,7 +124,7 @@ class KubeDirectory:
         """Return the certificate that was issued for our request. DirectoryError: it was denied, with the reason."""
         if not self._asked:
             return None
-        found = await self._outbox.send("certificate", self._or_none(self._api.get(f"{CSRS}/{self._asked}")))
+        found = await self._outbox.send("certificate", self._answer_to(self._asked))
         if found is None:
             return None
         status = found.get("status") or {}
@@ -307,8 +308,15 @@ class KubeDirectory:
             "metadata": {"name": name},
             "spec": spec,
         }
-        self._asked = name
+        self._asked, self._request = name, body
         await self._outbox.send("certificate request", self._create_request(body))
+
+    async def _answer_to(self, name: str) -> dict[str, Any] | None:
+        """Return our request as it is there; one that is not there (lost on the way, or cleaned up) is made again."""
+        found = await self._or_none(self._api.get(f"{CSRS}/{name}"))
+        if found is None:
+            await self._create_request(self._request)
+        return found
 
     async def _create_request(self, body: Mapping[str, Any]) -> None:
         try:
