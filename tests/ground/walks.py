@@ -139,7 +139,7 @@ class Mesh:
 
 
 @contextlib.contextmanager
-def mesh_traffic(nodes: list[Node], *, flows: int = 2, pps: int = 200, connections: int = 20) -> Iterator[Mesh]:
+def mesh_traffic(nodes: list[Node], *, flows: int = 2, pps: int = 50, connections: int = 20) -> Iterator[Mesh]:
     """One or two flows for each directed pair of nodes, the second IPv6 if there is any; TCP between the first two."""
     mesh = Mesh()
     BACKLOG.write_text("30000")

@@ -54,7 +54,7 @@ def test_to_enforce_and_back_nothing_is_lost_and_nothing_is_in_the_clear(nodes: 
     cluster = nodes(3, cni=cni, rp_filter=1)
     with Walked(cluster, scope=scope) as linkseal:
         linkseal.start()
-        with mesh_traffic(list(cluster), flows=1) as traffic:
+        with mesh_traffic(list(cluster), flows=2, pps=200) as traffic:
             traffic.note("enable --to prefer")
             linkseal.walk("enable", "--to", "prefer", "--timeout", "300s")
             linkseal.wait_sealed()
