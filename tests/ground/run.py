@@ -204,7 +204,7 @@ class Session:
             return []
         try:
             if not controlbuild.is_built():
-                say("a Kubernetes control plane is built once, in about 11 minutes on two idle CPUs")
+                say("a Kubernetes control plane is built once; it says how far it is")
             controlbuild.build()
         except kernel.BuildError as error:
             return [build_failed(error, began)]
