@@ -67,7 +67,7 @@ def outermost(prefixes: tuple[Prefix, ...]) -> tuple[Prefix, ...]:
 
 
 def overlapping(prefixes: Collection[Prefix], others: Collection[Prefix]) -> set[Prefix]:
-    """Return those of `prefixes` that share an address with one of `others`.
+    """Return those of `prefixes` that share an address with one of `others`, but for what is in both.
 
     >>> sorted(overlapping([Prefix("10.0.0.0/25"), Prefix("10.1.0.0/24")], [Prefix("10.0.0.0/24")]))
     ['10.0.0.0/25']
@@ -85,6 +85,18 @@ def overlapping(prefixes: Collection[Prefix], others: Collection[Prefix]) -> set
                 found.add(one.prefix if one.prefix in wanted else around.prefix)
         open_.append(one)
     return found
+
+
+@lru_cache(maxsize=8)
+def sharing(prefixes: frozenset[Prefix], others: frozenset[Prefix]) -> frozenset[Prefix]:
+    """Return those of `prefixes` that share an address with one of `others`, or are one of them.
+
+    Remembered: 5,000 prefixes take 50 ms, and between two looks they are the same.
+
+    >>> sorted(sharing(frozenset({Prefix("10.0.0.0/24"), Prefix("10.1.0.0/24")}), frozenset({Prefix("10.0.0.0/24")})))
+    ['10.0.0.0/24']
+    """
+    return frozenset(overlapping(prefixes, others)) | prefixes & others
 
 
 def _sorted(prefixes: Iterable[Prefix]) -> list[_Interval]:

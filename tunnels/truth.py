@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from ipaddress import ip_network
 from typing import Final, NamedTuple
 
 from linkseal.keys.values import Prefix, PublicKey
 from linkseal.tunnels import codes
 from linkseal.tunnels.addressing import DOOR, slot_name
-from linkseal.tunnels.intervals import outermost, overlapping
+from linkseal.tunnels.intervals import outermost, sharing
 from linkseal.tunnels.model import Desired, Family, ForeignRule, Kind, Observed, Rule, family_of
 from linkseal.tunnels.nftchains import door_chain
 from linkseal.tunnels.plan import MAIN_TABLE, families_of, protected
@@ -135,17 +134,8 @@ def _taken_by_rules(
             for prefix in by_table.get(rule.table, ())
             if family_of(prefix) == rule.family and int(prefix.rpartition("/")[2]) > least
         )
-        found.update(dict.fromkeys(_overlapping(everything, routes), rule))
+        found.update(dict.fromkeys(sharing(everything, routes), rule))
     return found
-
-
-@lru_cache(maxsize=8)
-def _overlapping(prefixes: frozenset[Prefix], others: frozenset[Prefix]) -> frozenset[Prefix]:
-    """Return those that share an address with one of `others`, or are one of them.
-
-    Remembered: 5,000 prefixes take 50 ms, and between two looks they are the same.
-    """
-    return frozenset(overlapping(prefixes, others)) | prefixes & others
 
 
 # --- the walk ------------------------------------------------------------------------------------------------------
@@ -215,7 +205,7 @@ def _parted(claims: frozenset[Prefix], strangers: frozenset[Prefix]) -> frozense
     """Claims in which a stranger lies, or that are one: the longest match is the stranger's there."""
     if not strangers:
         return frozenset()
-    near = _overlapping(claims, strangers)
+    near = sharing(claims, strangers)
     return frozenset(claim for claim in near if any(_inside(stranger, claim) for stranger in strangers))
 
 

@@ -105,6 +105,10 @@ class Deployment:
         """Where a node's control socket is."""
         return self.folder / "run" / node.name
 
+    def membership(self, node: Node) -> dict[str, Any]:
+        """By which UID a node belongs to the cluster, and where the others are found."""
+        return {"uid": self.uids[node.name], "directory": {"path": str(self.directory)}}
+
     def agent_settings(self, node: Node, **more: Any) -> AgentSettings:
         """The settings an agent gets; `more` stays for later starts of it."""
         known = self.settings.setdefault(node.name, {})
@@ -113,8 +117,7 @@ class Deployment:
             "apiVersion": "linkseal.io/v1alpha1",
             "kind": "AgentConfig",
             "node": node.name,
-            "uid": self.uids[node.name],
-            "directory": {"path": str(self.directory)},
+            **self.membership(node),
             "stateDirectory": str(self.state(node)),
             "runDirectory": str(self.run_folder(node)),
             "statusInterval": 1,

@@ -25,7 +25,6 @@ from linkseal.tunnels.agent import main as agent
 from linkseal.tunnels.cli.controller import _log_to_stderr
 from linkseal.tunnels.controller import kube as controller
 from linkseal.tunnels.directory.kubeapi import Access
-from linkseal.tunnels.settings import AgentSettings, parse_agent_settings
 
 API = "192.0.2.250"
 """Address of the machine that the control plane is on."""
@@ -45,7 +44,7 @@ class KubeDeployment(Deployment):
     def __init__(self, cluster: Cluster, plane: ControlPlane, **settings: Any) -> None:
         super().__init__(cluster)
         self.plane = plane
-        self._settings = settings
+        self.settings = {node.name: dict(settings) for node in cluster}
         self._recorder = plane.recorder()
         for node in cluster:
             node.hold()  # sockets of wireguard-go outlive an agent
@@ -69,22 +68,9 @@ class KubeDeployment(Deployment):
     def sign(self) -> None:
         """The controller does."""
 
-    def agent_settings(self, node: Node, **more: Any) -> AgentSettings:
-        """The settings an agent gets."""
-        kubernetes = {"namespace": NAMESPACE, "kubeconfig": str(self._kubeconfig(node))}
-        config = {
-            "apiVersion": "linkseal.io/v1alpha1",
-            "kind": "AgentConfig",
-            "node": node.name,
-            "directory": {"kubernetes": kubernetes},
-            "stateDirectory": str(self.state(node)),
-            "runDirectory": str(self.run_folder(node)),
-            "statusInterval": 1,
-            "poll": 2,
-            **self._settings,
-            **more,
-        }
-        return parse_agent_settings(config, "test", hostname=node.name)
+    def membership(self, node: Node) -> dict[str, Any]:
+        """The API server, which says the UID."""
+        return {"directory": {"kubernetes": {"namespace": NAMESPACE, "kubeconfig": str(self._kubeconfig(node))}}}
 
     def start(self, *nodes: Node, **more: Any) -> None:
         """Start the agents of these nodes (all without any), and wait until they answer."""

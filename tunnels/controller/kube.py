@@ -1,6 +1,7 @@
 """The controller of a Kubernetes cluster: signs, and walks the stages that the ClusterEncryption asks for.
 
     ClusterEncryption default   what the operator wants; status: where the cluster is, and what holds it
+    ConfigMap linkseal-ca       the CA's certificate, for agents
     ConfigMap linkseal-policy   the policy in force, signed
     ConfigMap linkseal-stage    where the cluster is, the walk under way, and every change of stage
 
@@ -24,7 +25,7 @@ from typing import Any, Final, NamedTuple
 from linkseal.keys import policydoc
 from linkseal.keys.ca import Trust
 from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
-from linkseal.keys.policydoc import PolicyDocument, SignedPolicy
+from linkseal.keys.policydoc import PolicyDocument
 from linkseal.tunnels.controller.csrs import Asked
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, NodeFacts, authority_of, node_facts
 from linkseal.tunnels.controller.lease import Lease, while_leading
@@ -32,11 +33,13 @@ from linkseal.tunnels.controller.stagekeeper import Stagekeeper
 from linkseal.tunnels.directory.kube import CSRS, KUBE_SYSTEM, NAMESPACES, NODE_ENCRYPTIONS, NODES
 from linkseal.tunnels.directory.kubeapi import METADATA, Access, ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import (
+    CA_KEY,
+    CA_MAP,
     POLICY_KEY,
     POLICY_MAP,
     POLICY_SIGNATURE,
     SIGNER,
-    map_data,
+    map_parser,
     signed_policy,
     uid_of,
 )
@@ -79,10 +82,17 @@ class Wanted(NamedTuple):
     """What was reported last."""
 
 
+class _Reported(NamedTuple):
+    """A NodeEncryption's report as text, and read; None: there is none that can be."""
+
+    text: str
+    report: NodeEncryption | None
+
+
 class _Copies(NamedTuple):
     nodes: Mirror[NodeFacts]
     requests: Mirror[Asked]
-    reports: Mirror[str]
+    reports: Mirror[_Reported]
     wanted: Mirror[Wanted]
     maps: Mirror[Mapping[str, str]]
 
@@ -146,9 +156,9 @@ class KubeController:
         return _Copies(
             Mirror(self._api, NODES, node_facts, changed=told),
             Mirror(self._api, CSRS, signer.request_of, changed=told, query=ours),
-            Mirror(self._api, NODE_ENCRYPTIONS, _report, changed=told),
+            Mirror(self._api, NODE_ENCRYPTIONS, _reported, changed=told),
             Mirror(self._api, CLUSTER_ENCRYPTIONS, _wanted, changed=told),
-            Mirror(self._api, maps, _data, changed=told),
+            Mirror(self._api, maps, map_parser(CA_MAP, POLICY_MAP, STAGE_MAP), changed=told),
         )
 
     async def _wait(self, stop: asyncio.Event, seconds: float) -> None:
@@ -172,9 +182,11 @@ class KubeController:
         if not self._cluster:
             system = await self._api.get(f"{NAMESPACES}/{KUBE_SYSTEM}", accept=METADATA)
             self._cluster = uid_of(system, None) or ""
-        await self._signer.publish_ca()
+        bundle = {CA_KEY: self._trust.pem}
+        if copies.maps.objects.get(CA_MAP) != bundle:
+            await self._put(CA_MAP, bundle)
         wanted = copies.wanted.objects.get(DEFAULT)
-        spec, problems = _spec(wanted)
+        spec: Mapping[str, Any] = {} if wanted is None else json.loads(wanted.spec)
         made = await self._signer.register(nodes, frozenset(copies.reports.objects))
         granted = await self._signer.grant(nodes, _opted_out(spec), self._networks, now)
         certified = await self._signer.certify(requests, nodes, now)
@@ -183,8 +195,7 @@ class KubeController:
                 _LOG.info("signed %s %s", text, name)
         for name in made:
             _LOG.info("made the NodeEncryption %s", name)
-        if wanted is not None and not problems:
-            problems = await self._policy(copies, spec, wanted)
+        problems = [] if wanted is None else await self._policy(copies, spec, wanted)
         self._tell([*certified.refused, *granted.problems, *problems])
 
     async def _policy(self, copies: _Copies, spec: Mapping[str, Any], wanted: Wanted) -> list[str]:
@@ -240,7 +251,7 @@ class KubeController:
         signed = policydoc.sign(self._authority, document)
         stages.signed(serial)
         await self._save()  # before anybody acts on it: a controller that starts anew goes on from there
-        await self._put(POLICY_MAP, _policy_data(signed))
+        await self._put(POLICY_MAP, {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature})
         self._signed, self._written = document, time.monotonic()
 
     async def _save(self) -> None:
@@ -257,7 +268,9 @@ class KubeController:
         assert self._stages is not None
         out = _opted_out(spec)
         reports = {
-            name: _parsed(copies.reports.objects.get(name), name) for name in copies.nodes.objects if name not in out
+            name: known.report if (known := copies.reports.objects.get(name)) is not None else None
+            for name in copies.nodes.objects
+            if name not in out
         }
         return Evidence(self._stages.serial, reports, tuple(sorted(out & copies.nodes.objects.keys())))
 
@@ -291,17 +304,6 @@ class KubeController:
         self._told = set(messages)
 
 
-def _policy_data(signed: SignedPolicy) -> dict[str, str]:
-    return {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature}
-
-
-def _spec(wanted: Wanted | None) -> tuple[dict[str, Any], list[str]]:
-    if wanted is None:
-        return {}, []
-    found = json.loads(wanted.spec)
-    return (found, []) if isinstance(found, dict) else ({}, ["the ClusterEncryption has no spec"])
-
-
 def _opted_out(spec: Mapping[str, Any]) -> frozenset[str]:
     """The nodes that the operator has taken out of scope, by name."""
     out = spec.get(OPT_OUT) or {}
@@ -315,27 +317,16 @@ def _wanted(item: Mapping[str, Any], before: Wanted | None) -> Wanted | None:
     return before if found == before else found
 
 
-def _report(item: Mapping[str, Any], before: str | None) -> str | None:
+def _reported(item: Mapping[str, Any], before: _Reported | None) -> _Reported | None:
     fields = {"apiVersion": "linkseal.io/v1alpha1", "kind": "NodeEncryption"}
     name = str(item["metadata"].get("name", ""))
     text = json.dumps({**fields, "metadata": {"name": name}, "status": item.get("status")})
-    return before if text == before else text
-
-
-def _data(item: Mapping[str, Any], before: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """What is kept of a ConfigMap: ours and the agents'."""
-    if item["metadata"].get("name") == STAGE_MAP:
-        data = {str(key): str(value) for key, value in (item.get("data") or {}).items()}
-        return before if data == before else data
-    return map_data(item, before)
-
-
-def _parsed(text: str | None, name: str) -> NodeEncryption | None:
+    if before is not None and before.text == text:
+        return before
     with contextlib.suppress(PeerError):
-        if text is not None:
-            found = parse_report(text, name)
-            return found if found.status is not None else None
-    return None
+        found = parse_report(text, name)
+        return _Reported(text, found if found.status is not None else None)
+    return _Reported(text, None)
 
 
 def run(access: Access, namespace: str, networks: frozenset[str] = frozenset()) -> None:

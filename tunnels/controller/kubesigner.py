@@ -1,7 +1,6 @@
 """The controller's part of the Kubernetes directory: what it signs and makes, in passes that can be repeated.
 
     Secret linkseal-ca-key      the CA; made at the first run
-    ConfigMap linkseal-ca       its certificate, for agents
     Node linkseal.io/grant      what the node owns (address provider podCIDRs)
     CertificateSigningRequest   approved and signed, or denied with the reason
     NodeEncryption              one for each Node, owned by it
@@ -30,7 +29,7 @@ from linkseal.tunnels.controller.podcidrs import SeenNode, owned, seen_addresses
 from linkseal.tunnels.directory.inventory import InventoryNode
 from linkseal.tunnels.directory.kube import CSRS, NODE_ENCRYPTIONS, NODES
 from linkseal.tunnels.directory.kubeapi import METADATA, ApiError, KubeApi
-from linkseal.tunnels.directory.kubedocs import CA_KEY, CA_MAP, GRANT
+from linkseal.tunnels.directory.kubedocs import GRANT
 
 _LOG: Final = logging.getLogger("linkseal.controller")
 
@@ -86,7 +85,7 @@ async def authority_of(api: KubeApi, namespace: str, now: datetime) -> Certifica
     """Return the CA that the Secret holds, made at the first call. Raises ApiError, ConfigError (it is damaged)."""
     path = f"/api/v1/namespaces/{namespace}/secrets"
     while True:
-        found = await _or_none(api, f"{path}/{CA_SECRET}")
+        found = await api.find(f"{path}/{CA_SECRET}")
         if found is not None:
             return _authority(found, namespace)
         made = CertificateAuthority.create("Linkseal", now - BACKDATED, CA_LIFETIME)
@@ -120,15 +119,6 @@ class KubeSigner:
         self._api, self._namespace, self._authority = api, namespace, authority
         self._trust = Trust.from_pem(authority.certificate_pem())
         self._account = f"system:serviceaccount:{namespace}:{AGENT}"
-
-    async def publish_ca(self) -> None:
-        """Put the CA's certificate where agents find it."""
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": CA_MAP}}
-        path = f"/api/v1/namespaces/{self._namespace}/configmaps/{CA_MAP}"
-        present = await _or_none(self._api, path)
-        data = {CA_KEY: self._authority.certificate_pem()}
-        if present is None or present.get("data") != data:
-            await self._api.apply(path, {**body, "data": data}, manager=MANAGER)
 
     async def grant(
         self, nodes: Mapping[str, NodeFacts], opted_out: Collection[str], networks: Collection[str], now: datetime
@@ -219,7 +209,7 @@ class KubeSigner:
         facts = nodes.get(asker.node)
         why = node_refused(asker, None if facts is None else facts.uid)
         if why is None:
-            pod = await _or_none(self._api, f"/api/v1/namespaces/{self._namespace}/pods/{asker.pod}")
+            pod = await self._api.find(f"/api/v1/namespaces/{self._namespace}/pods/{asker.pod}")
             why = pod_refused(asker, pod, self._account)
         if why is not None:
             return why, ""
@@ -244,15 +234,6 @@ class KubeSigner:
         except ApiError as error:
             if error.status not in {HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND}:
                 raise
-
-
-async def _or_none(api: KubeApi, path: str) -> dict[str, Any] | None:
-    try:
-        return await api.get(path)
-    except ApiError as error:
-        if error.status == HTTPStatus.NOT_FOUND:
-            return None
-        raise
 
 
 def _base64(raw: bytes) -> str:

@@ -40,11 +40,8 @@ class Lease:
     async def hold(self) -> bool:
         """Take or renew it; whether it is ours now. Raises ApiError."""
         now = asyncio.get_running_loop().time()
-        try:
-            found = await self._api.get(f"{self._leases}/{NAME}")
-        except ApiError as error:
-            if error.status != HTTPStatus.NOT_FOUND:
-                raise
+        found = await self._api.find(f"{self._leases}/{NAME}")
+        if found is None:
             return await self._try(self._api.create(self._leases, self._body({}, {})))
         spec = found.get("spec") or {}
         record = (spec.get("holderIdentity"), spec.get("renewTime"))

@@ -15,7 +15,7 @@ from linkseal.keys.grant import Grant
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.addressing import MAX_INDEX
 from linkseal.tunnels.directory.inventory import InventoryNode
-from linkseal.tunnels.intervals import overlapping
+from linkseal.tunnels.intervals import sharing
 from linkseal.tunnels.world import host_prefix
 
 
@@ -101,8 +101,8 @@ def _allowed(node: SeenNode, taken: Mapping[Prefix, str], networks: Collection[s
     wanted = _whole(replace(node, addresses=inside))
     if all(taken.get(prefix) == node.name for prefix in wanted):
         return replace(node, addresses=inside)
-    others = {prefix for prefix, name in taken.items() if name != node.name}
-    lost = overlapping(wanted, others) | (others & set(wanted))
+    others = frozenset(prefix for prefix, name in taken.items() if name != node.name)
+    lost = sharing(frozenset(wanted), others)
     problems += [
         f"{node.name} claims {prefix}, which {_holder(prefix, others, taken)} holds: not granted"
         for prefix in sorted(lost)
@@ -119,7 +119,7 @@ def _whole(node: SeenNode) -> tuple[Prefix, ...]:
 
 
 def _holder(prefix: Prefix, others: Collection[Prefix], taken: Mapping[Prefix, str]) -> str:
-    return next(taken[other] for other in others if other == prefix or overlapping([prefix], [other]))
+    return next(taken[other] for other in others if sharing(frozenset({prefix}), frozenset({other})))
 
 
 def _inside(address: str, networks: Collection[str]) -> bool:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Collection, Coroutine, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
@@ -137,7 +137,7 @@ class KubeDirectory:
 
     async def status(self, node: str) -> str | None:
         """Return one node's report as published, None while there is none."""
-        found = await self._or_none(self._api.get(f"{NODE_ENCRYPTIONS}/{_name(node)}"))
+        found = await self._api.find(f"{NODE_ENCRYPTIONS}/{_name(node)}")
         return None if found is None or not found.get("status") else json.dumps(found)
 
     async def report(self, node: str) -> str | None:
@@ -158,7 +158,7 @@ class KubeDirectory:
 
     async def uid(self, node: str) -> str | None:
         """Return the UID of a Node, None if there is none of that name."""
-        found = await self._or_none(self._api.get(f"{NODES}/{_name(node)}", accept=METADATA))
+        found = await self._api.find(f"{NODES}/{_name(node)}", accept=METADATA)
         return None if found is None else str(found["metadata"]["uid"])
 
     async def close(self) -> None:
@@ -244,7 +244,7 @@ class KubeDirectory:
 
         async def is_gone(name: str) -> bool:
             async with slots:
-                return await self._or_none(self._api.get(f"{NODES}/{name}", accept=METADATA)) is None
+                return await self._api.find(f"{NODES}/{name}", accept=METADATA) is None
 
         try:
             asked = list(names)
@@ -265,14 +265,6 @@ class KubeDirectory:
             findings.append(Finding(error.code, node, str(error)))
             return ()
 
-    async def _or_none(self, asked: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any] | None:
-        try:
-            return await asked
-        except ApiError as error:
-            if error.status == HTTPStatus.NOT_FOUND:
-                return None
-            raise
-
     # --- writing ------------------------------------------------------------------------------------------------
 
     async def publish(self, node: str, signed: SignedAnnouncement) -> None:
@@ -286,7 +278,11 @@ class KubeDirectory:
     async def withdraw(self, node: str) -> None:
         """Take the announcement off the Node, and empty the report."""
         await self._annotate(node, {})
-        await self._or_none(self._apply_status(node, {}))
+        try:
+            await self._apply_status(node, {})
+        except ApiError as error:
+            if error.status != HTTPStatus.NOT_FOUND:  # none was made
+                raise
 
     async def _annotate(self, node: str, annotations: Mapping[str, str]) -> None:
         """Apply our annotations; those that are missing go. The UID keeps us from a Node that was made anew."""
@@ -313,7 +309,7 @@ class KubeDirectory:
 
     async def _answer_to(self, name: str) -> dict[str, Any] | None:
         """Return our request as it is there; one that is not there (lost on the way, or cleaned up) is made again."""
-        found = await self._or_none(self._api.get(f"{CSRS}/{name}"))
+        found = await self._api.find(f"{CSRS}/{name}")
         if found is None:
             await self._create_request(self._request)
         return found

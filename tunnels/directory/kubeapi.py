@@ -94,6 +94,15 @@ class KubeApi:
         """Return an object or a list. Raises ApiError."""
         return await self._object("GET", path, query, accept)
 
+    async def find(self, path: str, *, accept: str = JSON) -> dict[str, Any] | None:
+        """Return an object, None if there is none. Raises ApiError."""
+        try:
+            return await self.get(path, accept=accept)
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
     async def create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Make an object in the collection `path`. Raises ApiError (409: there is one of that name)."""
         return await self._object("POST", path, None, JSON, body)

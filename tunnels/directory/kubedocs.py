@@ -7,7 +7,7 @@ returns just that where nothing of ours has changed: a kubelet's heartbeat is no
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -87,12 +87,20 @@ def uid_of(item: Mapping[str, Any], before: str | None) -> str | None:
     return before if uid == before else uid
 
 
-def map_data(item: Mapping[str, Any], before: Mapping[str, str] | None) -> Mapping[str, str] | None:
-    """What is kept of a ConfigMap: those of ours, as they are."""
-    if item["metadata"].get("name") not in {CA_MAP, POLICY_MAP}:
-        return None
-    data = {str(key): str(value) for key, value in (item.get("data") or {}).items()}
-    return before if data == before else data
+def map_parser(*names: str) -> Callable[[Mapping[str, Any], Mapping[str, str] | None], Mapping[str, str] | None]:
+    """Return what keeps the data of the ConfigMaps of these names, and of no other."""
+
+    def parse(item: Mapping[str, Any], before: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        if item["metadata"].get("name") not in names:
+            return None
+        data = {str(key): str(value) for key, value in (item.get("data") or {}).items()}
+        return before if data == before else data
+
+    return parse
+
+
+map_data: Final = map_parser(CA_MAP, POLICY_MAP)
+"""What an agent keeps of ConfigMaps."""
 
 
 def spec_text(item: Mapping[str, Any], before: str | None) -> str | None:
