@@ -191,14 +191,16 @@ def _view(ground: _Ground, peer: Peer) -> _View:
     probe = world.layout.probe
     links = world.links.get(peer.name, _UNKNOWN)
     everything = protected(world.layout.scope, peer.addresses, peer.prefixes)
-    mtu = link_mtu(world, peer)
+    endpoint = endpoint_of(world, peer)
+    mtu = link_mtu(world, peer, endpoint)
+    closed = is_closed(world, peer)
     return _View(
         peer,
         links,
-        endpoint_of(world, peer),
+        endpoint,
         everything,
-        everything if _carries(world, peer, links) else (),
-        is_closed(world, peer),
+        everything if _carries(world, peer, links, closed=closed) else (),
+        closed,
         mtu if mtu < ground.mtu else None,
         tuple(
             (own, remote, tuple([probe.pair(f, peer.index, remote.number, own.number) for f in ground.families]))
@@ -207,10 +209,10 @@ def _view(ground: _Ground, peer: Peer) -> _View:
     )
 
 
-def _carries(world: World, peer: Peer, links: PeerLinks) -> bool:
+def _carries(world: World, peer: Peer, links: PeerLinks, *, closed: bool) -> bool:
     if stage_towards(world, peer) in (Stage.OFF, Stage.PREPARE):
         return False
-    always = world.layout.scope is Scope.OVERLAY or is_closed(world, peer)
+    always = world.layout.scope is Scope.OVERLAY or closed
     return (always and bool(peer.generations)) or links.current is not None or links.entered
 
 
@@ -285,9 +287,10 @@ def _routes(ground: _Ground, views: list[_View]) -> Iterator[Route]:
         if view.carried:
             out = _way_out(world, view)
             for prefix in view.carried:
-                if family_of(prefix) not in ground.families:
+                family = family_of(prefix)
+                if family not in ground.families:
                     continue
-                yield Route(table, prefix, out, sources.get(family_of(prefix)), view.mtu)
+                yield Route(table, prefix, out, sources.get(family), view.mtu)
                 if view.closed:
                     yield Route(table + 1, prefix, "")
         elif view.pairs:

@@ -163,9 +163,11 @@ def device_mtu(world: World) -> int:
     return world.underlay.mtu - OVERHEAD[V4 if V4 in world.underlay.families else V6]
 
 
-def link_mtu(world: World, peer: Peer) -> int:
-    """Largest packet that crosses to this peer without an outer fragment (never above the devices' MTU)."""
-    endpoint = endpoint_of(world, peer)
+def link_mtu(world: World, peer: Peer, endpoint: Endpoint | None) -> int:
+    """Largest packet that crosses to this peer without an outer fragment (never above the devices' MTU).
+
+    `endpoint` is its `endpoint_of`, which whoever asks has at hand.
+    """
     links = world.links.get(peer.name)
     path = links.path_mtu if links is not None and links.path_mtu is not None else world.underlay.mtu
     mtu = device_mtu(world)

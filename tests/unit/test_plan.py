@@ -159,7 +159,7 @@ def test_mtu(underlay: int, configured: int | None, path: int | None, device: in
         links=PeerLinks((1, 2), path_mtu=path),
     )
     assert device_mtu(made) == device
-    assert link_mtu(made, TWO) == link
+    assert link_mtu(made, TWO, endpoint_of(made, TWO)) == link
     narrow = link if link < device else None
     assert {route.mtu for route in routed(plan(made)).values()} == {narrow}
 

@@ -116,12 +116,12 @@ def _cni_mtu(world: World, observed: Observed) -> Iterator[Said]:
 def _of_peer(world: World, peer: Peer, heard: bool) -> Iterator[Said]:  # noqa: FBT001 - a fact
     links = world.links.get(peer.name)
     path = None if links is None else links.path_mtu
+    endpoint = endpoint_of(world, peer)
     if path is not None and path < world.underlay.mtu:
-        message = (
-            f"{path} bytes reach {peer.name}, the NIC has {world.underlay.mtu}: its routes got {link_mtu(world, peer)}"
-        )
+        mtu = link_mtu(world, peer, endpoint)
+        message = f"{path} bytes reach {peer.name}, the NIC has {world.underlay.mtu}: its routes got {mtu}"
         yield (codes.PATH_MTU, peer.name), message
-    if not peer.generations or heard or endpoint_of(world, peer) is not None:
+    if not peer.generations or heard or endpoint is not None:
         return
     if peer.endpoints:
         message = f"{peer.name} announces {_listed([e.host for e in peer.endpoints])}; this host has no such family"

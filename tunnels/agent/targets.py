@@ -11,7 +11,7 @@ from linkseal.tunnels.model import Family, LinkKey, family_of
 from linkseal.tunnels.plan import protected
 from linkseal.tunnels.probe.outcomes import Source, Target, Way
 from linkseal.tunnels.probe.packet import MAX_SOURCES
-from linkseal.tunnels.world import World, link_mtu
+from linkseal.tunnels.world import World, endpoint_of, link_mtu
 
 
 def sources_of(prefixes: tuple[Prefix, ...]) -> dict[Family, tuple[Source, ...]]:
@@ -37,7 +37,7 @@ def targets(world: World, book: LinkBook) -> dict[LinkKey, Target]:
             continue
         if key.peer not in ways:
             theirs = frozenset(family_of(prefix) for prefix in protected(scope, peer.addresses, peer.prefixes))
-            mtu = link_mtu(world, peer)
+            mtu = link_mtu(world, peer, endpoint_of(world, peer))
             if (mtu, theirs) not in shared:
                 shared[mtu, theirs] = {
                     family: Way(mtu, sources) for family, sources in mine.items() if sources and family in theirs
