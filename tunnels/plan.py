@@ -78,6 +78,10 @@ FALLBACK_TABLE = 253
 _LOOSE = 2
 """Of rp_filter (ip-sysctl.rst): the source must be reachable, by whatever interface."""
 
+_PROBE_MTU = 65535
+"""Bytes, ETH_MAX_MTU of linux/if_ether.h: the probe pair never says "too big". A peer would otherwise say so while a
+path grows and its devices have not yet; IPv6 believes it for ten minutes, and no probe of full size would cross."""
+
 _UNKNOWN = PeerLinks()
 
 
@@ -220,7 +224,7 @@ def _interfaces(ground: _Ground, devices: Mapping[str, DeviceSpec]) -> dict[str,
     found = {name: Interface(name, Kind.SLOT, ground.mtu) for name in devices}
     if ground.world.door:
         found[names.DOOR] = Interface(names.DOOR, Kind.DOOR, ground.mtu)
-    found[names.PROBE] = Interface(names.PROBE, Kind.PROBE, ground.mtu, accept_local=True)
+    found[names.PROBE] = Interface(names.PROBE, Kind.PROBE, _PROBE_MTU, accept_local=True)
     return found
 
 

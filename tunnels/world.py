@@ -157,7 +157,7 @@ def endpoint_of(world: World, peer: Peer) -> Endpoint | None:
 
 
 def device_mtu(world: World) -> int:
-    """MTU of door, slots and probe pair: as configured, else the NIC's less the overhead of the family we prefer."""
+    """MTU of door and slots: as configured, else the NIC's less the overhead of the family we prefer."""
     if world.layout.mtu is not None:
         return world.layout.mtu
     return world.underlay.mtu - OVERHEAD[V4 if V4 in world.underlay.families else V6]

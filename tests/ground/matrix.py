@@ -25,6 +25,7 @@ from ground.flows import RATE, Flows, Way
 from ground.probes import echo_server, tcp_probe
 from linkseal.keys.errors import HostError, LinksealError
 from linkseal.tunnels import stages, status
+from linkseal.tunnels.addressing import SLOTS
 from linkseal.tunnels.lab import state
 from linkseal.tunnels.lab.backend import Backend
 from linkseal.tunnels.lab.cluster import Node
@@ -269,9 +270,14 @@ class Walk:
         return f"{found} keys {keys} quiet {self.flows.quiet(QUIET)} ready {self.lab.ready()}"
 
     def _one_key(self) -> bool:
-        """Whether every node has the key of one generation: a report may be older than a rotation that has begun."""
+        """Whether every node has the key of one generation, on its disk and in its devices.
+
+        A report may be older than a rotation that has begun, and the devices of a retired generation go after its key.
+        """
         folders = [self.lab.state(node) / "keys" for node in self.lab.cluster]
-        return all(len(list(folder.glob("gen-*.key"))) == 1 for folder in folders)
+        if any(len(list(folder.glob("gen-*.key"))) != 1 for folder in folders):
+            return False
+        return all(len({value for name, value in keys.items() if name in SLOTS}) == 1 for keys in self._keys().values())
 
     @contextlib.contextmanager
     def _connections(self) -> Iterator[list[Any]]:

@@ -14,15 +14,17 @@ from typing import NamedTuple
 import pytest
 from ground.agents import Deployment, Nodes
 from ground.namespaces import ForkedProcess, Namespace
-from ground.net import Node
+from ground.net import Cluster, Node
 from ground.probes import loss_probe
 from ground.wire import Capture
 from linkseal.tunnels import codes
+from linkseal.tunnels.addressing import ProbeRange
 from linkseal.tunnels.agent import main as agent
 
 pytestmark = pytest.mark.kernel
 
 SLOT = "lsl11"
+PROBES = ProbeRange()
 
 COPIED = 2_000_000
 """Bytes."""
@@ -119,6 +121,37 @@ def test_a_path_narrower_than_the_nic_is_found_and_what_crosses_it_fits(nodes: N
         removed = linkseal.run_in(a, lambda: agent.cleanup(linkseal.agent_settings(a), withdraw=True))
         assert "rp_filter of eth0 back to 1" in removed
         assert a.run(strict).split() == ["1", "1"]
+
+
+def test_a_path_that_grows_is_proven_at_its_new_size(nodes: Nodes) -> None:
+    """IPv6 believes "too big" for ten minutes, of what it forwards as well: a peer that is late must not say it."""
+    cluster = nodes(3, families=("4", "6"))
+    with Deployment(cluster) as linkseal:
+        linkseal.start()
+        linkseal.wait_sealed()
+        for _ in range(2):
+            for mtu in (1400, 1500):
+                carry(cluster, mtu)
+                linkseal.until(
+                    lambda: all(set(sizes(linkseal, node).values()) == {mtu - 60} for node in cluster),  # noqa: B023
+                    f"proven with {mtu - 60} bytes",
+                )
+        believed = [line for node in cluster for line in ways_to_probes(node, len(cluster)) if "expires" in line]
+        assert believed == []
+        linkseal.wait_sealed()
+
+
+def ways_to_probes(node: Node, nodes: int) -> list[str]:
+    """What the kernel knows of the way to each probe address of every node."""
+    addresses = [str(PROBES.v6[offset]) for offset in range(8, 8 * (nodes + 1))]
+    return node.run("\n".join(f"ip -6 route get {address}" for address in addresses)).splitlines()
+
+
+def carry(cluster: Cluster, mtu: int) -> None:
+    """Give the wire and every NIC an MTU."""
+    for node in cluster:
+        node.ip(f"link set eth0 mtu {mtu}")
+    cluster.wire.ip(*(f"link set up{node.index} mtu {mtu}" for node in cluster))
 
 
 def sizes(linkseal: Deployment, node: Node) -> dict[str, int | None]:
