@@ -114,6 +114,8 @@ class Rule(NamedTuple):
     protocol: int | None = None
     destination_port: int | None = None
     source_port: int | None = None
+    inverted: bool = False
+    """It takes what does not match."""
 
 
 class ForeignRule(NamedTuple):

@@ -23,8 +23,7 @@ from typing import NamedTuple
 
 from linkseal.keys.values import Prefix, PublicKey
 from linkseal.tunnels import addressing as names
-from linkseal.tunnels.guard.exemption import NUMBERS, Exemption
-from linkseal.tunnels.guard.plan import guard_of, is_closed, serves
+from linkseal.tunnels.guard.plan import guard_of, is_closed
 from linkseal.tunnels.intervals import outermost
 from linkseal.tunnels.model import (
     V4,
@@ -43,6 +42,7 @@ from linkseal.tunnels.model import (
     family_of,
 )
 from linkseal.tunnels.nftables import clamp_chain, door_chain, probe_chains
+from linkseal.tunnels.planrules import exempt_rules, floor_rule, own_rules
 from linkseal.tunnels.redirect.plan import plan_redirect
 from linkseal.tunnels.world import (
     Me,
@@ -60,7 +60,6 @@ from linkseal.wireguard.model import DeviceSpec, Endpoint, PeerSpec
 
 __all__ = [
     "FALLBACK_TABLE",
-    "MAIN_TABLE",
     "door_sources",
     "families_of",
     "initiates",
@@ -68,9 +67,6 @@ __all__ = [
     "plan",
     "protected",
 ]
-
-MAIN_TABLE = 254
-"""RT_TABLE_MAIN of linux/rtnetlink.h."""
 
 FALLBACK_TABLE = 253
 """RT_TABLE_DEFAULT of linux/rtnetlink.h: the kernel's own last rule looks there what `main` does not know."""
@@ -97,7 +93,7 @@ def plan(world: World) -> Desired:
         addresses=frozenset(_addresses(ground, devices)),
         devices=devices,
         routes={(route.table, route.prefix): route for route in _routes(ground, views)},
-        rules=frozenset((*_rules(ground, views), *_exempt_rules(world))),
+        rules=frozenset((*_rules(ground, views), *exempt_rules(world))),
         nft=_ruleset(ground, views),
         underlay_rp_filter=_underlay_rp_filter(world),
         guard=guard_of(world),
@@ -334,29 +330,11 @@ def _way_out(world: World, view: _View) -> str:
 
 
 def _rules(ground: _Ground, views: list[_View]) -> Iterator[Rule]:
-    layout = ground.world.layout
-    closed = [prefix for view in views if view.closed for prefix in view.carried]
-    floors = set(map(family_of, closed))
+    floors = {family_of(prefix) for view in views if view.closed for prefix in view.carried}
     for family in ground.families:
-        yield Rule(family, layout.rule_priority, MAIN_TABLE, (layout.fwmark, layout.fwmark_mask))
-        yield Rule(family, layout.rule_priority + 1, layout.table)
+        yield from own_rules(family, ground.world.layout)
         if family in floors:
-            yield Rule(family, layout.rule_priority + 2, layout.table + 1)
-
-
-def _exempt_rules(world: World) -> Iterator[Rule]:
-    """Connections to an exempt service, and where it is ours its replies, go as if there were no tunnels."""
-    for exemption in world.exemptions:
-        yield _exempt_rule(world, exemption)._replace(
-            destination=Prefix(exemption.cidr), destination_port=exemption.port
-        )
-        if serves(exemption, world):
-            yield _exempt_rule(world, exemption)._replace(source=Prefix(exemption.cidr), source_port=exemption.port)
-
-
-def _exempt_rule(world: World, exemption: Exemption) -> Rule:
-    family = family_of(exemption.cidr)
-    return Rule(family, world.layout.rule_priority, MAIN_TABLE, protocol=NUMBERS[exemption.protocol])
+            yield floor_rule(family, ground.world.layout)
 
 
 def _ruleset(ground: _Ground, views: list[_View]) -> Ruleset:

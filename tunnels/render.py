@@ -153,4 +153,4 @@ def _rule(rule: Rule) -> str:
     ends += f" ipproto {rule.protocol}" if rule.protocol is not None else ""
     ends += f" sport {rule.source_port}" if rule.source_port is not None else ""
     ends += f" dport {rule.destination_port}" if rule.destination_port is not None else ""
-    return f"pref {rule.priority}{ends}{mark} lookup {rule.table}"
+    return f"pref {rule.priority}{' not' if rule.inverted else ''}{ends}{mark} lookup {rule.table}"

@@ -22,7 +22,8 @@ from linkseal.tunnels.addressing import DOOR, slot_name
 from linkseal.tunnels.intervals import outermost, sharing
 from linkseal.tunnels.model import Desired, Family, ForeignRule, Kind, Observed, Rule, family_of
 from linkseal.tunnels.nftchains import door_chain
-from linkseal.tunnels.plan import MAIN_TABLE, families_of, protected
+from linkseal.tunnels.plan import families_of, protected
+from linkseal.tunnels.planrules import own_rules
 from linkseal.tunnels.world import Peer, World
 from linkseal.wireguard.model import DeviceState
 
@@ -68,7 +69,7 @@ def _of_host(world: World, desired: Desired, observed: Observed) -> Untrue | Non
         return Untrue(codes.DATA_PATH, f"chains of the nftables table linkseal are not as they should be: {wrong[0]}")
     layout = world.layout
     for family in families_of(world):
-        for rule in _own_rules(family, layout.rule_priority, layout.table, (layout.fwmark, layout.fwmark_mask)):
+        for rule in own_rules(family, layout):
             if rule not in observed.rules:
                 return Untrue(codes.DATA_PATH, f"the rule {rule.priority} (IPv{family}) is missing")
     return None
@@ -78,10 +79,6 @@ def _differs(
     key: tuple[str, str], wanted: Mapping[tuple[str, str], object], there: Mapping[tuple[str, str], object]
 ) -> bool:
     return wanted.get(key) != there.get(key)
-
-
-def _own_rules(family: Family, priority: int, table: int, mark: tuple[int, int]) -> tuple[Rule, Rule]:
-    return Rule(family, priority, MAIN_TABLE, mark), Rule(family, priority + 1, table)
 
 
 def _serves(observed: Observed, name: str, kind: Kind) -> bool:
@@ -107,6 +104,8 @@ def tables_before(rules: Iterable[Rule], foreign: Iterable[ForeignRule], own: in
 def _takes_unmarked(rule: Rule | ForeignRule) -> bool:
     if isinstance(rule, ForeignRule) and rule.limited:
         return True  # it may be an inverted one
+    if isinstance(rule, Rule) and rule.inverted:
+        return True
     return rule.fwmark is None or not rule.fwmark[0] & rule.fwmark[1]
 
 

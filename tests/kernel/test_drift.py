@@ -145,7 +145,7 @@ ROUTING = [
     Damage("ip -6 route del fd00:244:2::/64 table 51820", "ip -6 route replace fd00:244:2::/64 dev lsl0"),
     Damage("ip route flush table 51820", "ip route replace 198.18.0.0/15 dev lsl0"),
     Damage("ip rule del pref 100", "ip rule add pref 100 fwmark"),
-    Damage("ip -6 rule del pref 101", "ip -6 rule add pref 101 lookup 51820"),
+    Damage("ip -6 rule del pref 101", "ip -6 rule add pref 101 not fwmark 0x4c530c00/0xffffffff lookup 51820"),
     Damage("nft delete element netdev linkseal slot6 '{ fd00:244:2::/64 }'", 'fd00:244:2::/64 : "lsl11"'),
     Damage("nft add element netdev linkseal slot4 '{ 10.9.0.0/16 : lsl11 }'", "10.9.0.0/16"),
     Damage("nft delete chain netdev linkseal door", "chain netdev linkseal door"),

@@ -159,9 +159,9 @@ class FakeHost:
             self.rules.remove(rule)
             return
         need(rule not in self.rules, f"adds {rule} twice")
-        guards = [r for r in self.rules if r.fwmark and r.family == rule.family and r.priority < rule.priority]
         floor = rule.table == self.table + 1
-        need(rule.fwmark or rule.protocol or guards or floor, "sends WireGuard's own packets into the tunnel")
+        need(rule.fwmark or rule.protocol or floor, "sends WireGuard's own packets into the tunnel")
+        need(rule.table != self.table or rule.inverted, "sends nothing else into the tunnel")
         self.rules.add(rule)
 
     def _reprovoke(self, device: str, key: str, step: ReprovokePeer) -> None:

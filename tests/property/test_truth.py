@@ -16,6 +16,7 @@ from linkseal.tunnels.diff import diff
 from linkseal.tunnels.model import ForeignRule, MoveSlot, Observed, Rule, Scope, Stage, family_of
 from linkseal.tunnels.nftchains import door_chain
 from linkseal.tunnels.plan import families_of, plan, protected
+from linkseal.tunnels.planrules import own_rules
 from linkseal.tunnels.truth import Untrue, tables_before, untrue
 from linkseal.tunnels.world import Layout, PeerLinks, Underlay, World
 from linkseal.wireguard.model import Endpoint
@@ -40,7 +41,8 @@ def _ways(seen: Observed, address: str, rules: list[Rule | ForeignRule]) -> Iter
     for rule in rules:
         limited = isinstance(rule, ForeignRule) and rule.limited
         mark, mask = rule.fwmark or (0, 0)
-        if mark & mask and not limited:
+        inverted = isinstance(rule, Rule) and rule.inverted
+        if mark & mask and not limited and not inverted:
             continue
         found = None if rule.table is None else lookup(seen, rule, address)
         if rule.table is None:
@@ -254,7 +256,7 @@ POD, NODE = Prefix("10.244.2.0/24"), Prefix("192.0.2.2/32")
         (change("lsl0", kind=None), BOTH),
         (lambda host: host.chains.pop(("netdev", "door")), BOTH),
         (lambda host: host.chains.pop(("inet", "probe_out")), BOTH),
-        (lambda host: host.rules.discard(Rule(4, 101, 51820)), BOTH),
+        (lambda host: host.rules.discard(own_rules(4, WORLD.layout)[1]), BOTH),
         (lambda host: host.rules.discard(Rule(4, 100, MAIN, (0x4C530C00, 0xFFFFFFFF))), BOTH),
         (lambda host: host.rules.add(Rule(4, 50, MAIN)), set()),
         (lambda host: setattr(host.devices["lsl11"], "public_key", None), BOTH),

@@ -103,7 +103,7 @@ def test_without_door_routes_go_to_the_slot_of_the_current_link() -> None:
 def test_rules_keep_wireguards_own_packets_out_of_the_tunnel() -> None:
     layout = Layout()
     marked = (layout.fwmark, layout.fwmark_mask)
-    expected = {Rule(f, 100, 254, marked) for f in DUAL} | {Rule(f, 101, 51820) for f in DUAL}
+    expected = {Rule(f, 100, 254, marked) for f in DUAL} | {Rule(f, 101, 51820, marked, inverted=True) for f in DUAL}
     assert plan(world()).rules == expected
 
 

@@ -115,7 +115,8 @@ def _rule(family: Family, one: Any) -> Rule | ForeignRule:
     table = one.get_attr("FRA_TABLE") or one["table"] if looks_up else None
     suppressed = one.get_attr("FRA_SUPPRESS_PREFIXLEN")
     longer_than = -1 if suppressed in (None, _ALL_BITS) else suppressed
-    beyond = bool(one["tos"] or one["flags"] & _INVERTED or longer_than >= 0)
+    inverted = bool(one["flags"] & _INVERTED)
+    beyond = bool(one["tos"] or longer_than >= 0)
     beyond = (
         beyond or any(one.get_attr(name) is not None for name in _SELECTORS) or not all(map(_one_port, _ports(one)))
     )
@@ -130,8 +131,10 @@ def _rule(family: Family, one: Any) -> Rule | ForeignRule:
             one.get_attr("FRA_IP_PROTO"),
             _port(one, "FRA_DPORT_RANGE"),
             _port(one, "FRA_SPORT_RANGE"),
+            inverted,
         )
-    limited = beyond or bool(one["src_len"] or one["dst_len"] or one.get_attr("FRA_IP_PROTO") or any(_ports(one)))
+    limited = beyond or inverted or bool(one["src_len"] or one["dst_len"])
+    limited = limited or one.get_attr("FRA_IP_PROTO") is not None or any(_ports(one))
     return ForeignRule(family, priority, table, fwmark, limited, longer_than)
 
 
@@ -164,6 +167,8 @@ def _rule_fields(rule: Rule) -> dict[str, Any]:
     fields: dict[str, Any] = {"family": family, "priority": rule.priority, "table": rule.table, "protocol": PROTOCOL}
     if rule.fwmark is not None:
         fields["fwmark"], fields["fwmask"] = rule.fwmark
+    if rule.inverted:
+        fields["flags"] = _INVERTED
     for name, prefix in (("dst", rule.destination), ("src", rule.source)):
         if prefix is not None:
             address, _, length = prefix.partition("/")

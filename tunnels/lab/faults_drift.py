@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 from linkseal.keys.errors import HostError
@@ -52,11 +53,16 @@ def _rule(_: Lab, node: Node) -> str:
     gone = []
     for family in ("-4", "-6"):
         rules = json.loads(node.run(f"ip -j {family} rule show", check=False) or "[]")
-        ours = [rule for rule in rules if rule["priority"] not in (0, 32766, 32767) and "fwmark" not in rule]
+        ours = [rule for rule in rules if rule["priority"] not in (0, 32766, 32767) and _leads_in(rule)]
         gone += [f"ip {family} rule del priority {rule['priority']} table {rule['table']}" for rule in ours[:1]]
     if not gone:
         raise HostError(f"{node.name} has no rule of Linkseal's")
     return done(node, "; ".join(gone))
+
+
+def _leads_in(rule: Mapping[str, Any]) -> bool:
+    """Whether a rule of Linkseal's is for others than its tunnels' own packets."""
+    return "not" in rule or "fwmark" not in rule
 
 
 def _address(_: Lab, node: Node) -> str:
