@@ -165,6 +165,15 @@ HOST: Final = (
         "(LS3009 names what was put back), and at steps that the kernel refuses.",
         ("LS3010", "LS3004"),
     ),
+    Finding(
+        "LS3022",
+        "warning",
+        "a route of another's leads into the tunnels",
+        "Routes of the table `main` name an interface of ours: they were made by a gateway that is a peer's, without a "
+        "NIC, and the kernel looked that up by all rules. They go when the tunnels go: after stage `off` nothing leads "
+        "to their prefixes until whoever made them makes them again.",
+        "Have their maker name the NIC (`dev`); before `linkseal disable`, make them anew that way.",
+    ),
 )
 
 AGENT: Final = (

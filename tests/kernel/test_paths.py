@@ -141,6 +141,35 @@ def test_a_path_that_grows_is_proven_at_its_new_size(nodes: Nodes) -> None:
         linkseal.wait_sealed()
 
 
+def test_with_no_way_to_a_peer_packets_of_the_tunnels_are_not_encrypted_again(nodes: Nodes) -> None:
+    """Also: a route by a peer as its gateway, made without a NIC, leads into the door; that is told."""
+    cluster = nodes(2)
+    a, b = cluster
+    with Deployment(cluster, scope="transparent") as linkseal:
+        linkseal.start()
+        linkseal.wait_sealed()
+        [connected] = [line for line in a.run("ip route show table main").splitlines() if "dev eth0" in line]
+        a.run(f"ip route del {connected.split()[0]} dev eth0")
+        before = sent(a)
+        a.pods[0].run(f"ping -c 5 -i 0.2 -W 1 {b.pods[0].address4}", check=False)
+        assert "unreachable" in a.run(f"ip route get {b.address4} mark 0x4c530c00 2>&1", check=False)
+        assert sent(a) - before < 10_000
+        a.run(f"ip route add {connected}; ip route add 10.99.0.0/24 via {b.address4}")
+        linkseal.until(
+            lambda: "1 received" in a.pods[0].run(f"ping -c 1 -W 1 {b.pods[0].address4}", check=False), "back"
+        )
+        linkseal.until(lambda: codes.ROUTE_INTO_TUNNEL in linkseal.codes(a), "told")
+        assert "10.99.0.0/24 dev lsl0" in linkseal.log(a)
+        a.run("ip route del 10.99.0.0/24")
+        linkseal.until(lambda: codes.ROUTE_INTO_TUNNEL not in linkseal.codes(a), "over")
+        linkseal.wait_sealed()
+
+
+def sent(node: Node) -> int:
+    """Bytes that went into the slot."""
+    return int(json.loads(node.run(f"ip -j -s link show {SLOT}"))[0]["stats64"]["tx"]["bytes"])
+
+
 def ways_to_probes(node: Node, nodes: int) -> list[str]:
     """What the kernel knows of the way to each probe address of every node."""
     addresses = [str(PROBES.v6[offset]) for offset in range(8, 8 * (nodes + 1))]

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from linkseal.tunnels import codes
+from linkseal.tunnels.addressing import OURS
 from linkseal.tunnels.cni import of_cni, pod_mtu
 from linkseal.tunnels.findings import HOST_SUBJECT
 from linkseal.tunnels.model import V4, V6, Observed, Scope, Stage
@@ -29,6 +30,7 @@ OBSERVED_CODES: Final = frozenset(
         codes.CNI_MTU,
         codes.PATH_MTU,
         codes.NO_FORWARDING,
+        codes.ROUTE_INTO_TUNNEL,
         codes.NO_IPV6,
         codes.NO_ENDPOINT,
         codes.INCOMPATIBLE,
@@ -81,6 +83,9 @@ def _of_host(world: World, observed: Observed, loosened: Mapping[str, int]) -> I
     if not world.ipv6:
         yield from _without_ipv6(world)
     yield from _cni_mtu(world, observed)
+    led = sorted(f"{prefix} dev {name}" for prefix, name in observed.main_routes if name in OURS)
+    if led:
+        yield (codes.ROUTE_INTO_TUNNEL, HOST_SUBJECT), f"in the table main: {_listed(led)}"
     if world.layout.stage is Stage.ENFORCE:
         yield from _redirects(world, observed)
 

@@ -271,8 +271,9 @@ class Cluster(Sequence[Node]):
                 yield from [f"route add {peer.address4}/32 via {router4}"] if peer.address4 else []
                 yield from [f"route add {peer.address6}/128 via {router6}"] if peer.address6 else []
             if self.cni == "host-gw":
-                yield from [f"route add {peer.pod_cidr4} via {peer.address4}"] if peer.address4 else []
-                yield from [f"route add {peer.pod_cidr6} via {peer.address6}"] if peer.address6 else []
+                # as flannel does: without `dev` the kernel looks the gateway up by all rules, and may find the door
+                yield from [f"route add {peer.pod_cidr4} via {peer.address4} dev eth0"] if peer.address4 else []
+                yield from [f"route add {peer.pod_cidr6} via {peer.address6} dev eth0"] if peer.address6 else []
 
     def _set_up_router(self, node: Node, router: Namespace, mtu: int) -> None:
         """`mtu` is what the router passes on in either direction; the NICs at both ends do not know of it."""
