@@ -66,6 +66,7 @@ CONTROLLER_MAY = [
     *((verb, CLUSTER, "", "") for verb in ("get", "list", "watch")),
     ("patch", f"{CLUSTER}/status", "default", ""),
     *((verb, NODE, "", "") for verb in ("get", "list", "watch", "create", "patch", "delete")),
+    *((verb, "discovery.k8s.io/endpointslices", "", "default") for verb in ("list", "watch")),
     ("create", LEASES, "", NS),
     *((verb, LEASES, "linkseal-controller", NS) for verb in ("get", "update", "patch")),
     *((verb, f"{group}events", "", space) for verb in ("create", "patch") for group in ("", "events.k8s.io/")
@@ -86,6 +87,7 @@ CONTROLLER_MAY_NOT = [
     ("get", "pods", "", "kube-system"),
     *((verb, CLUSTER, "default", "") for verb in ("create", "update", "patch", "delete")),
     *((verb, f"{NODE}/status", "a", "") for verb in ("patch", "update")),
+    *((verb, "discovery.k8s.io/endpointslices", "", NS) for verb in ("list", "create", "patch")),
     ("update", LEASES, "another", NS),
     ("create", "serviceaccounts/token", AGENT, NS),
     ("create", "apps/daemonsets", "", NS),

@@ -104,6 +104,14 @@ def uid(kube: Api, name: str) -> str:
     return str(kube.get(f"/api/v1/nodes/{name}")["metadata"]["uid"])
 
 
+def policy_spec(kube: Api) -> dict[str, Any]:
+    """What the signed policy says, nothing while there is none."""
+    maps = kube.get(f"/api/v1/namespaces/{NAMESPACE}/configmaps")["items"]
+    found = [one for one in maps if one["metadata"]["name"] == "linkseal-policy"]
+    signed = signed_policy(found[0]["data"]) if found else None
+    return {} if signed is None else dict(policydoc.parse(signed.text).spec)
+
+
 async def certificate(directory: KubeDirectory, node: str) -> str:
     deadline = time.monotonic() + 30
     while not (found := await directory.certificate(node)):
@@ -218,20 +226,55 @@ async def test_the_stage_that_is_asked_for_is_walked_to_and_signed(
 ) -> None:
     monkeypatch.setattr(controller, "LOOK", 1.0)
     nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off", optOut={"nodes": ["n2", "n3"]}))
-    maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
     async with running(plane, nodes, tmp_path):
         await until(lambda: granted(nodes, "n3"))
         assert getattr(granted(nodes, "n3"), "opted_out", False)
         nodes.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"stage": "prepare"}})
 
-        def stage() -> object:
-            found = [one for one in nodes.get(maps)["items"] if one["metadata"]["name"] == "linkseal-policy"]
-            signed = signed_policy(found[0]["data"]) if found else None
-            return None if signed is None else policydoc.parse(signed.text).spec["stage"]
-
-        await until(lambda: stage() == "prepare")
+        await until(lambda: policy_spec(nodes).get("stage") == "prepare")
         status = await until(lambda: nodes.get(f"{CLUSTER_ENCRYPTIONS}/default").get("status"))
         assert status["observedGeneration"] >= 1
+
+
+async def test_where_the_api_server_is_on_nodes_its_endpoints_are_exempt_and_nothing_else(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path
+) -> None:
+    """Only in scope transparent: node addresses are protected there, and a new node must be able to come in."""
+    slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+    made = {
+        "metadata": {"name": "kubernetes-more", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": ["192.0.2.2"]}, {"addresses": ["203.0.113.7"]}],  # the second is no node's
+        "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}, {"name": "odd", "port": 53, "protocol": "UDP"}],
+    }
+    own = {
+        "name": "ssh", "protocol": "tcp", "port": 22, "cidr": "192.0.2.0/24", "owner": "ops", "reason": "rescue",
+        "expires": "2030-01-01T00:00:00Z",
+    }  # fmt: skip
+    nodes.post(slices, made)
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="transparent", stage="off", exemptions=[own]))
+    try:
+        async with running(plane, nodes, tmp_path):
+            found = (await until(lambda: policy_spec(nodes).get("exemptions")))[1:]
+            assert [(one["name"], one["protocol"], one["cidr"], one["port"]) for one in found] == [
+                ("kube-apiserver-1", "tcp", "192.0.2.2/32", 6443)
+            ]
+            taken = {**own, "name": "kube-apiserver-2"}
+            nodes.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"exemptions": [taken]}})
+            await asyncio.sleep(2)
+            assert len(policy_spec(nodes)["exemptions"]) == 2, "a name that is not free is refused, and told"
+            nodes.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"exemptions": [own]}})
+            nodes.delete(f"{slices}/kubernetes-more")  # this API server names no endpoint of its own
+            await asyncio.sleep(1)
+            assert len(policy_spec(nodes)["exemptions"]) == 2, "what nobody says any more is not taken back"
+            nodes.post(slices, {**made, "endpoints": [{"addresses": ["192.0.2.3"]}]})
+            await until(lambda: "192.0.2.3/32" in {one["cidr"] for one in policy_spec(nodes)["exemptions"]})
+            assert len(policy_spec(nodes)["exemptions"]) == 2
+            nodes.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"scope": "overlay"}})
+            await until(lambda: policy_spec(nodes)["scope"] == "overlay")
+            assert [one["name"] for one in policy_spec(nodes)["exemptions"]] == ["ssh"]
+    finally:
+        nodes.delete(f"{slices}/kubernetes-more", missing_ok=True)
 
 
 async def test_one_of_two_controllers_works_and_the_other_takes_over(

@@ -26,6 +26,7 @@ from linkseal.keys import policydoc
 from linkseal.keys.ca import Trust
 from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
 from linkseal.keys.policydoc import PolicyDocument
+from linkseal.tunnels.controller.apiserver import OF_API_SERVER, SLICES, Endpoint, endpoints_of, with_api_server
 from linkseal.tunnels.controller.csrs import Asked
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, NodeFacts, authority_of, node_facts
 from linkseal.tunnels.controller.lease import Lease, while_leading
@@ -95,6 +96,7 @@ class _Copies(NamedTuple):
     reports: Mirror[_Reported]
     wanted: Mirror[Wanted]
     maps: Mirror[Mapping[str, str]]
+    slices: Mirror[frozenset[Endpoint]]
 
 
 class _MapStore:
@@ -159,6 +161,7 @@ class KubeController:
             Mirror(self._api, NODE_ENCRYPTIONS, _reported, changed=told),
             Mirror(self._api, CLUSTER_ENCRYPTIONS, _wanted, changed=told),
             Mirror(self._api, maps, map_parser(CA_MAP, POLICY_MAP, STAGE_MAP), changed=told),
+            Mirror(self._api, SLICES, endpoints_of, changed=told, query=OF_API_SERVER),
         )
 
     async def _wait(self, stop: asyncio.Event, seconds: float) -> None:
@@ -201,11 +204,15 @@ class KubeController:
     async def _policy(self, copies: _Copies, spec: Mapping[str, Any], wanted: Wanted) -> list[str]:
         """Walk the stages and sign the policy; returns what is wrong with what is asked for."""
         asked = {key: value for key, value in spec.items() if key != OPT_OUT}
+        present = self._in_force(copies)
         try:
+            policy = parse_policy(asked, "the ClusterEncryption")
+            endpoints = frozenset[Endpoint]().union(*copies.slices.objects.values())
+            addresses = {address for facts in copies.nodes.objects.values() for address in facts.addresses}
+            asked = with_api_server(asked, policy, endpoints, addresses, None if present is None else present.spec)
             policy = parse_policy(asked, "the ClusterEncryption")
         except ConfigError as error:
             return [f"{error}; the policy in force stays"]
-        present = self._in_force(copies)
         stages = self._keeper(copies, present)
         stages.aim(policy.stage, asked.get("lowerTo"), time.time())
         await self._publish(stages, asked, policy, present)
