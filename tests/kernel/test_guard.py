@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import time
@@ -45,8 +46,9 @@ def traffic(cluster: Cluster, *, hosts: bool) -> Iterator[list[Loss]]:
             ends = [(a.pods[0], b.pods[0]), *([(a, b), (a, b.pods[1])] if hosts else [])]
             for port, (source, target) in enumerate(ends, 9100 + 10 * number):
                 for offset, address in ((0, target.address4), (100, target.address6)):
-                    probe = loss_probe(source, target, str(address), pps=20, port=port + offset)
-                    found.append(stack.enter_context(probe))
+                    if address is not None:
+                        probe = loss_probe(source, target, address, pps=20, port=port + offset)
+                        found.append(stack.enter_context(probe))
         yield found
 
 
@@ -86,6 +88,66 @@ def test_enforce_lets_no_plaintext_pass_when_tunnels_are_taken_apart(nodes: Node
             with traffic(cluster, hosts=scope == "transparent"):
                 time.sleep(0.5)
         assert scope == "overlay" or plain(open_) != [], "without the guard the same traffic is seen"
+
+
+def test_what_a_cni_may_encapsulate_is_dropped_where_it_leaves(nodes: Nodes) -> None:
+    """With `passThrough` packets pass the guard at the CNI's own device; what it makes of them stops at the NIC."""
+    cluster = nodes(2, cni="vxlan")
+    a, _ = cluster
+    with Deployment(cluster, scope="transparent", stage="enforce", guard={"passThrough": ["flannel.1"]}) as linkseal:
+        linkseal.start()
+        linkseal.wait_sealed()
+        for node in cluster:
+            linkseal.stop(node, 9)
+        before = encapsulated(a)
+        with cluster.capture() as broken, traffic(cluster, hosts=False) as losses:
+            sabotage(a)
+        assert plain(broken) == []
+        assert any(loss.lost for loss in losses)
+        assert encapsulated(a) > before, "nothing came to the CNI's device"
+
+
+def encapsulated(node: Node) -> int:
+    """Packets that the CNI's VXLAN device has sent, or could not send because they were dropped further on."""
+    counts = json.loads(node.run("ip -j -s link show flannel.1"))[0]["stats64"]["tx"]
+    return int(counts["packets"] + counts["dropped"])
+
+
+def test_both_of_two_guarded_nics_made_anew_are_guarded_again(nodes: Nodes) -> None:
+    cluster = nodes(2)
+    a, b = cluster
+    second = "192.0.2.201"
+
+    def plug() -> None:
+        cluster.wire.ip(f"link add up1b type veth peer name eth1 netns {a.ns}", "link set up1b master br0 up")
+        a.ip("link set eth1 up", f"address add {second}/32 dev eth1")
+
+    plug()
+    with Deployment(cluster, scope="transparent", stage="enforce") as linkseal:
+        linkseal.addresses[a.name] = [*a.addresses, second]
+        linkseal.sign()
+        linkseal.start()
+        linkseal.wait_sealed()
+        linkseal.until(lambda: guarded(a) == {"eth0", "eth1"}, "programs on both")
+        cluster.wire.ip("link del up1b")
+        cluster.new_nic(a)
+        plug()
+        linkseal.until(lambda: guarded(a) == {"eth0", "eth1"}, "programs on both again")
+        linkseal.wait_sealed()
+        with cluster.capture() as wire, traffic(cluster, hosts=True) as losses:
+            b.run(f"ping -c 2 -W 1 {second}")
+        assert plain(wire) == []
+        assert [str(loss) for loss in losses if loss.lost] == []
+
+
+def guarded(node: Node) -> set[str]:
+    """NICs of which both ways have our program."""
+    with node.entered():
+        redirector = Redirector()
+        standing = redirector.observe().standing
+        redirector.close()
+    ways = [hook.device for hook in standing]
+    return {name for name in ways if ways.count(name) == 2}
 
 
 def take_off_programs(node: Node) -> None:

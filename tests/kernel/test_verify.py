@@ -187,6 +187,19 @@ def test_a_blinded_capture_is_blind_and_a_path_broken_one_way_is_unreachable_tha
         assert results(linkseal, a) == {b.name: ("proven", "")}
 
 
+def test_on_an_underlay_of_ipv6_alone_pairs_are_proven_and_what_leaks_is_seen(nodes: Nodes) -> None:
+    cluster = nodes(2, families=("6",), cni="host-gw")
+    a, b = cluster
+    with Deployment(cluster, scope="transparent") as linkseal:
+        linkseal.start()
+        linkseal.wait_sealed(BUSY)
+        for node in cluster:
+            assert {one.result for one in verify(linkseal, node).values()} == {"proven"}, linkseal.report()
+        a.run(f"ip -6 rule add pref 50 to {b.pod_cidr6} lookup main")
+        assert results(linkseal, a, b)[b.name][0] == "leaked"
+        assert results(linkseal, b, a)[a.name] == ("proven", "")
+
+
 def test_nodes_behind_nat_are_proven(nodes: Nodes) -> None:
     cluster = nodes(3, nat=[3])
     with Deployment(cluster) as linkseal:
