@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.errors import DirectoryError, LinksealError
 from linkseal.tunnels import codes
+from linkseal.tunnels.agent.cadence import REFRESH, Cadence
 from linkseal.tunnels.agent.control import ControlServer
 from linkseal.tunnels.agent.enrolment import Enrolment
 from linkseal.tunnels.agent.evidence import News
@@ -40,7 +40,7 @@ from linkseal.tunnels.host.host import ALL, Aspect
 from linkseal.tunnels.model import Observed
 from linkseal.tunnels.probe.outcomes import Outcome
 from linkseal.tunnels.render import render, render_steps
-from linkseal.tunnels.status import NodeStatus, significant, to_json
+from linkseal.tunnels.status import NodeStatus, to_json
 
 _LOG: Final = logging.getLogger("linkseal.agent")
 _T = TypeVar("_T")
@@ -56,8 +56,6 @@ SECOND_LOOK: Final = 2.5
 """Seconds after a node disappeared from the directory: a deletion counts when it is seen twice, two seconds apart."""
 DIRECTORY_LOOK: Final = 60.0
 """Seconds one wait for a change of the directory lasts."""
-STATUS_REFRESH: Final = 300.0
-"""Seconds between two writes of an unchanged status (DESIGN 5), give or take a tenth."""
 SAVE_RETRY: Final = 60.0
 """Seconds until what could not be saved is tried again, if nothing changes before."""
 PUBLISH_RETRY: Final = 5.0
@@ -99,9 +97,7 @@ class Agent:
         self._poll_due = 0.0
         self._passes = 0
         self._published_serial = 0
-        self._status: NodeStatus | None = None
-        self._status_due = 0.0
-        self._status_refresh = 0.0
+        self._cadence = Cadence(worker.settings.status_interval)
         self._unprobed: tuple[float, str] | None = None
         """Since when (Unix seconds) and why no link is probed."""
         self._trouble = Trouble(steady_now)
@@ -326,7 +322,7 @@ class Agent:
 
     async def _publish(self, signed: SignedAnnouncement | None) -> float:
         if signed is None:
-            return STATUS_REFRESH
+            return REFRESH
         if paused := self._trouble.paused(PUBLISHING):
             return paused
         findings = self.worker.findings
@@ -345,22 +341,17 @@ class Agent:
         """Write the status when it says something new, at most once in the interval; returns when to come back."""
         if paused := self._trouble.paused(REPORTING):
             return paused
-        now = unix_now()
+        now, steady = unix_now(), steady_now()
         status = await self._in_worker(lambda: self._node_status(now))
-        new = self._status is None or significant(status) != significant(self._status)
-        if not new and now < self._status_refresh:
-            return max(DEBOUNCE, self._status_refresh - now)
-        if now < self._status_due:
-            return self._status_due - now
+        if wait := self._cadence.wait(status, steady):
+            return wait
         try:
             await self._directory.publish_status(self._node, to_json(self._node, status))
         except DirectoryError as error:
             _LOG.debug("status not written: %s", error)
             return PUBLISH_RETRY
-        self._status = status
-        self._status_due = now + self.worker.settings.status_interval
-        self._status_refresh = now + STATUS_REFRESH * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
-        return STATUS_REFRESH
+        self._cadence.written(status, steady)
+        return REFRESH
 
     async def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """The control socket's requests."""
