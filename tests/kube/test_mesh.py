@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ground.charts import CLUSTER_ENCRYPTIONS, chart_installed, cluster_encryption
+from ground.charts import CLUSTER_ENCRYPTIONS, chart_installed
 from ground.kubemesh import API, KubeDeployment, control_plane_on
 from ground.net import Cluster
 from ground.probes import loss_probe
+from linkseal.tunnels.cli.main import main
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(420)]
 
+ENCRYPTION = f"{CLUSTER_ENCRYPTIONS}/default"
 USERSPACE = {"wireguard": {"driver": "userspace"}}
 
 
@@ -27,20 +28,30 @@ def cluster() -> Iterator[Cluster]:
         made.remove()
 
 
-def test_from_off_to_enforce_and_through_an_outage_of_the_api_server(cluster: Cluster, tmp_path: Path) -> None:
+def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
+    cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By `linkseal enable` and `disable`, which find no ClusterEncryption at first."""
     a, b, c = cluster
     with (
         control_plane_on(cluster, tmp_path) as plane,
         chart_installed(plane),
         KubeDeployment(cluster, plane, **USERSPACE) as linkseal,
     ):
-        plane.admin.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", verify={"interval": 0}))
+        at = ["--kubeconfig", str(plane.kubeconfig(tmp_path / "operator"))]
+        assert main([*at, "enable", "--to", "prepare"]) == 0
         linkseal.start()
-        ask(plane.admin, stage="prefer")
+        assert main([*at, "enable", "--to", "prefer"]) == 0
+        plane.admin.patch(ENCRYPTION, {"spec": {"verify": {"interval": 0}}})  # its controls are plaintext
         linkseal.wait_sealed()
         with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
-            ask(plane.admin, stage="enforce")
-            linkseal.until(lambda: stage(plane.admin) == "enforce", "enforce", 120)
+            assert main([*at, "enable", "--dry-run"]) == 0
+            assert "stage prefer → enforce" in capfd.readouterr().out
+            assert main([*at, "enable", "--to", "enforce"]) != 0, "nobody was asked"
+            assert main([*at, "enable", "--to", "enforce", "--wait=120s", "--yes"]) == 0, capfd.readouterr().err
+            said = capfd.readouterr()
+            assert "the cluster is at stage enforce" in said.out
+            assert "links sealed" in said.err
             linkseal.until(
                 lambda: all(linkseal.status(n).guard.mode == "drop" for n in cluster), "guards that drop", 60
             )
@@ -59,6 +70,12 @@ def test_from_off_to_enforce_and_through_an_outage_of_the_api_server(cluster: Cl
             linkseal.until(lambda: "LS4001" not in codes(linkseal, cluster), "no finding about the directory", 60)
             assert linkseal.rotate(a) == 2
             linkseal.until(linkseal.settled, "the new generation everywhere")
+            shown = plane.kubectl("get", "clusterencryption", "default").splitlines()[1].split()
+            assert shown[:3] == ["default", "enforce", "enforce"]
+            assert main([*at, "enable", "--to", "prefer"]) == 2, "that would be a way back"
+            assert main([*at, "disable", "--to", "prefer"]) == 0, capfd.readouterr().err
+            assert main([*at, "disable"]) == 0, capfd.readouterr().err
+            linkseal.until(lambda: "lsl0" not in a.run("ip -br link"), "nothing of ours")
         assert "LS5001" not in codes(linkseal, cluster), f"sealed, and yet plaintext left\n{linkseal.report()}"
         assert loss.lost == [], loss
         assert loss.sent > 500
@@ -68,9 +85,34 @@ def codes(linkseal: KubeDeployment, cluster: Cluster) -> set[str]:
     return {code for node in cluster for code in linkseal.codes(node)}
 
 
-def ask(admin: Any, **spec: Any) -> None:
-    admin.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": spec})
-
-
-def stage(admin: Any) -> object:
-    return admin.get(f"{CLUSTER_ENCRYPTIONS}/default").get("status", {}).get("stage")
+def test_a_walk_that_is_broken_off_stays_where_it_is(
+    cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Here nothing is ever proven, since no agent runs on one of the nodes that others have heard of."""
+    with (
+        control_plane_on(cluster, tmp_path) as plane,
+        chart_installed(plane),
+        KubeDeployment(cluster, plane, **USERSPACE) as linkseal,
+    ):
+        at = ["--kubeconfig", str(plane.kubeconfig(tmp_path / "operator"))]
+        assert main([*at, "enable", "--to", "prepare"]) == 0
+        linkseal.start()
+        linkseal.until(lambda: all(linkseal.status(node).links.proven == 2 for node in cluster), "proven")
+        linkseal.stop(cluster[2], 9)
+        cluster.wire.run("ip link set up3 down")
+        linkseal.until(lambda: linkseal.status(cluster[0]).links.proven < 2, "one that is not", 120)
+        assert main([*at, "enable", "--to", "prefer", "--wait=5s"]) == 4
+        assert "the cluster stays at stage prepare" in capfd.readouterr().err
+        spec = plane.admin.get(ENCRYPTION)["spec"]
+        assert (spec["stage"], spec.get("lowerTo")) == ("prepare", "prepare")
+        cluster.wire.run("ip link set up3 up")
+        linkseal.start(cluster[2])
+        linkseal.until(lambda: all(linkseal.status(node).links.proven == 2 for node in cluster), "proven again")
+        time.sleep(3)
+        found = plane.admin.get(ENCRYPTION)
+        assert found["status"]["stage"] == "prepare", "nobody asks for more"
+        conditions = {one["type"]: (one["status"], one["reason"]) for one in found["status"]["conditions"]}
+        assert conditions == {
+            "Accepted": ("True", "Valid"), "Reached": ("True", "AtTarget"), "Sealed": ("False", "NotEncrypting"),
+        }  # fmt: skip
+        assert found["status"]["links"]["total"] == 6

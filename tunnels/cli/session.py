@@ -14,6 +14,7 @@ from linkseal.keys.errors import ConfigError
 
 if TYPE_CHECKING:  # each of these takes longer to import than `linkseal version` may run
     from linkseal.tunnels.directory.base import Directory
+    from linkseal.tunnels.directory.kubeapi import Access
     from linkseal.tunnels.settings import AgentSettings
 
 ResultT = TypeVar("ResultT")
@@ -75,6 +76,17 @@ class Session:
             "no directory is given: use --directory PATH or --kubeconfig FILE, set LINKSEAL_DIRECTORY or KUBECONFIG, "
             f"or name the agent's file with --config FILE (there is no {DEFAULT_CONFIG})"
         )
+
+    def cluster(self) -> Access | None:
+        """Return how the cluster's API is reached, None if nothing names one."""
+        asked = (self.namespace, self.kubeconfig, self.context) != (None, None, None)
+        if not asked and (self.directory is not None or self.config is not None or not _has_kubeconfig()):
+            return None
+        try:
+            from linkseal.tunnels.directory.kubeapi import Access
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"the Kubernetes API needs more: {error}; install linkseal[kubernetes]") from error
+        return Access(self.kubeconfig, self.context)
 
     def colour(self, stream: TextIO | None = None) -> bool:
         """Whether to colour what goes to `stream` (stdout): a terminal, and nobody asked for none (no-color.org)."""

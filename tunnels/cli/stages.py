@@ -9,20 +9,23 @@ import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import click
 from linkseal.keys.errors import ConfigError, DirectoryError, Refused
 from linkseal.tunnels.cli.exits import ExitCode
-from linkseal.tunnels.cli.options import Command, Duration, output_option
+from linkseal.tunnels.cli.options import Command, Duration, output_option, pass_session
 from linkseal.tunnels.cli.output import age, clean, emit, note, structured
+from linkseal.tunnels.cli.session import Session
 
 if TYPE_CHECKING:
     from linkseal.tunnels.controller.stageserver import Wish
+    from linkseal.tunnels.directory.kubeapi import Access
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 _API: Final = "linkseal.io/v1alpha1"
+_TIMEOUT: Final = 120.0
 
 
 def _walking(function: FunctionT) -> FunctionT:
@@ -45,7 +48,6 @@ def _walking(function: FunctionT) -> FunctionT:
         click.option(
             "--timeout",
             type=Duration(),
-            default="120s",
             metavar="DURATION",
             help="How long one step may take on all nodes before it is taken back (default 120s).",
         ),
@@ -66,6 +68,7 @@ def _walking(function: FunctionT) -> FunctionT:
 
 @click.command(
     cls=Command,
+    uses=("kubeconfig", "context", "namespace"),
     examples=(
         "linkseal enable --to prefer                # encrypt; nothing is dropped",
         "linkseal enable --dry-run                  # what enforce would drop and reset, and what is in the way",
@@ -86,21 +89,34 @@ def _walking(function: FunctionT) -> FunctionT:
 )
 @click.option("--yes", is_flag=True, help="Do not ask before enforce, which drops what is not encrypted.")
 @_walking
-def enable(target: str, yes: bool, protocol: str | None, scope: str | None, **options: Any) -> int:  # noqa: FBT001
+@pass_session
+def enable(
+    session: Session,
+    /,
+    target: str,
+    yes: bool,  # noqa: FBT001
+    protocol: str | None,
+    scope: str | None,
+    **options: Any,
+) -> int:
     """Walk the cluster up, stage by stage: prepare, prefer, enforce.
 
     Each stage is entered when every live node has applied the one before it; enforce moreover when every pair is sealed
     at both ends and no plaintext is seen for 30 s. The controller walks while this command looks on: if it ends before
     (Ctrl-C, a lost connection), the step under way is taken back. Exit code 0 at the target, 1 if it was not reached.
+
+    On a Kubernetes cluster the wish is the `stage` of the ClusterEncryption, which is made if there is none: the
+    controller goes on if this command is killed; with Ctrl-C or after --wait the cluster stays where it is.
     """
-    wish = _wish(target, up=True, scope=scope, protocol=protocol, options=options)
+    asked = _asked(session, target, up=True, scope=scope, protocol=protocol, options=options)
     if target == "enforce" and not options["dry_run"]:
-        _confirm(wish, options, yes=yes)
-    return _walk(wish, options)
+        _confirm(asked, yes=yes)
+    return _walk(asked, options)
 
 
 @click.command(
     cls=Command,
+    uses=("kubeconfig", "context", "namespace"),
     examples=(
         "linkseal disable --to prefer               # stop dropping",
         "linkseal disable                           # back to off: everything of Linkseal's is taken away",
@@ -114,13 +130,111 @@ def enable(target: str, yes: bool, protocol: str | None, scope: str | None, **op
     help="The stage to go back to (default off).",
 )
 @_walking
-def disable(target: str, **options: Any) -> int:
+@pass_session
+def disable(session: Session, /, target: str, **options: Any) -> int:
     """Walk the cluster back, stage by stage: prefer, prepare, off.
 
     Nothing is lost on the way where pods reach each other without Linkseal. The controller walks while this command
-    looks on, as in `linkseal enable`.
+    looks on, as in `linkseal enable`. On a Kubernetes cluster it writes `lowerTo` too, without which no stage is
+    lowered.
     """
-    return _walk(_wish(target, up=False, scope=None, protocol=None, options=options), options)
+    return _walk(_asked(session, target, up=False, scope=None, protocol=None, options=options), options)
+
+
+class _Asked(Protocol):
+    """A walk that is asked for, of a controller at its socket or of a cluster."""
+
+    def rehearsal(self) -> dict[str, Any]:
+        """Return what the walk would do."""
+
+    def walk(self) -> int:
+        """Walk; returns the exit code."""
+
+
+def _asked(
+    session: Session, target: str, *, up: bool, scope: str | None, protocol: str | None, options: dict[str, Any]
+) -> _Asked:
+    """Return where to ask: at the socket if a CA folder is named, else at the cluster's API. Raises ConfigError."""
+    if options["ca"] is None and (cluster := session.cluster()) is not None:
+        return _OfCluster(cluster, target, up, scope, protocol, options)
+    return _OfController(_wish(target, up=up, scope=scope, protocol=protocol, options=options), options)
+
+
+def _confirm(asked: _Asked, *, yes: bool) -> None:
+    """Show the rehearsal before enforce, and ask. Raises Refused."""
+    if not yes and not sys.stdin.isatty():
+        raise Refused("enforce drops what is not encrypted: look at `linkseal enable --dry-run`, then give --yes")
+    for line in asked.rehearsal()["lines"]:
+        note(clean(str(line)))
+    if not yes and not click.confirm("Enforce: drop what is not encrypted?", err=True):
+        raise Refused("nothing was changed")
+
+
+def _walk(asked: _Asked, options: dict[str, Any]) -> int:
+    if options["dry_run"]:
+        return _dry_run(asked.rehearsal(), options["output"])
+    return asked.walk()
+
+
+class _OfCluster:
+    """Asked for in the ClusterEncryption."""
+
+    def __init__(
+        self,
+        access: Access,
+        target: str,
+        up: bool,  # noqa: FBT001
+        scope: str | None,
+        protocol: str | None,
+        options: dict[str, Any],
+    ) -> None:
+        from linkseal.tunnels.cli import stagescluster
+        from linkseal.tunnels.controller.clusterwalk import Target
+        from linkseal.tunnels.model import Stage
+
+        stagescluster.refuse_local(options)
+        self._api, self._access, self._options = stagescluster, access, options
+        self._target = Target(Stage(target), up, scope, protocol)
+
+    def rehearsal(self) -> dict[str, Any]:
+        return self._api.rehearse(self._access, self._target)
+
+    def walk(self) -> int:
+        def tell(answer: dict[str, Any]) -> None:
+            _result(answer, str(answer["text"]), self._options["output"])
+
+        return self._api.walk(self._access, self._target, self._options, tell)
+
+
+class _OfController:
+    """Asked for at the socket of a controller whose directory is a folder."""
+
+    def __init__(self, wish: Wish, options: dict[str, Any]) -> None:
+        self._wish, self._options = wish, options
+
+    def rehearsal(self) -> dict[str, Any]:
+        from linkseal.tunnels.controller.stageserver import asked
+
+        for answer in asked(_folder(self._options), self._wish.model_copy(update={"dry_run": True}), timeout=60):
+            return answer
+        raise DirectoryError("the controller closed the connection: see its log")
+
+    def walk(self) -> int:
+        from linkseal.tunnels.controller.stageserver import asked
+
+        patience: float | None = self._options["wait"] or None
+        try:
+            for answer in asked(_folder(self._options), self._wish, timeout=patience):
+                text = clean(str(answer.get("text", "")))
+                if answer.get("event") == "progress":
+                    note(text)
+                    continue
+                _result(answer, text, self._options["output"])
+                return ExitCode.FINE if answer.get("good", True) else ExitCode.FOUND
+        except TimeoutError:
+            note(f"{age(patience or 0)} are over; the step under way is taken back")
+            return ExitCode.WAITED
+        raise DirectoryError("the controller closed the connection before the end: it was stopped, see its log")
 
 
 def _wish(target: str, *, up: bool, scope: str | None, protocol: str | None, options: dict[str, Any]) -> Wish:
@@ -132,7 +246,7 @@ def _wish(target: str, *, up: bool, scope: str | None, protocol: str | None, opt
         up=up,
         who=_who(),
         nodes=options["nodes"],
-        timeout=options["timeout"] or 1.0,
+        timeout=_TIMEOUT if options["timeout"] is None else options["timeout"] or 1.0,
         detach=options["detach"],
         dry_run=options["dry_run"],
         scope=scope,
@@ -148,47 +262,11 @@ def _who() -> str:
 def _folder(options: dict[str, Any]) -> Path:
     folder = options["ca"]
     if folder is None:
-        raise ConfigError("name the controller's CA folder with --ca DIR or LINKSEAL_CA: its socket is there")
+        raise ConfigError(
+            "name the controller's CA folder with --ca DIR or LINKSEAL_CA: its socket is there; or a cluster with "
+            "--kubeconfig FILE or KUBECONFIG"
+        )
     return Path(folder)
-
-
-def _confirm(wish: Wish, options: dict[str, Any], *, yes: bool) -> None:
-    """Show the rehearsal before enforce, and ask. Raises Refused."""
-    if not yes and not sys.stdin.isatty():
-        raise Refused("enforce drops what is not encrypted: look at `linkseal enable --dry-run`, then give --yes")
-    rehearsal = _rehearsal(wish, options)
-    for line in rehearsal["lines"]:
-        note(clean(str(line)))
-    if not yes and not click.confirm("Enforce: drop what is not encrypted?", err=True):
-        raise Refused("nothing was changed")
-
-
-def _rehearsal(wish: Wish, options: dict[str, Any]) -> dict[str, Any]:
-    from linkseal.tunnels.controller.stageserver import asked
-
-    for answer in asked(_folder(options), wish.model_copy(update={"dry_run": True}), timeout=60):
-        return answer
-    raise DirectoryError("the controller closed the connection: see its log")
-
-
-def _walk(wish: Wish, options: dict[str, Any]) -> int:
-    if wish.dry_run:
-        return _dry_run(_rehearsal(wish, options), options["output"])
-    from linkseal.tunnels.controller.stageserver import asked
-
-    patience: float | None = options["wait"] or None
-    try:
-        for answer in asked(_folder(options), wish, timeout=patience):
-            text = clean(str(answer.get("text", "")))
-            if answer.get("event") == "progress":
-                note(text)
-                continue
-            _result(answer, text, options["output"])
-            return ExitCode.FINE if answer.get("good", True) else ExitCode.FOUND
-    except TimeoutError:
-        note(f"{age(patience or 0)} are over; the step under way is taken back")
-        return ExitCode.WAITED
-    raise DirectoryError("the controller closed the connection before the end: it was stopped, see its log")
 
 
 def _result(answer: dict[str, Any], text: str, output: str) -> None:

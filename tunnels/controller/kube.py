@@ -26,7 +26,9 @@ from linkseal.keys import policydoc
 from linkseal.keys.ca import Trust
 from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
 from linkseal.keys.policydoc import PolicyDocument
+from linkseal.tunnels.clusterobject import status_object
 from linkseal.tunnels.controller.apiserver import OF_API_SERVER, SLICES, Endpoint, endpoints_of, with_api_server
+from linkseal.tunnels.controller.clusterstatus import Standing, build
 from linkseal.tunnels.controller.csrs import Asked
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, NodeFacts, authority_of, node_facts
 from linkseal.tunnels.controller.lease import Lease, while_leading
@@ -36,27 +38,27 @@ from linkseal.tunnels.directory.kubeapi import METADATA, Access, ApiError, KubeA
 from linkseal.tunnels.directory.kubedocs import (
     CA_KEY,
     CA_MAP,
+    CLUSTER_ENCRYPTIONS,
+    DEFAULT,
+    OPT_OUT,
     POLICY_KEY,
     POLICY_MAP,
     POLICY_SIGNATURE,
     SIGNER,
     map_parser,
+    report_text,
     signed_policy,
     uid_of,
 )
 from linkseal.tunnels.directory.mirror import Mirror
+from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, parse_policy
 from linkseal.tunnels.stages import Evidence
 from linkseal.tunnels.status import NodeEncryption, parse_report
 
 _LOG: Final = logging.getLogger("linkseal.controller")
 
-CLUSTER_ENCRYPTIONS: Final = "/apis/linkseal.io/v1alpha1/clusterencryptions"
-DEFAULT: Final = "default"
-"""The one ClusterEncryption there is."""
-
 STAGE_MAP, STAGE_KEY = "linkseal-stage", "stage.json"
-OPT_OUT: Final = "optOut"
 
 LOOK: Final = 10.0
 """Seconds between two passes though nothing is known to have changed."""
@@ -212,7 +214,11 @@ class KubeController:
             asked = with_api_server(asked, policy, endpoints, addresses, None if present is None else present.spec)
             policy = parse_policy(asked, "the ClusterEncryption")
         except ConfigError as error:
-            return [f"{error}; the policy in force stays"]
+            problem = f"{error}; the policy in force stays"
+            if self._stages is not None:
+                at = self._stages.position.stage
+                await self._report(self._stages, wanted, at, self._evidence(copies, spec), problem)
+            return [problem]
         stages = self._keeper(copies, present)
         stages.aim(policy.stage, asked.get("lowerTo"), time.time())
         await self._publish(stages, asked, policy, present)
@@ -221,8 +227,8 @@ class KubeController:
                 break
             await self._publish(stages, asked, policy, self._signed)
         await self._save()
-        await self._report(stages, wanted)
         conflict = stages.conflict(policy)
+        await self._report(stages, wanted, policy.stage, self._evidence(copies, spec), conflict)
         return [] if conflict is None else [conflict]
 
     def _keeper(self, copies: _Copies, present: PolicyDocument | None) -> Stagekeeper:
@@ -281,16 +287,16 @@ class KubeController:
         }
         return Evidence(self._stages.serial, reports, tuple(sorted(out & copies.nodes.objects.keys())))
 
-    async def _report(self, stages: Stagekeeper, wanted: Wanted) -> None:
+    async def _report(
+        self, stages: Stagekeeper, wanted: Wanted, target: Stage, evidence: Evidence, problem: str | None
+    ) -> None:
         """Say in the ClusterEncryption's status where the cluster is and what holds it; nothing if that is there."""
-        shown = stages.progress
-        status = {
-            "stage": stages.position.stage.value,
-            "position": str(stages.position),
-            "policySerial": stages.serial,
-            "observedGeneration": wanted.generation,
-            "blockers": list(shown.reasons) if shown is not None and stages.walk is not None else [],
-        }
+        shown, walking = stages.progress, stages.walk is not None
+        reasons = shown.reasons if shown is not None and walking else ()
+        ended = stages.ended.get(stages.number)
+        back = "" if ended is None or ended.good else ended.why
+        standing = Standing(stages.position, target, walking, reasons, stages.serial, wanted.generation, problem, back)
+        status = status_object(build(standing, evidence, wanted.status, time.time()))
         if json.dumps(status, sort_keys=True) == wanted.status:
             return
         body = {
@@ -325,9 +331,7 @@ def _wanted(item: Mapping[str, Any], before: Wanted | None) -> Wanted | None:
 
 
 def _reported(item: Mapping[str, Any], before: _Reported | None) -> _Reported | None:
-    fields = {"apiVersion": "linkseal.io/v1alpha1", "kind": "NodeEncryption"}
-    name = str(item["metadata"].get("name", ""))
-    text = json.dumps({**fields, "metadata": {"name": name}, "status": item.get("status")})
+    name, text = str(item["metadata"].get("name", "")), report_text(item)
     if before is not None and before.text == text:
         return before
     with contextlib.suppress(PeerError):

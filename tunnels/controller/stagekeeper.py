@@ -24,7 +24,6 @@ from linkseal.tunnels.stages import (
     Walk,
     arrived,
     back,
-    following,
     judge,
     progress,
     stepped,
@@ -125,15 +124,15 @@ class Stagekeeper:
                 self.position,
                 target.value,
             )
-        elif there != here:
+        elif there != here or self.walk is not None:
             walk = self.walk
             if walk is not None and walk.attached:
                 return  # somebody looks on: the inventory's turn comes after
-            if walk is not None and walk.nodes is None and walk.up == (there > here):
-                # further the same way: the step under way stays, taking it back would bring plaintext
+            if walk is not None and walk.nodes is None and (there == here or walk.up == (there > here)):
+                # further the same way, or no further: the step under way stays, taking it back would bring plaintext
                 _LOG.info("%s asks for stage %s", INVENTORY, target.value)
                 self._keep(replace(self._saved, walk=replace(walk, target=target)))
-            else:
+            elif there != here:
                 if walk is not None:
                     self.abort("the inventory was changed", now)
                 self._begin(Walk(target, there > here, INVENTORY, now, now, attached=False))
@@ -192,14 +191,6 @@ class Stagekeeper:
             case Done():
                 self._end(good=True, why=f"the cluster is at stage {self.position}")
         return False
-
-    def steps(self, walk: Walk) -> list[Position]:
-        """Return every position on the way of a walk from here."""
-        found: list[Position] = []
-        position: Position | None = self.position
-        while position is not None and (position := following(position, walk)) is not None:
-            found.append(position)
-        return found
 
     def _begin(self, walk: Walk) -> int:
         self.number += 1

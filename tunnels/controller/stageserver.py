@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from linkseal.keys.errors import ConfigError, DirectoryError, HostError, LinksealError, Refused
+from linkseal.tunnels.controller.outlook import outlook
 from linkseal.tunnels.controller.stagefile import place
 from linkseal.tunnels.controller.stagekeeper import Ended
 from linkseal.tunnels.host.localsocket import LocalSocket
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.rehearsal import rehearse
-from linkseal.tunnels.stages import TIMEOUT, Position, Walk, barrier, blockers
+from linkseal.tunnels.stages import TIMEOUT, Walk
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
@@ -92,7 +92,8 @@ class StageServer(LocalSocket):
         keeper = self._controller.stages
         keeper.check(walk)
         if wish.dry_run:
-            await _send(writer, {"ok": True, "event": "rehearsal", **self._rehearsal(walk, now)})
+            found = outlook(keeper.position, walk, self._controller.evidence(), now)
+            await _send(writer, {"ok": True, "event": "rehearsal", **found})
             return
         number = keeper.start(walk)
         self._controller.changed.set()
@@ -157,24 +158,6 @@ class StageServer(LocalSocket):
         if not chosen:
             raise ConfigError("--nodes names nobody: give names or patterns, such as n1,worker-*")
         return frozenset(chosen)
-
-    def _rehearsal(self, walk: Walk, now: float) -> dict[str, Any]:
-        keeper, evidence = self._controller.stages, self._controller.evidence()
-        steps = keeper.steps(walk)
-        rehearsal = rehearse(evidence, now)
-        return {
-            "stage": str(keeper.position),
-            "steps": [str(step) for step in steps],
-            "blockers": list(self._blockers(steps[:1], now)),
-            "lines": list(rehearsal.lines()) if walk.up else [],
-            "rehearsal": rehearsal.as_object(),
-        }
-
-    def _blockers(self, steps: list[Position], now: float) -> Iterator[str]:
-        evidence = self._controller.evidence()
-        yield from barrier(evidence, now)
-        for step in steps:  # the conditions of later steps begin to hold on the way
-            yield from blockers(self._controller.stages.position, step, evidence, 0.0, now)
 
 
 async def _send(writer: asyncio.StreamWriter, fields: Mapping[str, Any]) -> None:

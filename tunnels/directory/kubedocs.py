@@ -28,6 +28,10 @@ CERTIFICATE: Final = "linkseal.io/certificate"
 GRANT: Final = "linkseal.io/grant"
 CA_MAP, CA_KEY = "linkseal-ca", "ca.crt"
 SIGNER: Final = "linkseal.io/node"
+CLUSTER_ENCRYPTIONS: Final = "/apis/linkseal.io/v1alpha1/clusterencryptions"
+DEFAULT: Final = "default"
+"""The one ClusterEncryption there is."""
+OPT_OUT: Final = "optOut"
 POLICY_MAP, POLICY_KEY, POLICY_SIGNATURE = "linkseal-policy", "policy", "signature"
 
 
@@ -115,3 +119,10 @@ def signed_policy(data: Mapping[str, str]) -> SignedPolicy | None:
     if not text or not signature or len(text) > MAX_POLICY or len(signature) > MAX_SIGNATURE:
         return None
     return SignedPolicy(text, signature)
+
+
+def report_text(item: Mapping[str, Any]) -> str:
+    """Return what a NodeEncryption reports as the text that `linkseal.tunnels.status.parse_report` reads."""
+    fields = {"apiVersion": "linkseal.io/v1alpha1", "kind": "NodeEncryption"}
+    name = str(item["metadata"].get("name", ""))
+    return json.dumps({**fields, "metadata": {"name": name}, "status": item.get("status")})

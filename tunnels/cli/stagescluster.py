@@ -1,0 +1,73 @@
+"""`linkseal enable` and `disable` on a Kubernetes cluster: the wish is an object there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from linkseal.keys.errors import ConfigError
+from linkseal.tunnels.cli.exits import ExitCode
+from linkseal.tunnels.cli.output import age, clean, note
+from linkseal.tunnels.controller.clusterwalk import Shown, Target, ask, look_on, preview, stay
+from linkseal.tunnels.directory.kubeapi import Access, KubeApi
+
+ResultT = TypeVar("ResultT")
+Answered = Callable[[dict[str, Any]], None]
+
+
+def refuse_local(options: dict[str, Any]) -> None:
+    """Raise ConfigError for an option that only a controller with a socket has."""
+    if options["nodes"] is not None:
+        raise ConfigError("--nodes: a pool that goes first is not there yet on a cluster; opt nodes out instead")
+    if options["timeout"] is not None:
+        raise ConfigError("--timeout: on a cluster the controller takes back a step that not all nodes apply in 120 s")
+
+
+def rehearse(access: Access, target: Target) -> dict[str, Any]:
+    """Return the outlook. Raises ApiError, ConfigError."""
+    return _with_api(access, lambda api: preview(api, target))
+
+
+def walk(access: Access, target: Target, options: dict[str, Any], tell: Answered) -> int:
+    """Ask, and look on until the end; `tell` is given the last answer. Returns the exit code."""
+
+    async def act(api: KubeApi) -> int:
+        generation = await ask(api, target)
+        if options["detach"]:
+            tell({"event": "detached", "text": "the controller walks on by itself"})
+            return ExitCode.FINE
+        return await _attended(api, generation, options["wait"] or None, tell)
+
+    return _with_api(access, act)
+
+
+async def _attended(api: KubeApi, generation: int, patience: float | None, tell: Answered) -> int:
+    try:
+        async with asyncio.timeout(patience):
+            last = Shown("")
+            async for last in look_on(api, generation):
+                if last.good is None:
+                    note(clean(last.text))
+            tell({"event": "end", "good": last.good, "text": clean(last.text)})
+            return ExitCode.FINE if last.good else ExitCode.FOUND
+    except TimeoutError:
+        stage = await stay(api)
+        note(f"{age(patience or 0)} are over; the cluster stays at stage {stage.value}")
+        return ExitCode.WAITED
+    except asyncio.CancelledError:
+        stage = await stay(api)
+        note(f"broken off; the cluster stays at stage {stage.value}")
+        raise
+
+
+def _with_api(access: Access, action: Callable[[KubeApi], Awaitable[ResultT]]) -> ResultT:
+    async def act() -> ResultT:
+        api = KubeApi(access)
+        try:
+            return await action(api)
+        finally:
+            await api.close()
+
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(act())

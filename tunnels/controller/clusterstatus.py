@@ -1,0 +1,131 @@
+"""What the controller says of the cluster in the ClusterEncryption's status. No I/O; time is an argument.
+
+Accepted   the spec can be used; else what is wrong with it, and that what was in force stays
+Reached    the cluster is at the stage that is asked for; else where it is on its way, and what holds it
+Sealed     every link in scope is sealed, as its sender reports it lately; unknown is never a pass
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from linkseal.tunnels.cluster import directed_states
+from linkseal.tunnels.clusterobject import MAX_BLOCKERS, ClusterStatus, Condition
+from linkseal.tunnels.findings import MAX_MESSAGE
+from linkseal.tunnels.model import Stage
+from linkseal.tunnels.stages import Evidence, Position
+from linkseal.tunnels.status import LinkCounts
+from linkseal.tunnels.statustypes import parse_time
+
+ACCEPTED, REACHED, SEALED = "Accepted", "Reached", "Sealed"
+
+_Truth = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the cluster is. `walking`: a change of stage is under way, or waits for `reasons`."""
+
+    position: Position
+    target: Stage
+    walking: bool
+    reasons: tuple[str, ...]
+    serial: int
+    generation: int
+    problem: str | None
+    """What is wrong with what is asked for; None: nothing."""
+    taken_back: str = ""
+    """Why the last change of stage ended before its target."""
+
+
+def build(standing: Standing, evidence: Evidence, before: str, now: float) -> ClusterStatus:
+    """Return the status; `before` is the one that stands, as JSON, of which times of unchanged conditions are kept."""
+    counts = _counts(evidence, now)
+    said = (
+        (ACCEPTED, *_accepted(standing)),
+        (REACHED, *_reached(standing)),
+        (SEALED, *_sealed(standing, evidence, counts)),
+    )
+    times = _times(before)
+    conditions = tuple(
+        Condition(name, truth, reason, _short(message), times.get((name, truth), now), standing.generation)
+        for name, truth, reason, message in said
+    )
+    blockers = tuple(map(_short, standing.reasons[:MAX_BLOCKERS])) if standing.walking else ()
+    return ClusterStatus(
+        observed_generation=standing.generation,
+        policy_serial=standing.serial,
+        stage=standing.position.stage,
+        position=_short(_place(standing)),
+        nodes=len(evidence.reports),
+        links=counts,
+        blockers=blockers,
+        conditions=conditions,
+    )
+
+
+def _counts(evidence: Evidence, now: float) -> LinkCounts:
+    found = Counter(state for _, _, state in directed_states(evidence.reports, now))
+    states = {state.value: number for state, number in found.items() if state is not None}
+    return LinkCounts(total=found.total(), **states)
+
+
+def _place(standing: Standing) -> str:
+    text = str(standing.position)
+    if standing.walking and standing.position.stage is not standing.target:
+        text += f", on the way to {standing.target.value}"
+    return text
+
+
+def _accepted(standing: Standing) -> tuple[_Truth, str, str]:
+    if standing.problem is None:
+        return "True", "Valid", "the policy is signed and in force"
+    return "False", "Refused", standing.problem
+
+
+def _reached(standing: Standing) -> tuple[_Truth, str, str]:
+    if standing.walking:
+        why = "; ".join(standing.reasons)
+        return "False", "Waiting" if why else "Walking", why or f"going to {standing.target.value}"
+    if standing.position == Position(standing.target):
+        return "True", "AtTarget", f"every node was told stage {standing.target.value}"
+    if standing.taken_back:
+        return "False", "TakenBack", standing.taken_back
+    return "False", "NotAsked", f"the cluster is at {standing.position} and not told to go to {standing.target.value}"
+
+
+def _sealed(standing: Standing, evidence: Evidence, counts: LinkCounts) -> tuple[_Truth, str, str]:
+    if standing.position.stage in (Stage.OFF, Stage.PREPARE):
+        return "False", "NotEncrypting", f"at stage {standing.position.stage.value} traffic is plaintext"
+    silent = [name for name, report in sorted(evidence.reports.items()) if report is None]
+    if silent:
+        return "Unknown", "NoReport", f"{len(silent)} of {len(evidence.reports)} nodes do not report: {_named(silent)}"
+    if not counts.total:
+        return "Unknown", "NoLinks", "there are no two nodes in scope"
+    if counts.sealed < counts.total:
+        return "False", "NotSealed", f"{counts.sealed} of {counts.total} links are sealed"
+    out = f"; opted out: {_named(evidence.out)}" if evidence.out else ""
+    return "True", "AllSealed", f"{counts.total} links{out}"
+
+
+def _named(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join(names[:5]) + ("" if len(names) <= 5 else ", …")  # noqa: PLR2004
+
+
+def _short(text: str) -> str:
+    printable = "".join(one if one.isprintable() else " " for one in text)
+    return printable if len(printable) <= MAX_MESSAGE else printable[: MAX_MESSAGE - 1] + "…"
+
+
+def _times(before: str) -> dict[tuple[str, Any], float]:
+    """Return (type, status) → when it began to be so, of what can be read."""
+    found: dict[tuple[str, Any], float] = {}
+    for one in json.loads(before or "{}").get("conditions") or ():
+        try:
+            found[one["type"], one["status"]] = parse_time(one["lastTransitionTime"])
+        except (KeyError, TypeError, ValueError):
+            continue
+    return found

@@ -1,0 +1,148 @@
+"""Asks for a stage in the ClusterEncryption and looks on, for `linkseal enable` and `disable` on a cluster.
+
+The wish is an object: the controller goes on although nobody looks on. Who breaks off asks for the stage where the
+cluster is, and it stays there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from linkseal.keys.errors import ConfigError, PeerError
+from linkseal.tunnels.controller.clusterstatus import ACCEPTED, REACHED
+from linkseal.tunnels.controller.outlook import outlook
+from linkseal.tunnels.directory.kube import NODE_ENCRYPTIONS
+from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
+from linkseal.tunnels.directory.kubedocs import CLUSTER_ENCRYPTIONS, DEFAULT, OPT_OUT, report_text
+from linkseal.tunnels.model import Stage
+from linkseal.tunnels.stages import Evidence, Position, Walk
+from linkseal.tunnels.status import NodeEncryption, parse_report
+
+MANAGER: Final = "linkseal-cli"
+"""Field manager of what the command asks for."""
+
+PATH: Final = f"{CLUSTER_ENCRYPTIONS}/{DEFAULT}"
+LOOK: Final = 0.5
+"""Seconds between two looks."""
+
+ANSWER: Final = 60.0
+"""Seconds in which a controller must have seen a wish."""
+
+
+class Target(NamedTuple):
+    """Where to go; scope and protocol: as the object says, unless they are named."""
+
+    stage: Stage
+    up: bool
+    scope: str | None = None
+    protocol: str | None = None
+
+
+class Shown(NamedTuple):
+    """A look at the walk. `good`: it is at its target; None: it goes on."""
+
+    text: str
+    good: bool | None = None
+
+
+async def preview(api: KubeApi, target: Target) -> dict[str, Any]:
+    """Return the outlook of a walk from where the cluster is. Raises ApiError, ConfigError."""
+    found = await api.find(PATH) or {}
+    listed = await api.get(NODE_ENCRYPTIONS)
+    out = frozenset(map(str, ((found.get("spec") or {}).get(OPT_OUT) or {}).get("nodes") or ()))
+    reports = {name: report for name, report in map(_report, listed.get("items") or ()) if name not in out}
+    status, now = found.get("status") or {}, time.time()
+    evidence = Evidence(int(status.get("policySerial", 0)), reports, tuple(sorted(out)))
+    walk = Walk(target.stage, target.up, "", now, now)
+    return outlook(Position(_stage(status)), walk, evidence, now)
+
+
+async def ask(api: KubeApi, target: Target) -> int:
+    """Ask for the stage; returns the generation of the object. Raises ConfigError (refused), ApiError.
+
+    The object is made if there is none.
+    """
+    found = await api.find(PATH) or {}
+    here = _stage(found.get("status") or {})
+    wished = (found.get("spec") or {}).get("stage", "off")
+    order = list(Stage)
+    if (order.index(target.stage) < order.index(max(here, Stage(wished), key=order.index))) is target.up:
+        raise ConfigError(
+            f"the cluster is at stage {here.value} and was asked to go to {wished}: "
+            + ("use `linkseal disable` to go back" if target.up else "use `linkseal enable` to go on")
+        )
+    spec: dict[str, Any] = {"stage": target.stage.value}
+    spec |= {name: value for name, value in (("scope", target.scope), ("protocol", target.protocol)) if value}
+    return await _apply(api, spec if target.up else {**spec, "lowerTo": target.stage.value})
+
+
+async def stay(api: KubeApi) -> Stage:
+    """Ask for the stage where the cluster is, and return it. Raises ApiError, ConfigError."""
+    found = await api.get(PATH)
+    here = _stage(found.get("status") or {})
+    order, wished = list(Stage), Stage((found.get("spec") or {}).get("stage", "off"))
+    lower = {"lowerTo": here.value} if order.index(here) < order.index(wished) else {}
+    await _apply(api, {"stage": here.value, **lower})
+    return here
+
+
+async def look_on(api: KubeApi, generation: int) -> AsyncIterator[Shown]:
+    """Yield what is new of the walk until it has ended. Raises ApiError, ConfigError (no controller answers)."""
+    deadline, last = time.monotonic() + ANSWER, None
+    while True:
+        status = (await api.get(PATH)).get("status") or {}
+        if int(status.get("observedGeneration", 0)) >= generation:
+            shown = _shown(status)
+            if shown != last:
+                last = shown
+                yield shown
+            if shown.good is not None:
+                return
+        elif time.monotonic() > deadline:
+            raise ConfigError(
+                f"no controller has taken this up in {ANSWER:.0f} s: see the pods of linkseal-controller"
+                "; the wish stands"
+            )
+        await asyncio.sleep(LOOK)
+
+
+async def _apply(api: KubeApi, spec: Mapping[str, Any]) -> int:
+    body = {"apiVersion": "linkseal.io/v1alpha1", "kind": "ClusterEncryption", "metadata": {"name": DEFAULT}}
+    try:
+        found = await api.apply(PATH, {**body, "spec": spec}, manager=MANAGER)
+    except ApiError as error:
+        if error.status in (400, 403, 422):
+            raise ConfigError(f"the API server refuses this: {error}") from error
+        raise
+    return int(found["metadata"].get("generation", 0))
+
+
+def _shown(status: Mapping[str, Any]) -> Shown:
+    conditions = {str(one.get("type")): one for one in status.get("conditions") or ()}
+    accepted, reached = conditions.get(ACCEPTED, {}), conditions.get(REACHED, {})
+    if accepted.get("status") == "False":
+        return Shown(str(accepted.get("message", "")), good=False)
+    links = status.get("links") or {}
+    text = f"stage {status.get('position', '?')}, {links.get('sealed', 0)}/{links.get('total', 0)} links sealed"
+    if reached.get("status") == "True":
+        return Shown(f"the cluster is at stage {status.get('stage')}", good=True)
+    if reached.get("reason") in ("TakenBack", "NotAsked"):
+        return Shown(str(reached.get("message", "")), good=False)
+    waiting = "; ".join(map(str, status.get("blockers") or ()))
+    return Shown(f"{text}; waiting: {waiting}" if waiting else text)
+
+
+def _stage(status: Mapping[str, Any]) -> Stage:
+    return Stage(status.get("stage", "off"))
+
+
+def _report(item: Mapping[str, Any]) -> tuple[str, NodeEncryption | None]:
+    name = str(item["metadata"].get("name", ""))
+    with suppress(PeerError):
+        found = parse_report(report_text(item), name)
+        return name, found if found.status is not None else None
+    return name, None
