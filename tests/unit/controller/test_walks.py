@@ -72,6 +72,25 @@ def test_a_wish_to_go_further_takes_no_step_back(site: Site) -> None:
     assert site.stage == "prepare", "the other way the step under way is taken back at once"
 
 
+def test_a_wish_for_where_the_cluster_is_ends_the_walk_there(site: Site) -> None:
+    site.write("off")
+    controller = site.controller()
+    controller.sign()
+    site.report()
+    site.write("enforce")
+    controller.sign()
+    assert site.stage == "prepare"
+    site.write("prepare", lowerTo="prepare")
+    controller.sign()
+    assert controller.stages.walk is not None, "the step under way has not been applied everywhere"
+    site.report()
+    controller.sign()
+    assert (site.stage, controller.stages.walk) == ("prepare", None)
+    site.report()
+    controller.sign()
+    assert site.stage == "prepare"
+
+
 def test_an_old_inventory_does_not_lower_the_stage(site: Site) -> None:
     controller = site.controller()
     controller.sign()
