@@ -16,7 +16,7 @@ from unit.test_status import T, pair, status
 
 AT_PREFER = Standing(
     Position(Stage.PREFER), Stage.PREFER, walking=False, reasons=(), serial=7, generation=3, problem=None
-)  # noqa: E501
+)
 
 UNSEALED = NodeEncryption(Metadata("n2"), status=status())
 TO_ENFORCE = replace(AT_PREFER, target=Stage.ENFORCE)
