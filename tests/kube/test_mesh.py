@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ground.charts import CLUSTER_ENCRYPTIONS, chart_installed
+from ground.charts import CLUSTER_ENCRYPTIONS, CONTROLLER, NAMESPACE, chart_installed, granted
+from ground.controlplane import ControlPlane
 from ground.kubemesh import API, KubeDeployment, control_plane_on
 from ground.net import Cluster
 from ground.probes import loss_probe
@@ -45,7 +46,7 @@ def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
         plane.admin.patch(ENCRYPTION, {"spec": {"verify": {"interval": 0}}})  # its controls are plaintext
         linkseal.wait_sealed()
         with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
-            assert main([*at, "enable", "--dry-run"]) == 0
+            linkseal.until(lambda: main([*at, "enable", "--dry-run"]) == 0, "nothing in the way")
             assert "stage prefer → enforce" in capfd.readouterr().out
             assert main([*at, "enable", "--to", "enforce"]) != 0, "nobody was asked"
             assert main([*at, "enable", "--to", "enforce", "--wait=120s", "--yes"]) == 0, capfd.readouterr().err
@@ -76,9 +77,29 @@ def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
             assert main([*at, "disable", "--to", "prefer"]) == 0, capfd.readouterr().err
             assert main([*at, "disable"]) == 0, capfd.readouterr().err
             linkseal.until(lambda: "lsl0" not in a.run("ip -br link"), "nothing of ours")
+            assert called(plane) == needed(plane)
+            assert {"StageChanged", "StageReached", "Sealed", "Granted", "Certified", "LinksSealed"} <= told(plane)
         assert "LS5001" not in codes(linkseal, cluster), f"sealed, and yet plaintext left\n{linkseal.report()}"
         assert loss.lost == [], loss
         assert loss.sent > 500
+
+
+def called(plane: ControlPlane) -> set[tuple[str, str]]:
+    """Verb and resource of all that the controller has asked the API server for."""
+    mine = plane.requests(user=f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}")
+    return {(one.verb, one.resource) for one in mine}
+
+
+def needed(plane: ControlPlane) -> set[tuple[str, str]]:
+    """What the chart lets it do, but for rights no request names: the signer's, and `create` for apply."""
+    signers = "certificates.k8s.io/signers"
+    return granted(plane, CONTROLLER) - {("approve", signers), ("sign", signers), ("create", "configmaps")}
+
+
+def told(plane: ControlPlane) -> set[str]:
+    """Reasons of our Events."""
+    events = plane.admin.get("/apis/events.k8s.io/v1/namespaces/default/events")["items"]
+    return {one["reason"] for one in events if one.get("reportingController") == "linkseal.io/controller"}
 
 
 def codes(linkseal: KubeDeployment, cluster: Cluster) -> set[str]:

@@ -53,25 +53,24 @@ AGENT_MAY_NOT = [
 ]
 
 CONTROLLER_MAY = [
-    *((verb, "nodes", "a", "") for verb in ("get", "list", "watch", "patch")),
+    *((verb, "nodes", "a", "") for verb in ("list", "watch", "patch")),
     ("get", "namespaces", "kube-system", ""),
     *((verb, CSR, "", "") for verb in ("get", "list", "watch")),
     *(("update", f"{CSR}/{part}", "x", "") for part in ("approval", "status")),
     *((verb, SIGNERS, "linkseal.io/node", "") for verb in ("approve", "sign")),
     ("get", "pods", "", NS),
-    *((verb, "configmaps", "", NS) for verb in ("get", "list", "watch", "create")),
-    *(("patch", "configmaps", f"linkseal-{name}", NS) for name in ("ca", "policy", "stage", "revocations", "history")),
+    *((verb, "configmaps", "", NS) for verb in ("list", "watch", "create")),
+    *(("patch", "configmaps", f"linkseal-{name}", NS) for name in ("ca", "policy", "stage")),
     ("create", "secrets", "", NS),
-    *((verb, "secrets", "linkseal-ca-key", NS) for verb in ("get", "patch")),
-    *((verb, CLUSTER, "", "") for verb in ("get", "list", "watch")),
+    ("get", "secrets", "linkseal-ca-key", NS),
+    *((verb, CLUSTER, "", "") for verb in ("list", "watch")),
     ("patch", f"{CLUSTER}/status", "default", ""),
-    *((verb, NODE, "", "") for verb in ("get", "list", "watch", "create", "patch", "delete")),
+    *((verb, NODE, "", "") for verb in ("list", "watch", "create")),
     *((verb, "discovery.k8s.io/endpointslices", "", "default") for verb in ("list", "watch")),
     ("create", LEASES, "", NS),
-    *((verb, LEASES, "linkseal-controller", NS) for verb in ("get", "update", "patch")),
-    *((verb, f"{group}events", "", space) for verb in ("create", "patch") for group in ("", "events.k8s.io/")
-      for space in (NS, "default")),
-]  # fmt: skip
+    *((verb, LEASES, "linkseal-controller", NS) for verb in ("get", "update")),
+    ("create", "events.k8s.io/events", "", "default"),
+]
 
 CONTROLLER_MAY_NOT = [
     *((verb, "nodes", "a", "") for verb in ("create", "update", "delete")),
@@ -79,6 +78,9 @@ CONTROLLER_MAY_NOT = [
     *((verb, SIGNERS, "kubernetes.io/kube-apiserver-client", "") for verb in ("approve", "sign")),
     *((verb, CSR, "", "") for verb in ("create", "delete", "patch")),
     *((verb, "secrets", "", NS) for verb in ("get", "list", "watch", "delete", "update")),
+    *((verb, "secrets", "linkseal-ca-key", NS) for verb in ("patch", "update", "delete")),
+    *((verb, NODE, "a", "") for verb in ("get", "patch", "update", "delete")),
+    ("create", "events.k8s.io/events", "", NS),
     ("get", "secrets", "another", NS),
     ("get", "secrets", "linkseal-ca-key", "kube-system"),
     ("patch", "configmaps", "linkseal-agent", NS),

@@ -18,7 +18,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
@@ -26,10 +26,11 @@ from linkseal.keys import policydoc
 from linkseal.keys.ca import Trust
 from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
 from linkseal.keys.policydoc import PolicyDocument
-from linkseal.tunnels.clusterobject import status_object
+from linkseal.tunnels.clusterobject import ClusterStatus, status_object
 from linkseal.tunnels.controller.apiserver import OF_API_SERVER, SLICES, Endpoint, endpoints_of, with_api_server
 from linkseal.tunnels.controller.clusterstatus import Standing, build
-from linkseal.tunnels.controller.csrs import Asked
+from linkseal.tunnels.controller.csrs import Asked, Asker
+from linkseal.tunnels.controller.kubeevents import About, Events, News, of_cluster, of_node
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, NodeFacts, authority_of, node_facts
 from linkseal.tunnels.controller.lease import Lease, while_leading
 from linkseal.tunnels.controller.stagekeeper import Stagekeeper
@@ -83,6 +84,7 @@ class Wanted(NamedTuple):
     generation: int
     status: str
     """What was reported last."""
+    uid: str
 
 
 class _Reported(NamedTuple):
@@ -130,6 +132,9 @@ class KubeController:
         self._stages: Stagekeeper | None = None
         self._signed: PolicyDocument | None = None
         self._written = 0.0
+        self._events = Events(api)
+        self._status: ClusterStatus | None = None
+        self._reports: dict[str, NodeEncryption | None] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`. Raises ConfigError, ApiError (at the start only)."""
@@ -137,6 +142,7 @@ class KubeController:
         authority = await authority_of(self._api, self._namespace, datetime.now(UTC))
         self._authority, self._trust = authority, Trust.from_pem(authority.certificate_pem())
         self._signer = KubeSigner(self._api, self._namespace, authority)
+        self._status, self._reports = None, {}
         copies = self._begun()
         tasks = [asyncio.ensure_future(mirror.run()) for mirror in copies]
         try:
@@ -200,8 +206,23 @@ class KubeController:
                 _LOG.info("signed %s %s", text, name)
         for name in made:
             _LOG.info("made the NodeEncryption %s", name)
+        self._tell_of_nodes(nodes, granted.granted, [requests[name].asker for name in certified.certified], copies)
         problems = [] if wanted is None else await self._policy(copies, spec, wanted)
         self._tell([*certified.refused, *granted.problems, *problems])
+        await self._events.write()
+
+    def _tell_of_nodes(
+        self, nodes: Mapping[str, NodeFacts], granted: Sequence[str], askers: Sequence[Asker | None], copies: _Copies
+    ) -> None:
+        """Have what happened to nodes told in Events on them."""
+        happened = [(name, News("Granted", "its addresses and prefixes were signed")) for name in granted]
+        happened += [(one.node, News("Certified", f"by request of pod {one.pod}")) for one in askers if one is not None]
+        for name, known in dict(copies.reports.objects).items():
+            happened += [(name, news) for news in of_node(self._reports.get(name), known.report)]
+            self._reports[name] = known.report
+        for name, news in happened:
+            if name in nodes:
+                self._events.tell(About("v1", "Node", name, nodes[name].uid), news)
 
     async def _policy(self, copies: _Copies, spec: Mapping[str, Any], wanted: Wanted) -> list[str]:
         """Walk the stages and sign the policy; returns what is wrong with what is asked for."""
@@ -296,7 +317,10 @@ class KubeController:
         ended = stages.ended.get(stages.number)
         back = "" if ended is None or ended.good else ended.why
         standing = Standing(stages.position, target, walking, reasons, stages.serial, wanted.generation, problem, back)
-        status = status_object(build(standing, evidence, wanted.status, time.time()))
+        built = build(standing, evidence, wanted.status, time.time())
+        for news in of_cluster(self._status, built):
+            self._events.tell(About("linkseal.io/v1alpha1", "ClusterEncryption", DEFAULT, wanted.uid), news)
+        self._status, status = built, status_object(built)
         if json.dumps(status, sort_keys=True) == wanted.status:
             return
         body = {
@@ -326,7 +350,7 @@ def _opted_out(spec: Mapping[str, Any]) -> frozenset[str]:
 def _wanted(item: Mapping[str, Any], before: Wanted | None) -> Wanted | None:
     generation = int(item["metadata"].get("generation", 0))
     spec, status = (json.dumps(item.get(part) or {}, sort_keys=True) for part in ("spec", "status"))
-    found = Wanted(spec, generation, status)
+    found = Wanted(spec, generation, status, str(item["metadata"].get("uid", "")))
     return before if found == before else found
 
 

@@ -1,0 +1,100 @@
+"""Which changes are told in Events, and how they are written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from linkseal.tunnels.clusterobject import ClusterStatus
+from linkseal.tunnels.controller.clusterstatus import Standing, build
+from linkseal.tunnels.controller.kubeevents import MAX_NOTE, MAX_WAITING, About, Events, News, of_cluster, of_node
+from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
+from linkseal.tunnels.model import LinkState, Stage
+from linkseal.tunnels.stages import Evidence, Position
+from linkseal.tunnels.status import LinkCounts, Metadata, NodeEncryption, NodeStatus
+from unit.test_status import T, pair, status
+
+ENFORCED = Standing(
+    Position(Stage.ENFORCE), Stage.ENFORCE, walking=False, reasons=(), serial=7, generation=3, problem=None
+)
+SEALED = status(links=LinkCounts(1, 1), unsealed=(), pairs=(pair("n2", carries=True),))
+OPEN = status(pairs=(pair("n2", LinkState.STALE, code="LS2001"),))
+
+
+def seen(standing: Standing = ENFORCED, report: NodeStatus = SEALED) -> ClusterStatus:
+    other = NodeEncryption(Metadata("n2"), status=replace(report, pairs=(replace(report.pairs[0], peer="n1"),)))
+    reports = {"n1": node(report), "n2": other}
+    return build(standing, Evidence(7, reports), "{}", T)
+
+
+def node(report: NodeStatus | None) -> NodeEncryption:
+    return NodeEncryption(Metadata("n1"), status=report)
+
+
+def reasons(before: ClusterStatus | None, after: ClusterStatus) -> list[tuple[str, bool]]:
+    return [(news.reason, news.warning) for news in of_cluster(before, after)]
+
+
+def test_what_is_found_at_the_start_and_what_stays_is_no_news() -> None:
+    assert reasons(None, seen()) == []
+    assert reasons(seen(), seen()) == []
+    assert list(of_node(None, node(SEALED))) == []
+    assert list(of_node(node(SEALED), node(SEALED))) == []
+    assert list(of_node(node(SEALED), None)) == []
+
+
+def test_a_stage_that_changes_and_is_reached_or_taken_back_is_told() -> None:
+    walking = replace(ENFORCED, position=Position(Stage.PREFER), walking=True)
+    assert reasons(seen(walking), seen()) == [("StageChanged", False), ("StageReached", False)]
+    back = replace(walking, walking=False, taken_back="not applied in time")
+    assert reasons(seen(walking), seen(back)) == [("StageTakenBack", True)]
+
+
+def test_a_spec_that_is_refused_and_links_that_are_no_longer_sealed_are_warnings() -> None:
+    assert reasons(seen(), seen(replace(ENFORCED, problem="mtu: too small"))) == [("SpecRefused", True)]
+    assert reasons(seen(replace(ENFORCED, problem="mtu: too small")), seen()) == [("SpecAccepted", False)]
+    assert reasons(seen(), seen(report=OPEN)) == [("NotSealed", True)]
+    assert reasons(seen(report=OPEN), seen()) == [("Sealed", False)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (OPEN, SEALED, [("LinksSealed", False)]),
+        (SEALED, OPEN, [("LinksNotSealed", True)]),
+        (replace(SEALED, stage=Stage.PREPARE), SEALED, [("LinksSealed", False)]),
+        (replace(SEALED, stage=Stage.PREPARE), OPEN, []),
+        (SEALED, replace(OPEN, stage=Stage.OFF), []),
+    ],
+)
+def test_links_of_a_node(before: NodeStatus, after: NodeStatus, told: list[Any]) -> None:
+    assert [(one.reason, one.warning) for one in of_node(node(before), node(after))] == told
+
+
+class Server:
+    """Takes so many events and refuses what comes after."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.taken: list[dict[str, Any]] = []
+
+    async def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        assert path == "/apis/events.k8s.io/v1/namespaces/default/events"
+        if len(self.taken) == self.room:
+            raise ApiError("429 Too Many Requests", 429)
+        self.taken.append(body)
+        return body
+
+
+async def test_they_fit_are_bounded_and_no_refusal_harms() -> None:
+    server = Server(3)
+    events = Events(cast("KubeApi", server))
+    for number in range(MAX_WAITING + 10):
+        events.tell(About("v1", "Node", f"n{number}", "u"), News("Granted", "ü" * 5000, warning=number == 1))
+    await events.write()
+    assert [one["regarding"]["name"] for one in server.taken] == ["n0", "n1", "n2"]
+    assert [one["type"] for one in server.taken] == ["Normal", "Warning", "Normal"]
+    assert all(len(one["note"].encode()) <= MAX_NOTE for one in server.taken)
+    await events.write()
+    assert len(server.taken) == 3, "what was refused is lost, and not sent again"

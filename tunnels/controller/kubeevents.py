@@ -1,0 +1,137 @@
+"""Events: what happened, on the Node or the ClusterEncryption it happened to, for `kubectl describe`.
+
+Only changes are told; what a controller finds when it starts is no news. They are a help for people and no record: one
+that the API server does not take is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from linkseal.tunnels.clusterobject import ClusterStatus
+from linkseal.tunnels.controller.clusterstatus import ACCEPTED, REACHED, SEALED
+from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
+from linkseal.tunnels.model import Stage
+from linkseal.tunnels.status import NodeEncryption
+
+_LOG: Final = logging.getLogger("linkseal.controller")
+
+PATH: Final = "/apis/events.k8s.io/v1/namespaces/default/events"
+"""Events about objects without a namespace are kept in `default`."""
+
+CONTROLLER: Final = "linkseal.io/controller"
+MAX_NOTE: Final = 1024
+"""Bytes: the API server takes no longer note."""
+
+_BEGUN: Final = (None, False)
+"""Links are about to be sealed, as every change to stage prefer begins."""
+
+MAX_WAITING: Final = 200
+"""Events kept until they can be written; a cluster in trouble must not be flooded with news of it."""
+
+
+class About(NamedTuple):
+    """The object an event is about."""
+
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+
+
+class News(NamedTuple):
+    """What happened. `reason`: one word for programs."""
+
+    reason: str
+    note: str
+    warning: bool = False
+
+
+def of_cluster(before: ClusterStatus | None, after: ClusterStatus) -> Iterator[News]:
+    """Yield what has changed of the cluster; nothing at first."""
+    if before is None:
+        return
+    if before.stage is not after.stage:
+        yield News("StageChanged", f"stage {before.stage.value} → {after.stage.value}")
+    old = {one.type: one for one in before.conditions}
+    for one in after.conditions:
+        was = old.get(one.type)
+        if was is not None and (was.status, was.reason) == (one.status, one.reason):
+            continue
+        if one.type == REACHED and one.reason in ("AtTarget", "TakenBack"):
+            yield News("StageReached" if one.status == "True" else "StageTakenBack", one.message, one.status != "True")
+        elif one.type == ACCEPTED and was is not None:
+            yield News("SpecAccepted" if one.status == "True" else "SpecRefused", one.message, one.status != "True")
+        elif one.type == SEALED and was is not None and was.status != one.status:
+            left = one.status != "True" and after.stage is Stage.ENFORCE
+            yield News("Sealed" if one.status == "True" else "NotSealed", one.message, left)
+
+
+def of_node(before: NodeEncryption | None, after: NodeEncryption | None) -> Iterator[News]:
+    """Yield what has changed of a node by its reports."""
+    was, now = _sealed(before), _sealed(after)
+    if before is None or after is None or after.status is None or now is None or was == now or (was, now) == _BEGUN:
+        return
+    links = after.status.links
+    named = ", ".join(f"{one.name} {one.state.value} {one.code or ''}".strip() for one in after.status.unsealed[:5])
+    note = f"{links.sealed} of {links.total} links are sealed" + (f": {named}" if named else "")
+    yield News("LinksSealed" if now else "LinksNotSealed", note, not now)
+
+
+def _sealed(report: NodeEncryption | None) -> bool | None:
+    """Whether all links of a node are sealed; None: that cannot be told, or is not wanted at its stage."""
+    status = None if report is None else report.status
+    if status is None or status.stage in (Stage.OFF, Stage.PREPARE) or not status.links.total:
+        return None
+    return status.links.sealed == status.links.total
+
+
+class Events:
+    """Collects events and writes them when there is time."""
+
+    def __init__(self, api: KubeApi) -> None:
+        self._api = api
+        self._waiting: list[dict[str, Any]] = []
+        self._instance = f"{socket.gethostname()}-{os.getpid()}"[:128]
+
+    def tell(self, about: About, news: News) -> None:
+        """Have something told of an object."""
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.append(self._event(about, news))
+
+    async def write(self) -> None:
+        """Write what waits."""
+        waiting, self._waiting = self._waiting, []
+        for event in waiting:
+            try:
+                await self._api.create(PATH, event)
+            except ApiError as error:
+                _LOG.debug("an event could not be written: %s", error)
+                return
+
+    def _event(self, about: About, news: News) -> dict[str, Any]:
+        note = news.note.encode()[:MAX_NOTE].decode(errors="ignore")
+        regarding: Mapping[str, str] = {
+            "apiVersion": about.api_version,
+            "kind": about.kind,
+            "name": about.name,
+            "uid": about.uid,
+        }
+        return {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"generateName": "linkseal-", "namespace": "default"},
+            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": CONTROLLER,
+            "reportingInstance": self._instance,
+            "action": news.reason,
+            "reason": news.reason,
+            "regarding": regarding,
+            "note": note,
+            "type": "Warning" if news.warning else "Normal",
+        }
