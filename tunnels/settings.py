@@ -9,6 +9,7 @@ What holds for the whole cluster is in `linkseal.tunnels.policy` (no I/O there; 
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,9 @@ __all__ = [
 ]
 
 API_VERSION: Final = "linkseal.io/v1alpha1"
+
+NODE_VARIABLE: Final = "LINKSEAL_NODE"
+"""Environment: the name of the node, where the agent's file does not say it."""
 
 MAX_FILE: Final = 1 << 20
 """Bytes of a settings or inventory file (1 MiB: an inventory of 5,000 nodes is half of it)."""
@@ -107,8 +111,12 @@ class AgentSettings:
 
 
 def load_agent_settings(path: Path | str) -> AgentSettings:
-    """Read an agent's settings. Raises ConfigError, with every problem of the file on a line of its own."""
-    return parse_agent_settings(read_yaml(Path(path)), str(path), hostname=socket.gethostname())
+    """Read an agent's settings. Raises ConfigError, with every problem of the file on a line of its own.
+
+    Where the file does not name the node LINKSEAL_NODE does (a pod knows the name of its Node), else the host name.
+    """
+    name = os.environ.get(NODE_VARIABLE) or socket.gethostname()
+    return parse_agent_settings(read_yaml(Path(path)), str(path), hostname=name)
 
 
 def parse_agent_settings(data: object, source: str, *, hostname: str) -> AgentSettings:
@@ -118,7 +126,9 @@ def parse_agent_settings(data: object, source: str, *, hostname: str) -> AgentSe
     try:
         check_identity(node, config.uid or "u")
     except ConfigError as error:
-        raise ConfigError(f"{source}: node: {error}; the host name does not serve, so set `node`") from error
+        raise ConfigError(
+            f"{source}: node: {error}; the host name (or {NODE_VARIABLE}) does not serve, so set `node`"
+        ) from error
     return AgentSettings(
         node=node,
         directory=_directory(config.directory),

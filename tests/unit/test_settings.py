@@ -62,6 +62,17 @@ def test_the_host_name_names_the_node_in_lower_case() -> None:
         parse_agent_settings(data, "agent.yaml", hostname="under_score")
 
 
+def test_a_pod_is_told_the_name_of_its_node_which_a_host_may_not_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINKSEAL_NODE", "ip-192-0-2-7.ec2.internal")
+    path = tmp_path / "agent.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in MINIMAL.items() if key != "node"}))
+    assert load_agent_settings(path).node == "ip-192-0-2-7.ec2.internal"
+    path.write_text(yaml.safe_dump(MINIMAL | {"node": "n1"}))
+    assert load_agent_settings(path).node == "n1", "what the file says counts"
+
+
 def test_an_explicitly_empty_list_of_endpoints_is_not_the_default() -> None:
     assert parse_agent_settings(MINIMAL | {"endpoints": []}, "a", hostname="h").endpoints == ()
 

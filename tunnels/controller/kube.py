@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 from linkseal.keys import policydoc
 from linkseal.keys.ca import Trust
 from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
-from linkseal.keys.policydoc import PolicyDocument
+from linkseal.keys.policydoc import PolicyDocument, SignedPolicy
 from linkseal.tunnels.clusterobject import ClusterStatus, status_object
 from linkseal.tunnels.controller.apiserver import OF_API_SERVER, SLICES, Endpoint, endpoints_of, with_api_server
 from linkseal.tunnels.controller.clusterstatus import Standing, build
@@ -132,6 +132,8 @@ class KubeController:
         self._stages: Stagekeeper | None = None
         self._signed: PolicyDocument | None = None
         self._written = 0.0
+        self._verified: tuple[SignedPolicy, PolicyDocument | None] | None = None
+        """The policy seen last, and what it says if it is by this CA for this cluster."""
         self._events = Events(api)
         self._status: ClusterStatus | None = None
         self._reports: dict[str, NodeEncryption | None] = {}
@@ -264,10 +266,15 @@ class KubeController:
     def _in_force(self, copies: _Copies) -> PolicyDocument | None:
         """Return the policy that agents have been told, None if there is none by this CA for this cluster."""
         found = signed_policy(copies.maps.objects.get(POLICY_MAP, {}))
-        try:
-            return None if found is None else policydoc.verify(found, self._trust, cluster=self._cluster)
-        except PeerError:
+        if found is None:
             return None
+        if self._verified is None or self._verified[0] != found:
+            try:
+                document = policydoc.verify(found, self._trust, cluster=self._cluster)
+            except PeerError:
+                document = None
+            self._verified = (found, document)
+        return self._verified[1]
 
     async def _publish(
         self, stages: Stagekeeper, asked: Mapping[str, Any], policy: Policy, present: PolicyDocument | None
