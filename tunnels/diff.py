@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from linkseal.keys.values import Prefix
 from linkseal.tunnels.addressing import DOOR, PROBE, SLOTS
 from linkseal.tunnels.guard.diff import diff_guard
 from linkseal.tunnels.model import (
@@ -45,14 +46,17 @@ from linkseal.tunnels.redirect.diff import diff_redirect
 from linkseal.wireguard.diff import diff_device
 from linkseal.wireguard.model import DeviceState, RemovePeer, SetPeer, WireguardStep
 
+RouteKey = tuple[int, Prefix]
+"""Table and destination."""
+
 
 def diff(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     """Return ordered steps; none when nothing differs."""
     devices = list(_devices(desired, observed))
     early, late = diff_ruleset(desired.nft, observed.nft)
     close, open_ = diff_guard(desired.guard, observed.guard, observed.interfaces)
-    same_routes = desired.routes == observed.routes  # as a rule; tens of thousands, compared in C and once
-    floors, routes = ([], []) if same_routes else _new_routes(desired, observed)
+    changed = _changed_routes(desired, observed)
+    floors, routes = _new_routes(desired, changed)
     rules = sorted(desired.rules - observed.rules, key=_rule_order)
     redirect = diff_redirect(desired.redirect, observed.redirect, observed.interfaces.keys())
     misfits = _misfits(desired, observed)
@@ -68,9 +72,9 @@ def diff(desired: Desired, observed: Observed) -> tuple[Step, ...]:
         *(() if early is None else (early,)),
         *routes,
         *(AddRule(rule) for rule in rules if not (floors and _is_floor(rule, floors))),
-        *(() if same_routes else _look_again(desired, observed)),
+        *_look_again(desired, observed, changed),
         *(RemoveRule(rule) for rule in sorted(observed.rules - desired.rules, key=_rule_order, reverse=True)),
-        *(() if same_routes else _old_routes(desired, observed)),
+        *_old_routes(desired, observed, changed),
         *(() if late is None else (late,)),
         *(step for step in devices if _takes_away(step)),
         *_old_addresses(desired, observed),
@@ -91,12 +95,11 @@ def _rule_order(rule: Rule) -> tuple[object, ...]:
     return rule.priority, rule.family, rule.table, rule.fwmark or (0, 0), selectors
 
 
-def _look_again(desired: Desired, observed: Observed) -> Iterator[Step]:
+def _look_again(desired: Desired, observed: Observed, changed: Sequence[RouteKey]) -> Iterator[Step]:
     """IPv6 sockets that talk already must find a prefix's new way; a rule added just now has that effect by itself."""
-    rules = [rule for rule in desired.rules if rule.family == V6]
-    if rules and any(":" in prefix for _, prefix in desired.routes.keys() - observed.routes.keys()):
-        last = max(rules, key=_rule_order)
-        if last in observed.rules:
+    if any(":" in key[1] and key not in observed.routes for key in changed):
+        last = max((rule for rule in desired.rules if rule.family == V6), key=_rule_order, default=None)
+        if last is not None and last in observed.rules:
             yield LookAgain(last._replace(priority=last.priority + 1))
 
 
@@ -156,15 +159,24 @@ def _takes_away(step: WireguardStep) -> bool:
     return isinstance(step, RemovePeer)
 
 
-def _new_routes(desired: Desired, observed: Observed) -> tuple[list[SetRoute], list[SetRoute]]:
-    """Return floors, which need no interface and come first, and the other routes."""
+def _changed_routes(desired: Desired, observed: Observed) -> list[RouteKey]:
+    """Return, in order, which routes are to be set. There are tens of thousands, and as a rule none: compared in C."""
     have = observed.routes
-    differ = sorted(key for key, route in desired.routes.items() if have.get(key) != route)
-    steps = [SetRoute(desired.routes[key]) for key in differ]
+    if desired.routes == have:
+        return []
+    return sorted([key for key, route in desired.routes.items() if have.get(key) != route])
+
+
+def _new_routes(desired: Desired, changed: Sequence[RouteKey]) -> tuple[list[SetRoute], list[SetRoute]]:
+    """Return floors, which need no interface and come first, and the other routes."""
+    steps = [SetRoute(desired.routes[key]) for key in changed]
     return [step for step in steps if not step.route.interface], [step for step in steps if step.route.interface]
 
 
-def _old_routes(desired: Desired, observed: Observed) -> Iterator[Step]:
+def _old_routes(desired: Desired, observed: Observed, changed: Sequence[RouteKey]) -> Iterator[Step]:
+    kept = len(desired.routes) - sum(key not in observed.routes for key in changed)
+    if len(observed.routes) == kept:  # the usual case: no need to look for those that go
+        return iter(())
     return (RemoveRoute(observed.routes[key]) for key in sorted(observed.routes.keys() - desired.routes.keys()))
 
 

@@ -55,11 +55,13 @@ def diff_ruleset(
         return None, None if observed is None else NftTransaction(drop_tables=True)
     have = observed or Ruleset()
     chains = tuple(chain for key, chain in sorted(desired.chains.items()) if have.chains.get(key) != chain)
-    moves: list[MoveSlot] = []
-    gone: set[Prefix] = set()
+    there = have.slots.get
+    moves = []
     if desired.slots != have.slots:  # tens of thousands, compared in C
-        new = desired.slots.items() - have.slots.items()
-        moves += [MoveSlot(prefix, have.slots.get(prefix), slot) for prefix, slot in new]
+        new = [(prefix, slot) for prefix, slot in desired.slots.items() if there(prefix) != slot]
+        moves += [MoveSlot(prefix, there(prefix), slot) for prefix, slot in new]
+    gone: set[Prefix] = set()
+    if len(have.slots) != len(desired.slots) - sum(move.old is None for move in moves):
         gone |= have.slots.keys() - desired.slots.keys()
     in_the_way = overlapping(gone, [move.prefix for move in moves if move.old is None])
     moves += [MoveSlot(prefix, have.slots[prefix], None) for prefix in in_the_way]

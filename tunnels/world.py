@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from linkseal.keys.values import Prefix
@@ -185,6 +186,7 @@ def protected(scope: Scope, addresses: Iterable[str], prefixes: Iterable[Prefix]
     return (*prefixes, *own)
 
 
+@lru_cache(maxsize=1 << 15)
 def host_prefix(address: str) -> Prefix:
-    """Return an address as a prefix of full length."""
+    """Return an address as a prefix of full length. Remembers its answers: it is asked in every plan."""
     return Prefix(f"{address}/128" if ":" in address else f"{address}/32")
