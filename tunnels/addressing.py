@@ -31,7 +31,7 @@ _PROBE6: Final = IPv6Network("fd6c:736c:7072:6f62::/64")
 
 def slot_name(own: int, remote: int) -> str:
     """Return the interface of the link between our generation and the peer's."""
-    return f"lsl{own % 2}{remote % 2}"
+    return SLOTS[2 * (own % 2) + remote % 2]
 
 
 def slot_port(base: int, own: int, remote: int) -> int:
@@ -72,8 +72,8 @@ class ProbeRange:
 
     def pair(self, family: Family, index: int, own: int, remote: int) -> Prefix:
         """Return both of a slot as one prefix: /31 or /127."""
-        length = 31 if family == V4 else 127
-        return Prefix(f"{self.forwarded(family, index, own, remote)}/{length}")
+        address = self._address(family, 8 * index + 4 * (own % 2) + 2 * (remote % 2))
+        return Prefix(f"{address}/31" if family == V4 else f"{address}/127")
 
     def node(self, family: Family, index: int) -> Prefix:
         """Return all eight of a node as one prefix: /29 or /125."""

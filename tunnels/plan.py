@@ -203,8 +203,11 @@ def _view(ground: _Ground, peer: Peer) -> _View:
         closed,
         mtu if mtu < ground.mtu else None,
         tuple(
-            (own, remote, tuple([probe.pair(f, peer.index, remote.number, own.number) for f in ground.families]))
-            for own, remote in pair_links(world.me, peer)
+            [
+                (own, remote, tuple([probe.pair(f, peer.index, remote.number, own.number) for f in ground.families]))
+                for own in world.me.generations
+                for remote in peer.generations
+            ]
         ),
     )
 

@@ -90,12 +90,14 @@ def _elements_of(world: World, sets: Collection[Place]) -> frozenset[Element]:
 def judged(world: World) -> dict[str, tuple[Prefix, ...]]:
     """Verdict → the prefixes it holds for; none lies in another of the same verdict."""
     found: dict[str, list[Prefix]] = {"drop": [], "count": []}
-    for peer in world.peers.values():
+    for name in sorted(world.peers):  # in their order `outermost` knows them again
+        peer = world.peers[name]
         verdict = "drop" if is_closed(world, peer) else "count"
         found[verdict] += protected(world.layout.scope, peer.addresses, peer.prefixes)
-    for peer in world.opted_out.values():
+    for name in sorted(world.opted_out):
+        peer = world.opted_out[name]
         found["count"] += protected(world.layout.scope, peer.addresses, peer.prefixes)
-    return {verdict: outermost(tuple(sorted(set(prefixes)))) for verdict, prefixes in found.items()}
+    return {verdict: outermost(tuple(dict.fromkeys(prefixes))) for verdict, prefixes in found.items()}
 
 
 @lru_cache(maxsize=2)
