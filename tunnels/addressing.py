@@ -72,7 +72,7 @@ class ProbeRange:
 
     def pair(self, family: Family, index: int, own: int, remote: int) -> Prefix:
         """Return both of a slot as one prefix: /31 or /127."""
-        address = self._address(family, 8 * index + 4 * (own % 2) + 2 * (remote % 2))
+        address = self.forwarded(family, index, own, remote)
         return Prefix(f"{address}/31" if family == V4 else f"{address}/127")
 
     def node(self, family: Family, index: int) -> Prefix:

@@ -205,8 +205,7 @@ def _view(ground: _Ground, peer: Peer) -> _View:
         tuple(
             [
                 (own, remote, tuple([probe.pair(f, peer.index, remote.number, own.number) for f in ground.families]))
-                for own in world.me.generations
-                for remote in peer.generations
+                for own, remote in pair_links(world.me, peer)
             ]
         ),
     )

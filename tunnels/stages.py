@@ -22,6 +22,7 @@ from linkseal.tunnels.cluster import directed_states
 from linkseal.tunnels.model import LinkState, Stage
 from linkseal.tunnels.policy import Pool
 from linkseal.tunnels.status import STILL, NodeEncryption, NodeStatus, is_loud
+from linkseal.tunnels.wording import listed
 from linkseal.tunnels.world import STAGES
 
 LIVE: Final = 600.0
@@ -29,9 +30,6 @@ LIVE: Final = 600.0
 
 TIMEOUT: Final = 120.0
 """Seconds a step may take on all nodes together; a report alone may take ten."""
-
-NAMED: Final = 5
-"""Nodes or pairs that a reason names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,9 @@ class Position:
 
     def __str__(self) -> str:
         """`prefer`, or `off (n1, n2: prefer)`."""
-        return self.stage.value + (f" ({_list(sorted(self.pool.nodes))}: {self.pool.stage.value})" if self.pool else "")
+        return self.stage.value + (
+            f" ({listed(sorted(self.pool.nodes))}: {self.pool.stage.value})" if self.pool else ""
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,16 +318,12 @@ def _position(stage: Stage, pool: Pool | None) -> Position:
 def _unfit(step: _Step, good: frozenset[LinkState], what: str) -> Iterator[str]:
     found = [f"{a} → {b} ({'unknown' if state is None else state.value})" for a, b, state in step.pairs(good)]
     if found:
-        yield f"{len(found)} directed {'pair is' if len(found) == 1 else 'pairs are'} {what}: {_list(found)}"
+        yield f"{len(found)} directed {'pair is' if len(found) == 1 else 'pairs are'} {what}: {listed(found)}"
 
 
 def _named(text: str, names: Sequence[str]) -> Iterator[str]:
     if names:
-        yield f"{text} {_list(names)}"
-
-
-def _list(words: Sequence[str]) -> str:
-    return ", ".join(words[:NAMED]) + (f" and {len(words) - NAMED} more" if len(words) > NAMED else "")
+        yield f"{text} {listed(names)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from linkseal.tunnels.model import Desired, Family, ForeignRule, Kind, Observed,
 from linkseal.tunnels.nftchains import door_chain
 from linkseal.tunnels.plan import families_of, protected
 from linkseal.tunnels.planrules import own_rules
+from linkseal.tunnels.wording import listed
 from linkseal.tunnels.world import Peer, World
 from linkseal.wireguard.model import DeviceState
 
@@ -231,7 +232,7 @@ def _of_peer(walk: _Walk, peer: Peer) -> Iterator[Untrue]:
     if world.door:
         wanted = [prefix for prefix in outermost(everything) if family_of(prefix) in walk.families]
         if missing := [prefix for prefix in wanted if walk.slots.get(prefix) != slot]:
-            yield Untrue(codes.DATA_PATH, f"the door does not send {_listed(missing)} to {slot}")
+            yield Untrue(codes.DATA_PATH, f"the door does not send {listed(missing, _SHOWN)} to {slot}")
     if not _serves(walk.observed, slot, Kind.SLOT):
         yield Untrue(codes.DATA_PATH, f"{slot} is missing or down")
     yield from _of_device(walk, slot, own, remote, prefixes)
@@ -259,9 +260,4 @@ def _of_device(walk: _Walk, slot: str, own: PublicKey, remote: PublicKey, prefix
         yield Untrue(codes.DATA_PATH, f"{slot} lacks the peer, its endpoint or its session")
     allowed, parted = walk.allowed.get(slot, {}), walk.by_peer.get(slot, frozenset())
     if wrong := [prefix for prefix in prefixes if allowed.get(prefix) != remote or prefix in parted]:
-        yield Untrue(codes.DATA_PATH, f"{slot} does not encrypt {_listed(wrong)} for this peer")
-
-
-def _listed(prefixes: list[Prefix]) -> str:
-    more = f" and {len(prefixes) - _SHOWN} more" if len(prefixes) > _SHOWN else ""
-    return ", ".join(prefixes[:_SHOWN]) + more
+        yield Untrue(codes.DATA_PATH, f"{slot} does not encrypt {listed(wrong, _SHOWN)} for this peer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,17 +30,23 @@ def cluster() -> Iterator[Cluster]:
         made.remove()
 
 
+@contextmanager
+def deployed(cluster: Cluster, folder: Path) -> Iterator[tuple[ControlPlane, KubeDeployment, list[str]]]:
+    """A control plane with the chart, agents that can be started, and the options that name it to the commands."""
+    with (
+        control_plane_on(cluster, folder) as plane,
+        chart_installed(plane),
+        KubeDeployment(cluster, plane, **USERSPACE) as linkseal,
+    ):
+        yield plane, linkseal, ["--kubeconfig", str(plane.kubeconfig(folder / "operator"))]
+
+
 def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
     cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """By `linkseal enable` and `disable`, which find no ClusterEncryption at first."""
     a, b, c = cluster
-    with (
-        control_plane_on(cluster, tmp_path) as plane,
-        chart_installed(plane),
-        KubeDeployment(cluster, plane, **USERSPACE) as linkseal,
-    ):
-        at = ["--kubeconfig", str(plane.kubeconfig(tmp_path / "operator"))]
+    with deployed(cluster, tmp_path) as (plane, linkseal, at):
         assert main([*at, "enable", "--to", "prepare"]) == 0
         linkseal.start()
         assert main([*at, "enable", "--to", "prefer"]) == 0
@@ -76,6 +83,7 @@ def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
             assert main([*at, "enable", "--to", "prefer"]) == 2, "that would be a way back"
             assert main([*at, "disable", "--to", "prefer"]) == 0, capfd.readouterr().err
             assert main([*at, "disable"]) == 0, capfd.readouterr().err
+            assert main([*at, "disable"]) == 0, "it is there already"
             linkseal.until(lambda: "lsl0" not in a.run("ip -br link"), "nothing of ours")
             assert called(plane) == needed(plane)
             assert {"StageChanged", "StageReached", "Sealed", "Granted", "Certified", "LinksSealed"} <= told(plane)
@@ -110,12 +118,7 @@ def test_a_walk_that_is_broken_off_stays_where_it_is(
     cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Here nothing is ever proven, since no agent runs on one of the nodes that others have heard of."""
-    with (
-        control_plane_on(cluster, tmp_path) as plane,
-        chart_installed(plane),
-        KubeDeployment(cluster, plane, **USERSPACE) as linkseal,
-    ):
-        at = ["--kubeconfig", str(plane.kubeconfig(tmp_path / "operator"))]
+    with deployed(cluster, tmp_path) as (plane, linkseal, at):
         assert main([*at, "enable", "--to", "prepare"]) == 0
         linkseal.start()
         linkseal.until(lambda: all(linkseal.status(node).links.proven == 2 for node in cluster), "proven")

@@ -17,9 +17,6 @@ REFRESH: Final = 300.0
 STEP: Final = 30.0
 """Seconds the wall clock must have stepped: half of what whoever reads a report lets clocks differ by."""
 
-LEAST: Final = 0.03
-"""Seconds: nobody comes back sooner."""
-
 
 class Cadence:
     """Remembers what was written when; `interval`: seconds between two writes at least."""
@@ -35,7 +32,7 @@ class Cadence:
         stepped = abs(status.observed_at - steady - self._ahead) > STEP
         new = stepped or self._last is None or significant(status) != significant(self._last)
         if not new and steady < self._refresh:
-            return max(LEAST, self._refresh - steady)
+            return self._refresh - steady
         return max(0.0, self._due - steady)
 
     def written(self, status: NodeStatus, steady: float) -> None:

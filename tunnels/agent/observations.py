@@ -19,6 +19,7 @@ from linkseal.tunnels.model import V4, V6, Observed, Scope, Stage
 from linkseal.tunnels.plan import families_of
 from linkseal.tunnels.redirect.judge import redirects
 from linkseal.tunnels.register import Peer as Accepted
+from linkseal.tunnels.wording import listed
 from linkseal.tunnels.world import Me, Peer, World, device_mtu, endpoint_of, link_mtu
 
 OBSERVED_CODES: Final = frozenset(
@@ -38,9 +39,6 @@ OBSERVED_CODES: Final = frozenset(
         codes.OPTED_OUT,
     }
 )
-
-_NAMED: Final = 5
-"""Interfaces or nodes that a message lists."""
 
 Said = tuple[tuple[str, str], str]
 """(code, subject) and message."""
@@ -85,7 +83,7 @@ def _of_host(world: World, observed: Observed, loosened: Mapping[str, int]) -> I
     yield from _cni_mtu(world, observed)
     led = sorted(f"{prefix} dev {name}" for prefix, name in observed.main_routes if name in OURS)
     if led:
-        yield (codes.ROUTE_INTO_TUNNEL, HOST_SUBJECT), f"in the table main: {_listed(led)}"
+        yield (codes.ROUTE_INTO_TUNNEL, HOST_SUBJECT), f"in the table main: {listed(led)}"
     if world.layout.stage is Stage.ENFORCE:
         yield from _redirects(world, observed)
 
@@ -104,7 +102,7 @@ def _without_ipv6(world: World) -> Iterator[Said]:
     if holders:
         yield (
             (codes.NO_IPV6, HOST_SUBJECT),
-            f"this host has no IPv6 address at all; {_listed(holders)} own IPv6 prefixes",
+            f"this host has no IPv6 address at all; {listed(holders)} own IPv6 prefixes",
         )
 
 
@@ -114,7 +112,7 @@ def _cni_mtu(world: World, observed: Observed) -> Iterator[Said]:
     least = pod_mtu(foreign, room, world.layout.scope, V4 if V4 in world.underlay.families else V6)
     large = sorted(f"{name} has {mtu}" for name, mtu in foreign.items() if mtu > least)
     if large:
-        message = f"set it to {least} (tunnels carry {room} bytes): {_listed(large)}"
+        message = f"set it to {least} (tunnels carry {room} bytes): {listed(large)}"
         yield (codes.CNI_MTU, HOST_SUBJECT), message
 
 
@@ -129,7 +127,7 @@ def _of_peer(world: World, peer: Peer, heard: bool) -> Iterator[Said]:  # noqa: 
     if not peer.generations or heard or endpoint is not None:
         return
     if peer.endpoints:
-        message = f"{peer.name} announces {_listed([e.host for e in peer.endpoints])}; this host has no such family"
+        message = f"{peer.name} announces {listed([e.host for e in peer.endpoints])}; this host has no such family"
         yield (codes.NO_ENDPOINT, peer.name), message
     elif not world.me.reachable:
         yield (codes.NO_ENDPOINT, peer.name), f"neither {world.me.name} nor {peer.name} announces an endpoint"
@@ -144,12 +142,7 @@ def _of_documents(one: Accepted, *, here: bool) -> Iterator[Said]:
     elif here:
         return
     elif one.documents.announcement is None:
-        yield (codes.NO_AGENT, one.name), f"{one.name} owns {_listed([*one.grant.prefixes, *one.grant.addresses])}"
+        yield (codes.NO_AGENT, one.name), f"{one.name} owns {listed([*one.grant.prefixes, *one.grant.addresses])}"
     elif one.announcement is not None and all(g.protocol != "wireguard" for g in one.announcement.generations):
         spoken = sorted({g.protocol for g in one.announcement.generations})
         yield (codes.INCOMPATIBLE, one.name), f"{one.name} announces {', '.join(spoken)} only, this node wireguard"
-
-
-def _listed(words: list[str]) -> str:
-    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
-    return ", ".join(words[:_NAMED]) + more

@@ -15,7 +15,7 @@ from linkseal.keys.errors import ConfigError
 if TYPE_CHECKING:  # each of these takes longer to import than `linkseal version` may run
     from linkseal.tunnels.directory.base import Directory
     from linkseal.tunnels.directory.kubeapi import Access
-    from linkseal.tunnels.settings import AgentSettings
+    from linkseal.tunnels.settings import AgentSettings, FileDirectorySettings, KubeDirectorySettings
 
 ResultT = TypeVar("ResultT")
 
@@ -62,31 +62,41 @@ class Session:
     def _directory(self) -> Directory:
         """Return the directory that the options or the agent's file name. Raises ConfigError."""
         from linkseal.tunnels.directory.choice import open_directory
-        from linkseal.tunnels.settings import FileDirectorySettings, KubeDirectorySettings
 
-        if self.directory is not None:
-            return open_directory(FileDirectorySettings(self.directory))
-        asked = (self.namespace, self.kubeconfig, self.context)
-        if asked == (None, None, None) and (self.config is not None or DEFAULT_CONFIG.exists()):
-            return open_directory(self.settings().directory)
-        if asked != (None, None, None) or _has_kubeconfig():
-            namespace = self.namespace or KubeDirectorySettings().namespace
-            return open_directory(KubeDirectorySettings(namespace, self.kubeconfig, self.context))
-        raise ConfigError(
-            "no directory is given: use --directory PATH or --kubeconfig FILE, set LINKSEAL_DIRECTORY or KUBECONFIG, "
-            f"or name the agent's file with --config FILE (there is no {DEFAULT_CONFIG})"
-        )
+        chosen = self._chosen()
+        if chosen is None:
+            raise ConfigError(
+                "no directory is given: use --directory PATH or --kubeconfig FILE, set LINKSEAL_DIRECTORY or "
+                f"KUBECONFIG, or name the agent's file with --config FILE (there is no {DEFAULT_CONFIG})"
+            )
+        return open_directory(chosen)
 
     def cluster(self) -> Access | None:
-        """Return how the cluster's API is reached, None if nothing names one."""
-        asked = (self.namespace, self.kubeconfig, self.context) != (None, None, None)
-        if not asked and (self.directory is not None or self.config is not None or not _has_kubeconfig()):
+        """Return how the cluster's API is reached, None where the directory is no cluster. Raises ConfigError."""
+        from linkseal.tunnels.settings import KubeDirectorySettings
+
+        chosen = self._chosen()
+        if not isinstance(chosen, KubeDirectorySettings):
             return None
         try:
             from linkseal.tunnels.directory.kubeapi import Access
         except ModuleNotFoundError as error:
             raise ConfigError(f"the Kubernetes API needs more: {error}; install linkseal[kubernetes]") from error
-        return Access(self.kubeconfig, self.context)
+        return Access(chosen.kubeconfig, chosen.context)
+
+    def _chosen(self) -> FileDirectorySettings | KubeDirectorySettings | None:
+        """Return where the directory is, by the options, the agent's file or kubectl's; None: nothing says it."""
+        from linkseal.tunnels.settings import FileDirectorySettings, KubeDirectorySettings
+
+        if self.directory is not None:
+            return FileDirectorySettings(self.directory)
+        asked = (self.namespace, self.kubeconfig, self.context)
+        if asked == (None, None, None) and (self.config is not None or DEFAULT_CONFIG.exists()):
+            return self.settings().directory
+        if asked != (None, None, None) or _has_kubeconfig():
+            namespace = self.namespace or KubeDirectorySettings().namespace
+            return KubeDirectorySettings(namespace, self.kubeconfig, self.context)
+        return None
 
     def colour(self, stream: TextIO | None = None) -> bool:
         """Whether to colour what goes to `stream` (stdout): a terminal, and nobody asked for none (no-color.org)."""

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 _API: Final = "linkseal.io/v1alpha1"
-_TIMEOUT: Final = 120.0
 
 
 def _walking(function: FunctionT) -> FunctionT:
@@ -240,13 +239,14 @@ class _OfController:
 def _wish(target: str, *, up: bool, scope: str | None, protocol: str | None, options: dict[str, Any]) -> Wish:
     from linkseal.tunnels.controller.stageserver import Wish
     from linkseal.tunnels.model import Stage
+    from linkseal.tunnels.stages import TIMEOUT
 
     return Wish(
         target=Stage(target),
         up=up,
         who=_who(),
         nodes=options["nodes"],
-        timeout=_TIMEOUT if options["timeout"] is None else options["timeout"] or 1.0,
+        timeout=TIMEOUT if options["timeout"] is None else options["timeout"] or 1.0,
         detach=options["detach"],
         dry_run=options["dry_run"],
         scope=scope,

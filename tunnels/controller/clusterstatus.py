@@ -19,6 +19,7 @@ from linkseal.tunnels.model import Stage
 from linkseal.tunnels.stages import Evidence, Position
 from linkseal.tunnels.status import LinkCounts
 from linkseal.tunnels.statustypes import parse_time
+from linkseal.tunnels.wording import listed
 
 ACCEPTED, REACHED, SEALED = "Accepted", "Reached", "Sealed"
 
@@ -102,17 +103,13 @@ def _sealed(standing: Standing, evidence: Evidence, counts: LinkCounts) -> tuple
         return "False", "NotEncrypting", f"at stage {standing.position.stage.value} traffic is plaintext"
     silent = [name for name, report in sorted(evidence.reports.items()) if report is None]
     if silent:
-        return "Unknown", "NoReport", f"{len(silent)} of {len(evidence.reports)} nodes do not report: {_named(silent)}"
+        return "Unknown", "NoReport", f"{len(silent)} of {len(evidence.reports)} nodes do not report: {listed(silent)}"
     if not counts.total:
         return "Unknown", "NoLinks", "there are no two nodes in scope"
     if counts.sealed < counts.total:
         return "False", "NotSealed", f"{counts.sealed} of {counts.total} links are sealed"
-    out = f"; opted out: {_named(evidence.out)}" if evidence.out else ""
+    out = f"; opted out: {listed(evidence.out)}" if evidence.out else ""
     return "True", "AllSealed", f"{counts.total} links{out}"
-
-
-def _named(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join(names[:5]) + ("" if len(names) <= 5 else ", …")  # noqa: PLR2004
 
 
 def _short(text: str) -> str:

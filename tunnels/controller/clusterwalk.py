@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from linkseal.keys.errors import ConfigError, PeerError
+from linkseal.keys.errors import ConfigError
 from linkseal.tunnels.controller.clusterstatus import ACCEPTED, REACHED
 from linkseal.tunnels.controller.outlook import outlook
 from linkseal.tunnels.directory.kube import NODE_ENCRYPTIONS
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
-from linkseal.tunnels.directory.kubedocs import CLUSTER_ENCRYPTIONS, DEFAULT, OPT_OUT, report_text
+from linkseal.tunnels.directory.kubedocs import CLUSTER_ENCRYPTIONS, DEFAULT, opted_out, read_report, report_text
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.stages import Evidence, Position, Walk
-from linkseal.tunnels.status import NodeEncryption, parse_report
+from linkseal.tunnels.world import STAGES
 
 MANAGER: Final = "linkseal-cli"
 """Field manager of what the command asks for."""
@@ -53,8 +52,9 @@ async def preview(api: KubeApi, target: Target) -> dict[str, Any]:
     """Return the outlook of a walk from where the cluster is. Raises ApiError, ConfigError."""
     found = await api.find(PATH) or {}
     listed = await api.get(NODE_ENCRYPTIONS)
-    out = frozenset(map(str, ((found.get("spec") or {}).get(OPT_OUT) or {}).get("nodes") or ()))
-    reports = {name: report for name, report in map(_report, listed.get("items") or ()) if name not in out}
+    out = opted_out(found.get("spec") or {})
+    names = {str(item["metadata"].get("name", "")): item for item in listed.get("items") or ()}
+    reports = {name: read_report(report_text(item), name) for name, item in names.items() if name not in out}
     status, now = found.get("status") or {}, time.time()
     evidence = Evidence(int(status.get("policySerial", 0)), reports, tuple(sorted(out)))
     walk = Walk(target.stage, target.up, "", now, now)
@@ -68,11 +68,11 @@ async def ask(api: KubeApi, target: Target) -> int:
     """
     found = await api.find(PATH) or {}
     here = _stage(found.get("status") or {})
-    wished = (found.get("spec") or {}).get("stage", "off")
-    order = list(Stage)
-    if (order.index(target.stage) < order.index(max(here, Stage(wished), key=order.index))) is target.up:
+    wished = _wished(found)
+    way = _order(target.stage) - max(_order(here), _order(wished))
+    if (way < 0) if target.up else (way > 0):
         raise ConfigError(
-            f"the cluster is at stage {here.value} and was asked to go to {wished}: "
+            f"the cluster is at stage {here.value} and was asked to go to {wished.value}: "
             + ("use `linkseal disable` to go back" if target.up else "use `linkseal enable` to go on")
         )
     spec: dict[str, Any] = {"stage": target.stage.value}
@@ -84,8 +84,7 @@ async def stay(api: KubeApi) -> Stage:
     """Ask for the stage where the cluster is, and return it. Raises ApiError, ConfigError."""
     found = await api.get(PATH)
     here = _stage(found.get("status") or {})
-    order, wished = list(Stage), Stage((found.get("spec") or {}).get("stage", "off"))
-    lower = {"lowerTo": here.value} if order.index(here) < order.index(wished) else {}
+    lower = {"lowerTo": here.value} if _order(here) < _order(_wished(found)) else {}
     await _apply(api, {"stage": here.value, **lower})
     return here
 
@@ -136,13 +135,12 @@ def _shown(status: Mapping[str, Any]) -> Shown:
     return Shown(f"{text}; waiting: {waiting}" if waiting else text)
 
 
+_order: Final = STAGES.index
+
+
+def _wished(encryption: Mapping[str, Any]) -> Stage:
+    return _stage(encryption.get("spec") or {})
+
+
 def _stage(status: Mapping[str, Any]) -> Stage:
     return Stage(status.get("stage", "off"))
-
-
-def _report(item: Mapping[str, Any]) -> tuple[str, NodeEncryption | None]:
-    name = str(item["metadata"].get("name", ""))
-    with suppress(PeerError):
-        found = parse_report(report_text(item), name)
-        return name, found if found.status is not None else None
-    return name, None

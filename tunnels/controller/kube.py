@@ -11,7 +11,6 @@ If it is down, nothing that works stops working: it is needed for new nodes, cha
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -47,6 +46,8 @@ from linkseal.tunnels.directory.kubedocs import (
     POLICY_SIGNATURE,
     SIGNER,
     map_parser,
+    opted_out,
+    read_report,
     report_text,
     signed_policy,
     uid_of,
@@ -55,7 +56,7 @@ from linkseal.tunnels.directory.mirror import Mirror
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, parse_policy
 from linkseal.tunnels.stages import Evidence
-from linkseal.tunnels.status import NodeEncryption, parse_report
+from linkseal.tunnels.status import NodeEncryption
 
 _LOG: Final = logging.getLogger("linkseal.controller")
 
@@ -72,6 +73,9 @@ RETRY: Final = 2.0
 
 SETTLE: Final = 10.0
 """Seconds after which a policy that was written must have come back by the watch, or is written again."""
+
+JUDGE: Final = 5.0
+"""Seconds between two counts of all links while nothing else changes: there are as many as nodes squared."""
 
 MAX_STEPS: Final = 8
 """Of a walk in one pass: there and back again has six."""
@@ -136,6 +140,7 @@ class KubeController:
         """The policy seen last, and what it says if it is by this CA for this cluster."""
         self._events = Events(api)
         self._status: ClusterStatus | None = None
+        self._judged: tuple[Standing, float] | None = None
         self._reports: dict[str, NodeEncryption | None] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -144,9 +149,9 @@ class KubeController:
         authority = await authority_of(self._api, self._namespace, datetime.now(UTC))
         self._authority, self._trust = authority, Trust.from_pem(authority.certificate_pem())
         self._signer = KubeSigner(self._api, self._namespace, authority)
-        self._status, self._reports = None, {}
+        self._status, self._judged, self._reports = None, None, {}
         copies = self._begun()
-        tasks = [asyncio.ensure_future(mirror.run()) for mirror in copies]
+        tasks = [asyncio.ensure_future(one.run()) for one in (*copies, self._events)]
         try:
             while not stop.is_set():
                 pause = RETRY
@@ -201,7 +206,7 @@ class KubeController:
         wanted = copies.wanted.objects.get(DEFAULT)
         spec: Mapping[str, Any] = {} if wanted is None else json.loads(wanted.spec)
         made = await self._signer.register(nodes, frozenset(copies.reports.objects))
-        granted = await self._signer.grant(nodes, _opted_out(spec), self._networks, now)
+        granted = await self._signer.grant(nodes, opted_out(spec), self._networks, now)
         certified = await self._signer.certify(requests, nodes, now)
         for text, names in (("the grant of", granted.granted), ("the certificate", certified.certified)):
             for name in names:
@@ -211,7 +216,6 @@ class KubeController:
         self._tell_of_nodes(nodes, granted.granted, [requests[name].asker for name in certified.certified], copies)
         problems = [] if wanted is None else await self._policy(copies, spec, wanted)
         self._tell([*certified.refused, *granted.problems, *problems])
-        await self._events.write()
 
     def _tell_of_nodes(
         self, nodes: Mapping[str, NodeFacts], granted: Sequence[str], askers: Sequence[Asker | None], copies: _Copies
@@ -235,7 +239,6 @@ class KubeController:
             endpoints = frozenset[Endpoint]().union(*copies.slices.objects.values())
             addresses = {address for facts in copies.nodes.objects.values() for address in facts.addresses}
             asked = with_api_server(asked, policy, endpoints, addresses, None if present is None else present.spec)
-            policy = parse_policy(asked, "the ClusterEncryption")
         except ConfigError as error:
             problem = f"{error}; the policy in force stays"
             if self._stages is not None:
@@ -307,7 +310,7 @@ class KubeController:
 
     def _evidence(self, copies: _Copies, spec: Mapping[str, Any]) -> Evidence:
         assert self._stages is not None
-        out = _opted_out(spec)
+        out = opted_out(spec)
         reports = {
             name: known.report if (known := copies.reports.objects.get(name)) is not None else None
             for name in copies.nodes.objects
@@ -324,6 +327,10 @@ class KubeController:
         ended = stages.ended.get(stages.number)
         back = "" if ended is None or ended.good else ended.why
         standing = Standing(stages.position, target, walking, reasons, stages.serial, wanted.generation, problem, back)
+        now = time.monotonic()
+        if self._judged is not None and self._judged[0] == standing and now - self._judged[1] < JUDGE:
+            return
+        self._judged = (standing, now)
         built = build(standing, evidence, wanted.status, time.time())
         for news in of_cluster(self._status, built):
             self._events.tell(About("linkseal.io/v1alpha1", "ClusterEncryption", DEFAULT, wanted.uid), news)
@@ -348,12 +355,6 @@ class KubeController:
         self._told = set(messages)
 
 
-def _opted_out(spec: Mapping[str, Any]) -> frozenset[str]:
-    """The nodes that the operator has taken out of scope, by name."""
-    out = spec.get(OPT_OUT) or {}
-    return frozenset(map(str, out.get("nodes") or ())) if isinstance(out, dict) else frozenset()
-
-
 def _wanted(item: Mapping[str, Any], before: Wanted | None) -> Wanted | None:
     generation = int(item["metadata"].get("generation", 0))
     spec, status = (json.dumps(item.get(part) or {}, sort_keys=True) for part in ("spec", "status"))
@@ -365,10 +366,7 @@ def _reported(item: Mapping[str, Any], before: _Reported | None) -> _Reported | 
     name, text = str(item["metadata"].get("name", "")), report_text(item)
     if before is not None and before.text == text:
         return before
-    with contextlib.suppress(PeerError):
-        found = parse_report(text, name)
-        return _Reported(text, found if found.status is not None else None)
-    return _Reported(text, None)
+    return _Reported(text, read_report(text, name))
 
 
 def run(access: Access, namespace: str, networks: frozenset[str] = frozenset()) -> None:

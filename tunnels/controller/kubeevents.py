@@ -6,6 +6,7 @@ that the API server does not take is lost.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -92,17 +93,26 @@ def _sealed(report: NodeEncryption | None) -> bool | None:
 
 
 class Events:
-    """Collects events and writes them when there is time."""
+    """Collects events, and writes them while `run` runs: no pass waits for a slow API server because of them."""
 
     def __init__(self, api: KubeApi) -> None:
         self._api = api
         self._waiting: list[dict[str, Any]] = []
+        self._told = asyncio.Event()
         self._instance = f"{socket.gethostname()}-{os.getpid()}"[:128]
 
     def tell(self, about: About, news: News) -> None:
         """Have something told of an object."""
         if len(self._waiting) < MAX_WAITING:
             self._waiting.append(self._event(about, news))
+            self._told.set()
+
+    async def run(self) -> None:
+        """Write what is told, until cancelled."""
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            await self.write()
 
     async def write(self) -> None:
         """Write what waits."""

@@ -21,6 +21,7 @@ from linkseal.keys.grant import SignedGrant
 from linkseal.keys.policydoc import MAX_POLICY, SignedPolicy
 from linkseal.keys.values import is_node_name
 from linkseal.tunnels.register import Finding, NodeDocuments
+from linkseal.tunnels.status import NodeEncryption, parse_report
 
 ANNOUNCEMENT: Final = "linkseal.io/announcement"
 SIGNATURE: Final = "linkseal.io/signature"
@@ -126,3 +127,18 @@ def report_text(item: Mapping[str, Any]) -> str:
     fields = {"apiVersion": "linkseal.io/v1alpha1", "kind": "NodeEncryption"}
     name = str(item["metadata"].get("name", ""))
     return json.dumps({**fields, "metadata": {"name": name}, "status": item.get("status")})
+
+
+def read_report(text: str, name: str) -> NodeEncryption | None:
+    """Return a node's report, None if it cannot be read or says nothing."""
+    try:
+        found = parse_report(text, name)
+    except PeerError:
+        return None
+    return found if found.status is not None else None
+
+
+def opted_out(spec: Mapping[str, Any]) -> frozenset[str]:
+    """Return the nodes that a ClusterEncryption takes out of scope, by name."""
+    out = spec.get(OPT_OUT) or {}
+    return frozenset(map(str, out.get("nodes") or ())) if isinstance(out, dict) else frozenset()

@@ -133,8 +133,8 @@ def _rule(family: Family, one: Any) -> Rule | ForeignRule:
             _port(one, "FRA_SPORT_RANGE"),
             inverted,
         )
-    limited = beyond or inverted or bool(one["src_len"] or one["dst_len"])
-    limited = limited or one.get_attr("FRA_IP_PROTO") is not None or any(_ports(one))
+    chosen = one["src_len"] or one["dst_len"] or one.get_attr("FRA_IP_PROTO") or any(_ports(one))
+    limited = beyond or inverted or bool(chosen)
     return ForeignRule(family, priority, table, fwmark, limited, longer_than)
 
 
