@@ -99,10 +99,14 @@ def read_file(path: Path, *, secret: bool = False) -> bytes | None:
 def private_folder(folder: Path) -> None:
     """Make `folder` with permissions 0700, or check that it is ours and nobody else's. Raises HostError.
 
+    An empty one of ours is made so: kubelets and init systems make folders that all may read (hostPath: 0755).
     Temporary files that a crash left in it are removed: one may hold half a key.
     """
     try:
         folder.mkdir(mode=FOLDER, parents=True, exist_ok=True)
+        status = folder.lstat()
+        if status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode) and not any(folder.iterdir()):
+            folder.chmod(FOLDER)
         _check_private(folder, folder.lstat(), FOLDER)
         for leftover in folder.glob(f".*{_TEMPORARY}"):
             leftover.unlink()

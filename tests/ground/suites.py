@@ -25,7 +25,7 @@ SUITE_SECONDS = 4200.0
 NO_TESTS = 5
 """pytest's exit status when nothing was selected."""
 
-LAB_MEMORY = "1536M"
+LAB_MEMORY = "3G"
 
 _printing = threading.Lock()
 

@@ -28,6 +28,7 @@ from linkseal.tunnels.agent.knowledge import POLICY_CODES, Knowledge, pinned
 from linkseal.tunnels.agent.loop import Agent
 from linkseal.tunnels.agent.memory import no_core, one_arena
 from linkseal.tunnels.agent.state import KnownGood
+from linkseal.tunnels.agent.waiting import answering
 from linkseal.tunnels.agent.worker import Job, Worker, steady_now, unix_now
 from linkseal.tunnels.directory.base import Directory, DirectoryView
 from linkseal.tunnels.directory.choice import open_directory
@@ -256,18 +257,29 @@ async def _run(settings: AgentSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     directory = open_directory(settings.directory, settings.node)
-    with ThreadPoolExecutor(1, "worker") as executor:
-        driver = await loop.run_in_executor(executor, fit_driver, settings)  # before anything is written or waited for
-        agent = await _until(stop, _prepare(settings, directory, driver, executor))
-        if agent is None:
-            return
-        work = asyncio.ensure_future(agent.run())
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        agent.stop()
-        await work
-        await loop.run_in_executor(executor, agent.worker.host.close)
-        _LOG.info("stopped; tunnels stay as they are")
+    try:
+        with ThreadPoolExecutor(1, "worker") as executor:
+            await _work(settings, directory, executor, stop)
+    finally:
+        await directory.close()
+
+
+async def _work(
+    settings: AgentSettings, directory: Directory, executor: ThreadPoolExecutor, stop: asyncio.Event
+) -> None:
+    """Prepare the agent and let it work until `stop`."""
+    loop = asyncio.get_running_loop()
+    driver = await loop.run_in_executor(executor, fit_driver, settings)  # before anything is written or waited for
+    agent = await _until(stop, _prepare(settings, directory, driver, executor))
+    if agent is None:
+        return
+    work = asyncio.ensure_future(agent.run())
+    stopped = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    agent.stop()
+    await work
+    await loop.run_in_executor(executor, agent.worker.host.close)
+    _LOG.info("stopped; tunnels stay as they are")
 
 
 async def _until(stop: asyncio.Event, preparation: object) -> Agent | None:
@@ -291,7 +303,8 @@ async def _prepare(
     keyring, known, findings = _state(settings)
     saved = known.cluster() if settings.state_directory.is_dir() else None
     knowledge = Knowledge(settings.node, keyring, known, findings)
-    view = await _first_view(directory, settings.node, patient=saved is None)
+    async with answering(settings.metrics if saved is None else None):
+        view = await _first_view(directory, settings.node, patient=saved is None)
     uid = settings.uid or (None if view is None else view.uid)
     if saved is not None:
         keyring.open(uid, saved.uid)
@@ -300,7 +313,8 @@ async def _prepare(
     knowledge.recall()
     recalled = knowledge.policy
     if recalled is None and view is None:
-        view = await _first_view(directory, settings.node, patient=True)
+        async with answering(settings.metrics):
+            view = await _first_view(directory, settings.node, patient=True)
     # At stage off nothing stands on the policy's numbers: this is when they change.
     free = recalled is None or knowledge.register is None or recalled.stage_of(settings.node) is Stage.OFF
     if view is not None and free:

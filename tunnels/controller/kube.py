@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import signal
 import socket
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
+from uuid import uuid4
 
 from linkseal.keys import policydoc
 from linkseal.keys.ca import Trust
@@ -378,7 +378,7 @@ def run(access: Access, namespace: str, networks: frozenset[str] = frozenset()) 
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         controller = KubeController(api, namespace, networks)
         try:
-            identity = f"{socket.gethostname()}-{os.getpid()}"
+            identity = f"{socket.gethostname()}_{uuid4()}"  # pods on the host's network share its name
             await api.opened()
             await while_leading(Lease(api, namespace, identity), controller.run, stop)
         finally:

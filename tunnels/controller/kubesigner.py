@@ -223,6 +223,8 @@ class KubeSigner:
         """Approve or deny, and put the certificate there. Another controller's answer counts."""
         try:
             found = await self._api.get(f"{CSRS}/{name}")
+            if (found.get("status") or {}).get("certificate"):  # our own answer, which the watch has not told of yet
+                return
             conditions = (found.get("status") or {}).get("conditions") or []
             if not any(one.get("type") == verdict for one in conditions):
                 condition = {"type": verdict, "status": "True", "reason": "Linkseal", "message": why}

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_network
 from typing import Any, Final, NamedTuple
 
-from linkseal.tunnels.guard.exemption import Exemption
+from linkseal.tunnels.guard.exemption import NUMBERS, Exemption
 from linkseal.tunnels.guard.model import Family, GuardChain, Place
 
 AFTER_NAT: Final = 450
@@ -37,7 +37,8 @@ CONTROL: Final = "control"
 SYSTEM_USERS: Final = 999
 """Highest user id of system accounts (login.defs, SYS_UID_MAX)."""
 
-_WITH_PORTS: Final = ("tcp", "udp", "dccp", "sctp", "udplite")
+_WITH_PORTS: Final = (6, 17, 33, 132, 136)
+"""TCP, UDP, DCCP, SCTP, UDP-Lite (IANA protocol numbers; never names: those are the host's, from /etc/protocols)."""
 _ND: Final = ("nd-router-solicit", "nd-redirect")
 """ICMPv6 types 133 to 137 (RFC 4861)."""
 _FRAGMENT: Final = 0x3FFF
@@ -240,7 +241,7 @@ def _selector(exemption: Exemption, end: str) -> Iterator[Expression]:
     protocol = "ip6" if ":" in exemption.cidr else "ip"
     yield match(field(protocol, f"{end}addr"), network(exemption.cidr))
     if exemption.port is None:
-        yield match(_meta("l4proto"), "ipv6-icmp" if exemption.protocol == "icmpv6" else exemption.protocol)
+        yield match(_meta("l4proto"), NUMBERS[exemption.protocol])
     else:
         yield match(field(exemption.protocol, f"{end}port"), exemption.port)
 

@@ -10,7 +10,7 @@ from linkseal.tunnels.guard.model import Guard, GuardTransaction
 from linkseal.tunnels.guard.readings import Readings
 from linkseal.tunnels.host.guardread import read_counters
 from linkseal.tunnels.host.nfnetlink import hook_devices, our_tables
-from linkseal.tunnels.host.nft import run_nft
+from linkseal.tunnels.host.nft import LISTING, run_nft
 from linkseal.tunnels.host.nftcache import Remembered
 
 
@@ -34,7 +34,7 @@ class GuardTables:
         devices = hook_devices(self.table) if "netdev" in families else {}
         items = []
         for family in families:  # one nft for both finds only one of the tables (1.0.6)
-            listing = run_nft(["nft", "-j", "list", "table", family, self.table])
+            listing = run_nft(["nft", *LISTING, family, self.table])
             try:
                 items += json.loads(listing)["nftables"]
             except ValueError:

@@ -20,6 +20,9 @@ _SECONDS = 30
 _STDIN = "/proc/self/fd/0"
 """Not `-`: nft opens /dev/stdin for that, which only udev or a container runtime makes."""
 
+LISTING: Final = ("-j", "--numeric-protocol", "list", "table")
+"""How a table is asked for: names of protocols depend on /etc/protocols, which slim images do not have."""
+
 _TRIAL: Final = NftTransaction(create=True, set_chains=(door_chain()._replace(name="trial", device="lo"),))
 
 _PAUSES: Final = (0.1, 0.4, 1.5)
@@ -95,7 +98,7 @@ class Nft:
             return None
         devices = hook_devices() if "netdev" in families else {}
         # One nft for both would be enough, but 1.0.6 then finds only one of the tables.
-        listings = [run_nft(["nft", "-j", "list", "table", family, "linkseal"]) for family in families]
+        listings = [run_nft(["nft", *LISTING, family, "linkseal"]) for family in families]
         return parse(listings, devices)
 
     def apply(self, transaction: NftTransaction) -> None:

@@ -72,7 +72,7 @@ def private_mounts(folders: Iterable[str]) -> None:
     _checked(_libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None), "mount --make-rprivate /")
     for folder in folders:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        _checked(_libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, None), f"mount tmpfs {folder}")
+        _checked(_libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"mode=755"), f"mount tmpfs {folder}")
 
 
 def ip_batch(lines: Iterable[str], *, namespace: str | None = None, tool: str = "ip") -> None:
@@ -173,15 +173,15 @@ class Namespace:
         self._forked.append(ForkedProcess(inside, folder=folder))
         return self._forked[-1]
 
-    def hold(self, folder: Path | None = None) -> int:
-        """Start the holder of a mount namespace with OWN_FOLDERS empty; return its process number. HostError.
+    def hold(self, folder: Path | None = None, folders: Iterable[str] = OWN_FOLDERS) -> int:
+        """Start the holder of a mount namespace with `folders` empty; return its process number. HostError.
 
         `folder` is where it leaves its log.
         """
         ready, written = os.pipe()
 
         def sleeper() -> None:
-            private_mounts(OWN_FOLDERS)
+            private_mounts(folders)
             os.write(written, _READY)
             os.closerange(3, written + 1)
             os.execvp("sleep", ["sleep", "infinity"])  # noqa: S606 - no shell is meant

@@ -105,6 +105,14 @@ def test_a_key_file_open_to_others_is_refused_with_the_command_to_run(
     assert f"chmod 600 {path}" in str(caught.value)
 
 
+def test_an_empty_state_folder_is_made_private_since_kubelets_make_it_readable(tmp_path: Path) -> None:
+    folder = tmp_path / "linkseal"
+    folder.mkdir()
+    folder.chmod(0o755)
+    KeyStore(folder).open("n1", "uid-1", "c1")
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_state_folder_open_to_others_is_refused(store: KeyStore) -> None:
     store.state_dir.chmod(0o755)
     with pytest.raises(HostError, match=f"chmod 700 {store.state_dir}"):

@@ -1,0 +1,67 @@
+"""A Kubernetes cluster whose nodes run the chart's pods: control plane, nodes with a kubelet's stand-in, Helm.
+
+with pod_cluster(tmp_path) as pods:
+    pods.install()
+    assert pods.linkseal("enable") == 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ground.charts import CHART, CLUSTER_ENCRYPTIONS, NAMESPACE
+from ground.controlplane import ControlPlane
+from ground.kubeapi import Object
+from ground.net import Cluster
+from linkseal.tunnels.cli.main import main
+from linkseal.tunnels.lab.kube.cluster import API, KubeCluster, plug_in
+
+
+class PodCluster(KubeCluster):
+    """Nodes that run pods; what an operator does with them."""
+
+    encryption = f"{CLUSTER_ENCRYPTIONS}/default"
+
+    def install(self, *options: str) -> None:
+        """Helm installs the chart, and waits for nothing."""
+        self.helm("install", "--create-namespace", *options)
+
+    def helm(self, verb: str, *options: str) -> str:
+        """What Helm prints about this release."""
+        chart = [] if verb == "uninstall" else [str(CHART)]
+        return self.plane.helm(verb, "linkseal", *chart, "--namespace", NAMESPACE, *options)
+
+    def linkseal(self, *words: str) -> int:
+        """Exit code of a command of the operator's."""
+        kubeconfig = self.plane.kubeconfig(self.folder / "operator")
+        return main(["--kubeconfig", str(kubeconfig), *words])
+
+    def pods_of(self, component: str) -> list[Object]:
+        """The chart's pods of one component."""
+        label = f"app.kubernetes.io/component={component}"
+        found: list[Object] = self.plane.admin.get(f"/api/v1/namespaces/{NAMESPACE}/pods", labelSelector=label)["items"]
+        return found
+
+    def ready(self, component: str) -> int:
+        """How many of them are ready."""
+        conditions = [pod.get("status", {}).get("conditions") or () for pod in self.pods_of(component)]
+        return sum(any(one["type"] == "Ready" and one["status"] == "True" for one in each) for each in conditions)
+
+
+@contextmanager
+def pod_cluster(folder: Path, count: int = 3) -> Iterator[PodCluster]:
+    """Nodes with plain routes between pods, as a CNI in host-gw mode leaves them."""
+    cluster = Cluster(count, cni="host-gw")
+    try:
+        plug_in(cluster)
+        names = [node.name for node in cluster]
+        with (
+            cluster.wire.entered(),
+            ControlPlane(folder / "plane", address=API, controllers=True, scheduler=True, kubelets=names) as plane,
+            PodCluster(cluster, plane, folder) as made,
+        ):
+            yield made
+    finally:
+        cluster.remove()

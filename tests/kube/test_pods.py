@@ -1,0 +1,60 @@
+"""The chart's own pods on a cluster with everything but images: bound by the scheduler, run by a kubelet's stand-in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ground.charts import until
+from ground.podcluster import PodCluster, pod_cluster
+from ground.probes import loss_probe
+from linkseal.tunnels.lab.kube.cluster import API
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def pods(tmp_path: Path) -> Iterator[PodCluster]:
+    with pod_cluster(tmp_path) as made:
+        yield made
+
+
+def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: pytest.CaptureFixture[str]) -> None:
+    """With traffic all the while: helm install, enable, new agents by helm upgrade, disable, helm uninstall."""
+    a, b, _ = pods.cluster
+    began = time.monotonic()
+
+    def say(what: str) -> None:
+        with capfd.disabled():
+            print(f"{time.monotonic() - began:6.1f} {what}", flush=True)
+
+    def failed() -> str:
+        shown = capfd.readouterr()
+        return f"{shown.out[-3000:]}\n{shown.err[-3000:]}\n{pods.logs()}"
+
+    pods.install()
+    until(lambda: pods.ready("agent") == 3 and pods.ready("controller") == 2)
+    say("ready")
+    with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
+        assert pods.linkseal("enable", "--to", "prefer", "--wait=180s") == 0, failed()
+        say("prefer")
+        pods.plane.admin.patch(pods.encryption, {"spec": {"verify": {"interval": 0}}})  # its controls are plaintext
+        assert pods.linkseal("enable", "--to", "enforce", "--wait=180s", "--yes") == 0, failed()
+        say("enforce")
+        assert pods.linkseal("status") == 0, failed()
+        with pods.cluster.capture() as wire:
+            time.sleep(2)
+        assert wire.count("wireguard")
+        assert [text for text in wire.plaintext() if API not in text] == []
+        before = {pod["metadata"]["uid"] for pod in pods.pods_of("agent")}
+        pods.helm("upgrade", "--set", "agent.config.poll=9")
+        until(lambda: pods.ready("agent") == 3 and not before & {p["metadata"]["uid"] for p in pods.pods_of("agent")})
+        say("upgraded")
+        assert pods.linkseal("disable", "--wait=120s", "--yes") == 0, failed()
+        say("disabled")
+        pods.helm("uninstall")
+        until(lambda: not pods.pods_of("agent") + pods.pods_of("controller"))
+        say("uninstalled")
+    assert loss.lost == [], loss
