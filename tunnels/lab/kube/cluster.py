@@ -124,8 +124,8 @@ def start_kubelet(node: Node, plane: ControlPlane, folder: Path) -> ForkedProces
 
     def work() -> None:
         node.enter()
-        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
-        logging.getLogger("linkseal.kubelet").propagate = True
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+        logging.getLogger("linkseal").propagate = True
         Kubelet(Api(server, ca_file, token), host, folder, image()).run(stopping)
 
     return ForkedProcess(work, stopping=stopping)

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,11 +103,16 @@ class Container:
         """Number of the container's own first process: the only child of the one that made its namespaces."""
         if self.process is None:
             return None
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        with contextlib.suppress(OSError):
-            words = children.read_text(encoding="ascii").split()
-            return int(words[0]) if words else None
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and _parent(entry) == self.process.pid:
+                    return int(entry.name)
         return None
+
+
+def _parent(process: Path) -> int:
+    """Return field 4 of /proc/PID/stat (proc(5)). OSError if it has ended."""
+    return int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
 
 
 def _answers(probe: Probe) -> bool:
@@ -241,7 +248,7 @@ class Kubelet:
             if not pod.ending:
                 pod.ending = time.monotonic() + float(meta.get("deletionGracePeriodSeconds", pod.spec.grace))
                 for one in pod.containers:
-                    self._signal(one, "TERM")
+                    self._terminate(one)
             if time.monotonic() < pod.ending:
                 return
             self._kill(pod)
@@ -253,10 +260,11 @@ class Kubelet:
         with _unless_gone():
             self._api.request("DELETE", path, {"kind": "DeleteOptions", "apiVersion": "v1", **options})
 
-    def _signal(self, one: Container, name: str) -> None:
+    def _terminate(self, one: Container) -> None:
         pid = one.first_process() if one.runs else None
         if pid is not None:
-            subprocess.run(["kill", f"-{name}", str(pid)], check=False, capture_output=True)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     def _kill(self, pod: Pod) -> None:
         for one in pod.containers:
