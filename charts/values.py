@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from linkseal.tunnels.controller.providers.names import BY_THE_NODE, PROVIDER_NAMES
 from linkseal.tunnels.settings import AgentConfig
 
 FILE = Path(__file__).with_name("linkseal") / "values.schema.json"
@@ -24,6 +25,14 @@ FREE: dict[str, Any] = {"type": "object"}
 
 LIST: dict[str, Any] = {"type": "array", "items": FREE}
 ADDRESS: dict[str, Any] = {"type": "string", "pattern": r"^[0-9a-f.:]+$"}
+
+NETWORKS: dict[str, Any] = {"type": "array", "items": {"type": "string", "pattern": r"^[0-9a-f.:]+/[0-9]+$"}}
+
+POD_NETWORKS_NAMED: dict[str, Any] = {
+    "if": {"properties": {"addressProvider": {"enum": sorted(BY_THE_NODE)}}, "required": ["addressProvider"]},
+    "then": {"properties": {"podNetworks": {"minItems": 1}}, "required": ["podNetworks"]},
+}
+"""The controller would refuse to start without them."""
 
 
 def fields(**properties: dict[str, Any]) -> dict[str, Any]:
@@ -61,11 +70,13 @@ def schema() -> dict[str, Any]:
         ),
         "controller": fields(
             replicas={"type": "integer", "minimum": 0, "maximum": 10},
-            nodeNetworks={"type": "array", "items": {"type": "string", "pattern": r"^[0-9a-f.:]+/[0-9]+$"}},
+            addressProvider={"enum": [*PROVIDER_NAMES]},
+            nodeNetworks=NETWORKS,
+            podNetworks=NETWORKS,
             nodeAffinity=FREE,
             tolerations=LIST,
             resources=FREE,
-        ),
+        ) | POD_NETWORKS_NAMED,
         "clusterEncryption": fields(create={"type": "boolean"}, spec=FREE),
         "monitoring": fields(podMonitor=fields(**toggle, interval=TEXT), prometheusRule=fields(**toggle)),
     }

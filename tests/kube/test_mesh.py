@@ -137,6 +137,7 @@ def test_a_walk_that_is_broken_off_stays_where_it_is(
         assert found["status"]["stage"] == "prepare", "nobody asks for more"
         conditions = {one["type"]: (one["status"], one["reason"]) for one in found["status"]["conditions"]}
         assert conditions == {
-            "Accepted": ("True", "Valid"), "Reached": ("True", "AtTarget"), "Sealed": ("False", "NotEncrypting"),
+            "Accepted": ("True", "Valid"), "Reached": ("True", "AtTarget"),
+            "Granted": ("True", "AllGranted"), "Sealed": ("False", "NotEncrypting"),
         }  # fmt: skip
         assert found["status"]["links"]["total"] == 6

@@ -32,6 +32,7 @@ from linkseal.tunnels.controller import kube as controller
 from linkseal.tunnels.controller import lease
 from linkseal.tunnels.controller.kube import KubeController
 from linkseal.tunnels.controller.lease import NAME, Lease, while_leading
+from linkseal.tunnels.controller.providers.choice import Granting
 from linkseal.tunnels.directory.choice import open_directory
 from linkseal.tunnels.directory.kube import CSRS, KubeDirectory
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
@@ -170,7 +171,7 @@ async def test_a_controller_that_starts_again_writes_nothing_and_keeps_the_ca(
 async def test_what_another_node_holds_is_not_granted_to_who_claims_it_later(
     plane: ControlPlane, nodes: Recorder, tmp_path: Path
 ) -> None:
-    async with running(plane, nodes, tmp_path, networks=frozenset({"192.0.2.0/24"})):
+    async with running(plane, nodes, tmp_path, chosen=Granting(networks=frozenset({"192.0.2.0/24"}))):
         await until(lambda: granted(nodes, "n2"))
         thief = nodes.get("/api/v1/nodes/n1")
         thief["status"]["addresses"] += [

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from linkseal.tunnels.cli.exits import ExitCode
 from linkseal.tunnels.cli.options import Group, pass_session
 from linkseal.tunnels.cli.output import note, plural
 from linkseal.tunnels.cli.session import Session
+from linkseal.tunnels.controller.providers.names import PROVIDER_NAMES
 
 
 @click.group(cls=Group)
@@ -29,6 +31,7 @@ def controller() -> None:
         "linkseal controller run --directory /srv/linkseal --inventory nodes.yaml --ca /root/linkseal-ca",
         "linkseal controller run --directory /srv/linkseal --inventory nodes.yaml --ca /root/linkseal-ca --once",
         "linkseal controller run --kubernetes --node-network 192.0.2.0/24",
+        "linkseal controller run --kubernetes --address-provider calico --pod-network 10.244.0.0/16",
     ),
 )
 @click.option(
@@ -52,6 +55,19 @@ def controller() -> None:
     metavar="CIDR",
     help="With --kubernetes: where addresses of nodes may be (again for more; default anywhere).",
 )
+@click.option(
+    "--address-provider",
+    "provider",
+    type=click.Choice(PROVIDER_NAMES),
+    help="With --kubernetes: from what the prefixes of nodes' pods are taken (default podCIDRs).",
+)
+@click.option(
+    "--pod-network",
+    "pod_networks",
+    multiple=True,
+    metavar="CIDR",
+    help="With --kubernetes: where prefixes of pods may be (again for more; default anywhere).",
+)
 @pass_session
 def run(
     session: Session,
@@ -61,6 +77,8 @@ def run(
     once: bool,
     kubernetes: bool,
     networks: tuple[str, ...],
+    provider: str | None,
+    pod_networks: tuple[str, ...],
 ) -> int:
     """Sign for a directory until SIGTERM or SIGINT.
 
@@ -72,8 +90,8 @@ def run(
     if kubernetes:
         if session.directory is not None or inventory is not None or ca is not None or once:
             raise click.UsageError("--kubernetes goes with no --directory, --inventory, --ca or --once")
-        return _run_kubernetes(session, networks)
-    if inventory is None or ca is None or networks:
+        return _run_kubernetes(session, networks, provider or PROVIDER_NAMES[0], pod_networks)
+    if inventory is None or ca is None or networks or provider or pod_networks:
         raise click.UsageError("a folder of files needs --inventory FILE and --ca DIR (a cluster: --kubernetes)")
     from linkseal.tunnels.controller import files
 
@@ -87,19 +105,26 @@ def run(
     return ExitCode.FOUND if signed.refused else ExitCode.FINE
 
 
-def _run_kubernetes(session: Session, networks: tuple[str, ...]) -> int:
+def _run_kubernetes(session: Session, networks: tuple[str, ...], provider: str, pod_networks: tuple[str, ...]) -> int:
     from linkseal.tunnels.controller import kube
+    from linkseal.tunnels.controller.providers.choice import granting, own_pod
     from linkseal.tunnels.directory.kubeapi import Access
     from linkseal.tunnels.settings import KubeDirectorySettings
+
+    pod = own_pod(os.environ.get("LINKSEAL_POD_NODE", ""), os.environ.get("LINKSEAL_POD_ADDRESSES", ""))
+    chosen = granting(provider, _networks("--node-network", networks), _networks("--pod-network", pod_networks), pod)
+    namespace = session.namespace or KubeDirectorySettings().namespace
+    kube.run(Access(session.kubeconfig, session.context), namespace, chosen)
+    return ExitCode.FINE
+
+
+def _networks(option: str, texts: tuple[str, ...]) -> frozenset[str]:
     from linkseal.tunnels.validation import parse_network
 
     try:
-        inside = frozenset(str(parse_network(text)) for text in networks)
+        return frozenset(str(parse_network(text)) for text in texts)
     except ValueError as error:
-        raise click.UsageError(f"--node-network {error}") from None
-    namespace = session.namespace or KubeDirectorySettings().namespace
-    kube.run(Access(session.kubeconfig, session.context), namespace, inside)
-    return ExitCode.FINE
+        raise click.UsageError(f"{option} {error}") from None
 
 
 def _log_to_stderr() -> None:

@@ -2,6 +2,7 @@
 
 Accepted   the spec can be used; else what is wrong with it, and that what was in force stays
 Reached    the cluster is at the stage that is asked for; else where it is on its way, and what holds it
+Granted    every node's addresses and prefixes are known and signed; else whose are not, and why
 Sealed     every link in scope is sealed, as its sender reports it lately; unknown is never a pass
 """
 
@@ -21,7 +22,7 @@ from linkseal.tunnels.status import LinkCounts
 from linkseal.tunnels.statustypes import parse_time
 from linkseal.tunnels.wording import listed
 
-ACCEPTED, REACHED, SEALED = "Accepted", "Reached", "Sealed"
+ACCEPTED, REACHED, GRANTED, SEALED = "Accepted", "Reached", "Granted", "Sealed"
 
 _Truth = Literal["True", "False", "Unknown"]
 
@@ -40,6 +41,8 @@ class Standing:
     """What is wrong with what is asked for; None: nothing."""
     taken_back: str = ""
     """Why the last change of stage ended before its target."""
+    ungranted: tuple[str, ...] = ()
+    """What nodes were not granted of what they claim, and what is not known of them."""
 
 
 def build(standing: Standing, evidence: Evidence, before: str, now: float) -> ClusterStatus:
@@ -48,6 +51,7 @@ def build(standing: Standing, evidence: Evidence, before: str, now: float) -> Cl
     said = (
         (ACCEPTED, *_accepted(standing)),
         (REACHED, *_reached(standing)),
+        (GRANTED, *_granted(standing)),
         (SEALED, *_sealed(standing, evidence, counts)),
     )
     times = _times(before)
@@ -96,6 +100,12 @@ def _reached(standing: Standing) -> tuple[_Truth, str, str]:
     if standing.taken_back:
         return "False", "TakenBack", standing.taken_back
     return "False", "NotAsked", f"the cluster is at {standing.position} and not told to go to {standing.target.value}"
+
+
+def _granted(standing: Standing) -> tuple[_Truth, str, str]:
+    if standing.ungranted:
+        return "False", "NotAll", listed(standing.ungranted, 3)
+    return "True", "AllGranted", "the addresses and prefixes of every node are signed"
 
 
 def _sealed(standing: Standing, evidence: Evidence, counts: LinkCounts) -> tuple[_Truth, str, str]:

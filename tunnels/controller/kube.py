@@ -18,7 +18,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import uuid4
 
 from linkseal.keys import policydoc
@@ -26,14 +26,18 @@ from linkseal.keys.ca import Trust
 from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
 from linkseal.keys.policydoc import PolicyDocument, SignedPolicy
 from linkseal.tunnels.clusterobject import ClusterStatus, status_object
-from linkseal.tunnels.controller.apiserver import OF_API_SERVER, SLICES, Endpoint, endpoints_of, with_api_server
+from linkseal.tunnels.controller.apiserver import Endpoint, with_api_server
 from linkseal.tunnels.controller.clusterstatus import Standing, build
-from linkseal.tunnels.controller.csrs import Asked, Asker
+from linkseal.tunnels.controller.csrs import Asker
+from linkseal.tunnels.controller.kubecopies import STAGE_KEY, STAGE_MAP, Copies, Wanted, begun
 from linkseal.tunnels.controller.kubeevents import About, Events, News, of_cluster, of_node
-from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, NodeFacts, authority_of, node_facts
+from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, Passed, authority_of
 from linkseal.tunnels.controller.lease import Lease, while_leading
+from linkseal.tunnels.controller.nodefacts import NodeFacts
+from linkseal.tunnels.controller.providers.choice import Granting, misfits
+from linkseal.tunnels.controller.providers.copy import ProviderCopy
 from linkseal.tunnels.controller.stagekeeper import Stagekeeper
-from linkseal.tunnels.directory.kube import CSRS, KUBE_SYSTEM, NAMESPACES, NODE_ENCRYPTIONS, NODES
+from linkseal.tunnels.directory.kube import KUBE_SYSTEM, NAMESPACES
 from linkseal.tunnels.directory.kubeapi import METADATA, Access, ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import (
     CA_KEY,
@@ -44,23 +48,16 @@ from linkseal.tunnels.directory.kubedocs import (
     POLICY_KEY,
     POLICY_MAP,
     POLICY_SIGNATURE,
-    SIGNER,
-    map_parser,
     opted_out,
-    read_report,
-    report_text,
     signed_policy,
     uid_of,
 )
-from linkseal.tunnels.directory.mirror import Mirror
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, parse_policy
 from linkseal.tunnels.stages import Evidence
 from linkseal.tunnels.status import NodeEncryption
 
 _LOG: Final = logging.getLogger("linkseal.controller")
-
-STAGE_MAP, STAGE_KEY = "linkseal-stage", "stage.json"
 
 LOOK: Final = 10.0
 """Seconds between two passes though nothing is known to have changed."""
@@ -79,32 +76,6 @@ JUDGE: Final = 5.0
 
 MAX_STEPS: Final = 8
 """Of a walk in one pass: there and back again has six."""
-
-
-class Wanted(NamedTuple):
-    """What the ClusterEncryption asks for, as text: parsed where it is used, so that an error can be told."""
-
-    spec: str
-    generation: int
-    status: str
-    """What was reported last."""
-    uid: str
-
-
-class _Reported(NamedTuple):
-    """A NodeEncryption's report as text, and read; None: there is none that can be."""
-
-    text: str
-    report: NodeEncryption | None
-
-
-class _Copies(NamedTuple):
-    nodes: Mirror[NodeFacts]
-    requests: Mirror[Asked]
-    reports: Mirror[_Reported]
-    wanted: Mirror[Wanted]
-    maps: Mirror[Mapping[str, str]]
-    slices: Mirror[frozenset[Endpoint]]
 
 
 class _MapStore:
@@ -126,10 +97,10 @@ class _MapStore:
 
 
 class KubeController:
-    """Signs for one cluster. `networks`: where addresses of nodes may be; empty: anywhere."""
+    """Signs for one cluster. `chosen`: from what grants are made."""
 
-    def __init__(self, api: KubeApi, namespace: str, networks: frozenset[str] = frozenset()) -> None:
-        self._api, self._namespace, self._networks = api, namespace, networks
+    def __init__(self, api: KubeApi, namespace: str, chosen: Granting | None = None) -> None:
+        self._api, self._namespace, self._chosen = api, namespace, chosen or Granting()
         self._news = asyncio.Event()
         self._told: set[str] = set()
         self._cluster = ""
@@ -142,6 +113,8 @@ class KubeController:
         self._status: ClusterStatus | None = None
         self._judged: tuple[Standing, float] | None = None
         self._reports: dict[str, NodeEncryption | None] = {}
+        self._ungranted: tuple[str, ...] = ()
+        """What nodes do not get of what they claim, and what is not known, as lines."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`. Raises ConfigError, ApiError (at the start only)."""
@@ -150,8 +123,9 @@ class KubeController:
         self._authority, self._trust = authority, Trust.from_pem(authority.certificate_pem())
         self._signer = KubeSigner(self._api, self._namespace, authority)
         self._status, self._judged, self._reports = None, None, {}
-        copies = self._begun()
-        tasks = [asyncio.ensure_future(one.run()) for one in (*copies, self._events)]
+        copies = begun(self._api, self._namespace, self._signer, self._news.set)
+        self._provider = ProviderCopy(self._api, self._chosen.provider, self._news.set)
+        tasks = [asyncio.ensure_future(one.run()) for one in (*copies, self._provider, self._events)]
         try:
             while not stop.is_set():
                 pause = RETRY
@@ -166,19 +140,6 @@ class KubeController:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _begun(self) -> _Copies:
-        told, signer = self._news.set, self._signer
-        maps = f"/api/v1/namespaces/{self._namespace}/configmaps"
-        ours = {"fieldSelector": f"spec.signerName={SIGNER}"}
-        return _Copies(
-            Mirror(self._api, NODES, node_facts, changed=told),
-            Mirror(self._api, CSRS, signer.request_of, changed=told, query=ours),
-            Mirror(self._api, NODE_ENCRYPTIONS, _reported, changed=told),
-            Mirror(self._api, CLUSTER_ENCRYPTIONS, _wanted, changed=told),
-            Mirror(self._api, maps, map_parser(CA_MAP, POLICY_MAP, STAGE_MAP), changed=told),
-            Mirror(self._api, SLICES, endpoints_of, changed=told, query=OF_API_SERVER),
-        )
-
     async def _wait(self, stop: asyncio.Event, seconds: float) -> None:
         tasks = {asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._news.wait())}
         _, pending = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -188,7 +149,7 @@ class KubeController:
 
     # --- one pass -----------------------------------------------------------------------------------------------
 
-    async def _pass(self, copies: _Copies) -> None:
+    async def _pass(self, copies: Copies) -> None:
         """Do what is to be done now."""
         for mirror in copies:
             await mirror.first(RETRY)
@@ -206,7 +167,7 @@ class KubeController:
         wanted = copies.wanted.objects.get(DEFAULT)
         spec: Mapping[str, Any] = {} if wanted is None else json.loads(wanted.spec)
         made = await self._signer.register(nodes, frozenset(copies.reports.objects))
-        granted = await self._signer.grant(nodes, opted_out(spec), self._networks, now)
+        granted = await self._grant(nodes, spec, now)
         certified = await self._signer.certify(requests, nodes, now)
         for text, names in (("the grant of", granted.granted), ("the certificate", certified.certified)):
             for name in names:
@@ -215,10 +176,21 @@ class KubeController:
             _LOG.info("made the NodeEncryption %s", name)
         self._tell_of_nodes(nodes, granted.granted, [requests[name].asker for name in certified.certified], copies)
         problems = [] if wanted is None else await self._policy(copies, spec, wanted)
-        self._tell([*certified.refused, *granted.problems, *problems])
+        self._tell([*certified.refused, *self._ungranted, *problems])
+
+    async def _grant(self, nodes: Mapping[str, NodeFacts], spec: Mapping[str, Any], now: datetime) -> Passed:
+        """Sign what nodes own; what is not granted, or not known, goes into the status too."""
+        await self._provider.first(RETRY)
+        offered = self._provider.offer(nodes)
+        granted = await self._signer.grant(nodes, offered, opted_out(spec), self._chosen, now)
+        told = [self._provider.trouble] if self._provider.trouble else []
+        if offered is not None:
+            told += [*misfits(self._chosen, nodes, offered.prefixes), *offered.problems]
+        self._ungranted = (*told, *granted.problems)
+        return granted
 
     def _tell_of_nodes(
-        self, nodes: Mapping[str, NodeFacts], granted: Sequence[str], askers: Sequence[Asker | None], copies: _Copies
+        self, nodes: Mapping[str, NodeFacts], granted: Sequence[str], askers: Sequence[Asker | None], copies: Copies
     ) -> None:
         """Have what happened to nodes told in Events on them."""
         happened = [(name, News("Granted", "its addresses and prefixes were signed")) for name in granted]
@@ -230,7 +202,7 @@ class KubeController:
             if name in nodes:
                 self._events.tell(About("v1", "Node", name, nodes[name].uid), news)
 
-    async def _policy(self, copies: _Copies, spec: Mapping[str, Any], wanted: Wanted) -> list[str]:
+    async def _policy(self, copies: Copies, spec: Mapping[str, Any], wanted: Wanted) -> list[str]:
         """Walk the stages and sign the policy; returns what is wrong with what is asked for."""
         asked = {key: value for key, value in spec.items() if key != OPT_OUT}
         present = self._in_force(copies)
@@ -257,7 +229,7 @@ class KubeController:
         await self._report(stages, wanted, policy.stage, self._evidence(copies, spec), conflict)
         return [] if conflict is None else [conflict]
 
-    def _keeper(self, copies: _Copies, present: PolicyDocument | None) -> Stagekeeper:
+    def _keeper(self, copies: Copies, present: PolicyDocument | None) -> Stagekeeper:
         if self._stages is None:
             text = copies.maps.objects.get(STAGE_MAP, {}).get(STAGE_KEY)
             self._store = _MapStore(text)
@@ -266,7 +238,7 @@ class KubeController:
             self._signed = present
         return self._stages
 
-    def _in_force(self, copies: _Copies) -> PolicyDocument | None:
+    def _in_force(self, copies: Copies) -> PolicyDocument | None:
         """Return the policy that agents have been told, None if there is none by this CA for this cluster."""
         found = signed_policy(copies.maps.objects.get(POLICY_MAP, {}))
         if found is None:
@@ -308,7 +280,7 @@ class KubeController:
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": dict(data)}
         await self._api.apply(path, body, manager=MANAGER)
 
-    def _evidence(self, copies: _Copies, spec: Mapping[str, Any]) -> Evidence:
+    def _evidence(self, copies: Copies, spec: Mapping[str, Any]) -> Evidence:
         assert self._stages is not None
         out = opted_out(spec)
         reports = {
@@ -326,7 +298,9 @@ class KubeController:
         reasons = shown.reasons if shown is not None and walking else ()
         ended = stages.ended.get(stages.number)
         back = "" if ended is None or ended.good else ended.why
-        standing = Standing(stages.position, target, walking, reasons, stages.serial, wanted.generation, problem, back)
+        standing = Standing(
+            stages.position, target, walking, reasons, stages.serial, wanted.generation, problem, back, self._ungranted
+        )
         now = time.monotonic()
         if self._judged is not None and self._judged[0] == standing and now - self._judged[1] < JUDGE:
             return
@@ -355,28 +329,14 @@ class KubeController:
         self._told = set(messages)
 
 
-def _wanted(item: Mapping[str, Any], before: Wanted | None) -> Wanted | None:
-    generation = int(item["metadata"].get("generation", 0))
-    spec, status = (json.dumps(item.get(part) or {}, sort_keys=True) for part in ("spec", "status"))
-    found = Wanted(spec, generation, status, str(item["metadata"].get("uid", "")))
-    return before if found == before else found
-
-
-def _reported(item: Mapping[str, Any], before: _Reported | None) -> _Reported | None:
-    name, text = str(item["metadata"].get("name", "")), report_text(item)
-    if before is not None and before.text == text:
-        return before
-    return _Reported(text, read_report(text, name))
-
-
-def run(access: Access, namespace: str, networks: frozenset[str] = frozenset()) -> None:
+def run(access: Access, namespace: str, chosen: Granting) -> None:
     """Work until SIGTERM or SIGINT, whenever this process holds the Lease. Raises ConfigError, ApiError."""
 
     async def work() -> None:
         stop, api = asyncio.Event(), KubeApi(access)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        controller = KubeController(api, namespace, networks)
+        controller = KubeController(api, namespace, chosen)
         try:
             identity = f"{socket.gethostname()}_{uuid4()}"  # pods on the host's network share its name
             await api.opened()

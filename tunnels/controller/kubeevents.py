@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from linkseal.tunnels.clusterobject import ClusterStatus
-from linkseal.tunnels.controller.clusterstatus import ACCEPTED, REACHED, SEALED
+from linkseal.tunnels.controller.clusterstatus import ACCEPTED, GRANTED, REACHED, SEALED
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.status import NodeEncryption
@@ -68,6 +68,8 @@ def of_cluster(before: ClusterStatus | None, after: ClusterStatus) -> Iterator[N
             yield News("StageReached" if one.status == "True" else "StageTakenBack", one.message, one.status != "True")
         elif one.type == ACCEPTED and was is not None:
             yield News("SpecAccepted" if one.status == "True" else "SpecRefused", one.message, one.status != "True")
+        elif one.type == GRANTED and (one.status != "True" or was is not None):
+            yield News("AllGranted" if one.status == "True" else "NotGranted", one.message, one.status != "True")
         elif one.type == SEALED and was is not None and was.status != one.status:
             left = one.status != "True" and after.stage is Stage.ENFORCE
             yield News("Sealed" if one.status == "True" else "NotSealed", one.message, left)

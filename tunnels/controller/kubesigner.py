@@ -1,7 +1,7 @@
 """The controller's part of the Kubernetes directory: what it signs and makes, in passes that can be repeated.
 
     Secret linkseal-ca-key      the CA; made at the first run
-    Node linkseal.io/grant      what the node owns (address provider podCIDRs)
+    Node linkseal.io/grant      what the node owns, of what the address provider gives it
     CertificateSigningRequest   approved and signed, or denied with the reason
     NodeEncryption              one for each Node, owned by it
 
@@ -23,10 +23,11 @@ from linkseal.keys import grant as grants
 from linkseal.keys.ca import CertificateAuthority, Trust
 from linkseal.keys.errors import ConfigError, PeerError
 from linkseal.keys.grant import Grant
-from linkseal.keys.values import is_node_name
 from linkseal.tunnels.controller.csrs import Asked, asked, node_refused, pod_refused
-from linkseal.tunnels.controller.podcidrs import SeenNode, owned, seen_addresses, seen_prefixes
-from linkseal.tunnels.directory.inventory import InventoryNode
+from linkseal.tunnels.controller.nodefacts import NodeFacts
+from linkseal.tunnels.controller.ownership import Claim, SeenNode, owned
+from linkseal.tunnels.controller.providers.base import Offered
+from linkseal.tunnels.controller.providers.choice import Granting
 from linkseal.tunnels.directory.kube import CSRS, NODE_ENCRYPTIONS, NODES
 from linkseal.tunnels.directory.kubeapi import METADATA, ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import GRANT
@@ -46,6 +47,9 @@ CERTIFICATE_LIFETIME: Final = timedelta(days=90)
 BACKDATED: Final = timedelta(minutes=5)
 """By which something is valid before it was signed: clocks differ."""
 
+SETTLE: Final = timedelta(seconds=10)
+"""After which a grant that was sent must have come back by the watch, or is sent again."""
+
 AGENT: Final = "linkseal-agent"
 """Name of the agents' service account."""
 
@@ -58,27 +62,6 @@ class Passed:
     certified: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """What is kept of a Node by the controller; `grant`: as it is there, not verified."""
-
-    uid: str
-    addresses: tuple[str, ...]
-    prefixes: tuple[Any, ...]
-    grant: str
-
-
-def node_facts(item: Mapping[str, Any], before: NodeFacts | None) -> NodeFacts | None:
-    """Return what the controller keeps of a Node: `before` itself if that has not changed."""
-    meta = item["metadata"]
-    if not is_node_name(str(meta.get("name", ""))):
-        return None
-    status, spec = item.get("status") or {}, item.get("spec") or {}
-    grant = str((meta.get("annotations") or {}).get(GRANT, ""))
-    found = NodeFacts(str(meta.get("uid", "")), seen_addresses(status), seen_prefixes(spec), grant)
-    return before if found == before else found
 
 
 async def authority_of(api: KubeApi, namespace: str, now: datetime) -> CertificateAuthority:
@@ -118,18 +101,35 @@ class KubeSigner:
     def __init__(self, api: KubeApi, namespace: str, authority: CertificateAuthority) -> None:
         self._api, self._namespace, self._authority = api, namespace, authority
         self._trust = Trust.from_pem(authority.certificate_pem())
+        self._sent: dict[str, Grant] = {}
+        """The newest grant of a node until it is seen on it: nobody else gets what is in it."""
+        self._doubted: set[str] = set()
+        """Nodes whose newest grant was sent, and no good answer came."""
+        self._seen_grants: dict[str, tuple[NodeFacts, Grant | None]] = {}
         self._account = f"system:serviceaccount:{namespace}:{AGENT}"
 
     async def grant(
-        self, nodes: Mapping[str, NodeFacts], opted_out: Collection[str], networks: Collection[str], now: datetime
+        self,
+        nodes: Mapping[str, NodeFacts],
+        offered: Offered | None,
+        opted_out: Collection[str],
+        chosen: Granting,
+        now: datetime,
     ) -> Passed:
-        """Sign what each Node owns, where that differs from what it carries."""
+        """Sign what each Node owns, where that differs from what it carries.
+
+        `offered` None: the address provider has not been read yet, so nodes keep what they have and new ones wait.
+        """
+        for forgotten in (self._sent, self._seen_grants):
+            for name in forgotten.keys() - nodes.keys():
+                del forgotten[name]
         seen = [
-            SeenNode(name, facts.uid, facts.addresses, facts.prefixes, self._present(name, facts))
+            node
             for name, facts in nodes.items()
+            if (node := self._seen(name, facts, offered)).grant is not None or offered is not None
         ]
-        found = owned(seen, opted_out, networks)
-        held = {node.name: node.grant for node in seen}
+        found = owned(seen, opted_out, chosen.networks, chosen.pod_networks)
+        held = {node.name: node for node in seen}
         granted = []
         for claim in found.claims:
             grant = self._due(claim, held[claim.name], now)
@@ -137,6 +137,15 @@ class KubeSigner:
                 await self._annotate(grant)
                 granted.append(claim.name)
         return Passed(granted=tuple(granted), problems=found.problems)
+
+    def _seen(self, name: str, facts: NodeFacts, offered: Offered | None) -> SeenNode:
+        present, sent = self._present(name, facts), self._sent.get(name)
+        if sent is not None and (sent.uid != facts.uid or (present is not None and present.serial >= sent.serial)):
+            del self._sent[name]
+            sent = None
+        prefixes = () if offered is None else offered.prefixes.get(name, ())
+        keeps = offered is None or name in offered.keeps
+        return SeenNode(name, facts.uid, facts.addresses, prefixes, present, sent, keeps)
 
     async def certify(self, requests: Mapping[str, Asked], nodes: Mapping[str, NodeFacts], now: datetime) -> Passed:
         """Answer requests for certificates. A denied one is not looked at again; the agent tells of it."""
@@ -176,6 +185,12 @@ class KubeSigner:
 
     def _present(self, name: str, facts: NodeFacts) -> Grant | None:
         """Return the grant that a Node carries, None if it is not ours or for an earlier Node of that name."""
+        known = self._seen_grants.get(name)
+        if known is None or (known[0].grant, known[0].uid) != (facts.grant, facts.uid):
+            known = self._seen_grants[name] = (facts, self._verified(name, facts))
+        return known[1]
+
+    def _verified(self, name: str, facts: NodeFacts) -> Grant | None:
         if not facts.grant:
             return None
         try:
@@ -184,13 +199,16 @@ class KubeSigner:
             return None
         return found if found.uid == facts.uid else None
 
-    def _due(self, claim: InventoryNode, present: Grant | None, now: datetime) -> Grant | None:
-        """Return the grant to sign, None if what is there says the same."""
+    def _due(self, claim: Claim, node: SeenNode, now: datetime) -> Grant | None:
+        """Return the grant to sign, None if what is there says the same, or what was sent and is not seen yet."""
+        newest = node.newest
         said = (claim.index, claim.addresses, claim.prefixes, claim.opted_out)
-        if present is not None and (present.index, present.addresses, present.prefixes, present.opted_out) == said:
-            return None
+        if newest is not None and (newest.index, newest.addresses, newest.prefixes, newest.opted_out) == said:
+            lost = node.sent is not None and (claim.name in self._doubted or now - node.sent.issued > SETTLE)
+            if not lost:
+                return None
         # The serial follows the clock, so that it rises above what peers have seen even if the Node was made anew.
-        serial = max(int(now.timestamp()), present.serial + 1 if present else 1)
+        serial = max(int(now.timestamp()), newest.serial + 1 if newest else 1)
         return Grant(
             claim.name, claim.uid, claim.index, serial, now, claim.addresses, claim.prefixes, opted_out=claim.opted_out
         )
@@ -199,7 +217,10 @@ class KubeSigner:
         text = grants.wrap(grants.sign(self._authority, grant))
         metadata = {"name": grant.node, "uid": grant.uid, "annotations": {GRANT: text}}
         body = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
+        self._sent[grant.node] = grant  # also where no answer comes: it may be there
+        self._doubted.add(grant.node)
         await self._api.apply(f"{NODES}/{grant.node}", body, manager=MANAGER, accept=METADATA)
+        self._doubted.discard(grant.node)
 
     async def _judge(self, request: Asked, nodes: Mapping[str, NodeFacts], now: datetime) -> tuple[str | None, str]:
         """Return why a request is refused, or the certificate; neither while that cannot be told."""

@@ -53,7 +53,7 @@ class _CutError(ApiError):
 
 
 class Mirror(Generic[T]):
-    """Objects of one collection by name.
+    """Objects of one collection by name; `namespaced`: of all namespaces, by `namespace/name`.
 
     `parse` makes what is kept of an object: None leaves it out; returning what it was given as `before` says that
     nothing of interest changed. It must not raise. `changed` is called after each change, and when `trouble` comes or
@@ -69,6 +69,7 @@ class Mirror(Generic[T]):
         changed: Callable[[], None],
         metadata: bool = False,
         query: Mapping[str, str] | None = None,
+        namespaced: bool = False,
     ) -> None:
         self.objects: dict[str, T] = {}
         self.trouble: str | None = f"{path} has not been read yet"
@@ -77,7 +78,7 @@ class Mirror(Generic[T]):
         """How often everything was listed."""
         self._api, self._path, self._parse, self._changed = api, path, parse, changed
         self._list_type, self._watch_type = (METADATA_LIST, METADATA) if metadata else (JSON, JSON)
-        self._query = dict(query or {})
+        self._query, self._namespaced = dict(query or {}), namespaced
         self._version: str | None = None
         self._tried = asyncio.Event()
         self._doubted = False
@@ -138,7 +139,7 @@ class Mirror(Generic[T]):
 
     def _take(self, item: Mapping[str, Any], into: dict[str, T]) -> bool:
         """Take in one object; whether anything changed."""
-        name = str((item.get("metadata") or {}).get("name", ""))
+        name = self._key(item.get("metadata") or {})
         before = self.objects.get(name)
         after = self._parse(item, before)
         if after is None:
@@ -146,6 +147,10 @@ class Mirror(Generic[T]):
         changed = into.get(name) is not after
         into[name] = after
         return changed
+
+    def _key(self, meta: Mapping[str, Any]) -> str:
+        name = str(meta.get("name", ""))
+        return f"{meta.get('namespace', '')}/{name}" if self._namespaced else name
 
     async def _watch(self) -> None:
         query = {
@@ -172,7 +177,7 @@ class Mirror(Generic[T]):
             raise ApiError(f"the watch of {self._path}: {item.get('message', '')}", int(item.get("code", 0)))
         meta = item.get("metadata") or {}
         if kind == "DELETED":
-            if self.objects.pop(str(meta.get("name", "")), None) is not None:
+            if self.objects.pop(self._key(meta), None) is not None:
                 self._changed()
         elif kind in {"ADDED", "MODIFIED"} and self._take(item, self.objects):
             self._changed()

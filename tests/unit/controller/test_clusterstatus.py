@@ -38,7 +38,8 @@ def told(found: ClusterStatus) -> dict[str, tuple[str, str]]:
 def test_a_cluster_that_is_where_it_is_to_be() -> None:
     found = build(AT_PREFER, ALL_SEALED, "{}", T)
     assert told(found) == {
-        "Accepted": ("True", "Valid"), "Reached": ("True", "AtTarget"), "Sealed": ("True", "AllSealed"),
+        "Accepted": ("True", "Valid"), "Reached": ("True", "AtTarget"),
+        "Granted": ("True", "AllGranted"), "Sealed": ("True", "AllSealed"),
     }  # fmt: skip
     assert (found.nodes, found.links.total, found.links.sealed) == (2, 2, 2)
     assert (found.observed_generation, found.policy_serial, found.stage, found.blockers) == (3, 7, Stage.PREFER, ())
@@ -89,7 +90,7 @@ def test_a_condition_keeps_its_time_until_it_turns() -> None:
     first = status_object(build(AT_PREFER, ALL_SEALED, "{}", T))
     later = build(replace(AT_PREFER, problem="spec.mtu: too small"), ALL_SEALED, json.dumps(first), T + 60)
     times = {one.type: one.last_transition_time for one in later.conditions}
-    assert times == {"Accepted": T + 60, "Reached": T, "Sealed": T}
+    assert times == {"Accepted": T + 60, "Reached": T, "Granted": T, "Sealed": T}
     assert build(AT_PREFER, ALL_SEALED, '{"conditions": [{"type": "Sealed", "status": "True"}]}', T).conditions
 
 
@@ -99,3 +100,9 @@ def test_what_is_said_fits_and_is_printable() -> None:
     assert len(found.blockers) == 50
     assert all("\n" not in text for text in (*found.blockers, *(one.message for one in found.conditions)))
     assert status_object(found)["blockers"]
+
+
+def test_what_is_not_granted_is_told() -> None:
+    found = build(replace(AT_PREFER, ungranted=("n1 claims it", "n2 claims it")), ALL_SEALED, "{}", T)
+    assert told(found)["Granted"] == ("False", "NotAll")
+    assert "n1 claims it, n2 claims it" in {one.message for one in found.conditions}

@@ -1,0 +1,84 @@
+"""The copies of the API server's objects that a controller works from, kept by list-then-watch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from linkseal.tunnels.controller.apiserver import OF_API_SERVER, SLICES, Endpoint, endpoints_of
+from linkseal.tunnels.controller.csrs import Asked
+from linkseal.tunnels.controller.kubesigner import KubeSigner
+from linkseal.tunnels.controller.nodefacts import NodeFacts, node_facts
+from linkseal.tunnels.directory.kube import CSRS, NODE_ENCRYPTIONS, NODES
+from linkseal.tunnels.directory.kubeapi import KubeApi
+from linkseal.tunnels.directory.kubedocs import (
+    CA_MAP,
+    CLUSTER_ENCRYPTIONS,
+    POLICY_MAP,
+    SIGNER,
+    map_parser,
+    read_report,
+    report_text,
+)
+from linkseal.tunnels.directory.mirror import Mirror
+from linkseal.tunnels.status import NodeEncryption
+
+STAGE_MAP, STAGE_KEY = "linkseal-stage", "stage.json"
+"""Where the walk of the stages is kept."""
+
+
+class Wanted(NamedTuple):
+    """What the ClusterEncryption asks for, as text: parsed where it is used, so that an error can be told."""
+
+    spec: str
+    generation: int
+    status: str
+    """What was reported last."""
+    uid: str
+
+
+class Reported(NamedTuple):
+    """A NodeEncryption's report as text, and read; None: there is none that can be."""
+
+    text: str
+    report: NodeEncryption | None
+
+
+class Copies(NamedTuple):
+    """One mirror for each collection."""
+
+    nodes: Mirror[NodeFacts]
+    requests: Mirror[Asked]
+    reports: Mirror[Reported]
+    wanted: Mirror[Wanted]
+    maps: Mirror[Mapping[str, str]]
+    slices: Mirror[frozenset[Endpoint]]
+
+
+def begun(api: KubeApi, namespace: str, signer: KubeSigner, told: Callable[[], None]) -> Copies:
+    """Return the copies, which nobody keeps yet; `told` is called after each change."""
+    maps = f"/api/v1/namespaces/{namespace}/configmaps"
+    ours = {"fieldSelector": f"spec.signerName={SIGNER}"}
+    return Copies(
+        Mirror(api, NODES, node_facts, changed=told),
+        Mirror(api, CSRS, signer.request_of, changed=told, query=ours),
+        Mirror(api, NODE_ENCRYPTIONS, _reported, changed=told),
+        Mirror(api, CLUSTER_ENCRYPTIONS, _wanted, changed=told),
+        Mirror(api, maps, map_parser(CA_MAP, POLICY_MAP, STAGE_MAP), changed=told),
+        Mirror(api, SLICES, endpoints_of, changed=told, query=OF_API_SERVER),
+    )
+
+
+def _wanted(item: Mapping[str, Any], before: Wanted | None) -> Wanted | None:
+    generation = int(item["metadata"].get("generation", 0))
+    spec, status = (json.dumps(item.get(part) or {}, sort_keys=True) for part in ("spec", "status"))
+    found = Wanted(spec, generation, status, str(item["metadata"].get("uid", "")))
+    return before if found == before else found
+
+
+def _reported(item: Mapping[str, Any], before: Reported | None) -> Reported | None:
+    name, text = str(item["metadata"].get("name", "")), report_text(item)
+    if before is not None and before.text == text:
+        return before
+    return Reported(text, read_report(text, name))

@@ -1,0 +1,1 @@
+"""Address providers: from what the prefixes of nodes' pods are taken."""
