@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,22 +21,20 @@ from ground.charts import (
     agent_pod,
     cluster_encryption,
 )
+from ground.controllers import granted, running, until
 from ground.controlplane import ControlPlane
 from ground.kubeapi import Api, Recorder
 from ground.kubeobjects import bound_token, create_node, unbound_token
-from linkseal.keys import grant as grants
 from linkseal.keys import policydoc
 from linkseal.keys.ca import Trust, make_csr
-from linkseal.keys.grant import Grant
 from linkseal.tunnels.controller import kube as controller
 from linkseal.tunnels.controller import lease
-from linkseal.tunnels.controller.kube import KubeController
 from linkseal.tunnels.controller.lease import NAME, Lease, while_leading
 from linkseal.tunnels.controller.providers.choice import Granting
 from linkseal.tunnels.directory.choice import open_directory
 from linkseal.tunnels.directory.kube import CSRS, KubeDirectory
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
-from linkseal.tunnels.directory.kubedocs import GRANT, signed_policy
+from linkseal.tunnels.directory.kubedocs import signed_policy
 from linkseal.tunnels.settings import KubeDirectorySettings
 from unit.keys.cluster import ONE
 
@@ -60,22 +58,6 @@ def nodes(kube: Recorder) -> Iterator[Recorder]:
 
 
 @asynccontextmanager
-async def running(plane: ControlPlane, kube: Api, folder: Path, **options: Any) -> AsyncIterator[KubeController]:
-    """A controller with its own token."""
-    config = plane.kubeconfig(folder / "controller", unbound_token(kube, NAMESPACE, CONTROLLER))
-    api, stop = KubeApi(Access(config)), asyncio.Event()
-    made = KubeController(api, NAMESPACE, **options)
-    work = asyncio.ensure_future(made.run(stop))
-    try:
-        yield made
-        assert not work.done(), work.result()
-    finally:
-        stop.set()
-        await work
-        await api.close()
-
-
-@asynccontextmanager
 async def agent(plane: ControlPlane, kube: Api, folder: Path, node: str) -> AsyncIterator[KubeDirectory]:
     """The directory as the agent on a node opens it."""
     config = plane.kubeconfig(folder / f"agent-{node}", bound_token(kube, agent_pod(kube, node, AGENT)))
@@ -85,20 +67,6 @@ async def agent(plane: ControlPlane, kube: Api, folder: Path, node: str) -> Asyn
         yield directory
     finally:
         await directory.close()
-
-
-async def until(look: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """What `look` gives as soon as it is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := await asyncio.to_thread(look)):
-        assert time.monotonic() < deadline, "it did not come"
-        await asyncio.sleep(0.1)
-    return found
-
-
-def granted(kube: Api, name: str) -> Grant | None:
-    text = kube.get(f"/api/v1/nodes/{name}")["metadata"].get("annotations", {}).get(GRANT)
-    return None if text is None else grants.parse(grants.unwrap(text, node=name).text, node=name)
 
 
 def uid(kube: Api, name: str) -> str:

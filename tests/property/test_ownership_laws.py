@@ -108,12 +108,18 @@ def having(claim: Claim | Grant | None) -> Addresses:
     return frozenset() if claim is None else numbers(*map(host_prefix, claim.addresses), *claim.prefixes)
 
 
-def wanting(node: SeenNode) -> Addresses:
-    return numbers(*map(host_prefix, node.addresses)) | wanting_for_pods(node)
+def wanting(node: SeenNode, nodes: tuple[SeenNode, ...]) -> Addresses:
+    return numbers(*map(host_prefix, node.addresses)) | wanting_for_pods(node, nodes)
 
 
-def wanting_for_pods(node: SeenNode) -> Addresses:
-    return numbers(*node.prefixes, *(node.grant.prefixes if node.keeps and node.grant is not None else ()))
+def wanting_for_pods(node: SeenNode, nodes: tuple[SeenNode, ...]) -> Addresses:
+    """What it is offered; what it has if not all is known, and that which is nobody else's if it is offered nothing."""
+    had = frozenset[int]() if node.grant is None else numbers(*node.grant.prefixes)
+    if node.keeps:
+        return numbers(*node.prefixes) | had
+    if node.prefixes:
+        return numbers(*node.prefixes)
+    return had - numbers(*(one for other in nodes for one in (*map(host_prefix, other.addresses), *other.prefixes)))
 
 
 @settings(max_examples=300, deadline=None)
@@ -136,10 +142,10 @@ def test_who_holds_something_and_still_claims_it_keeps_it_and_nobody_gets_what_h
     claims = {claim.name: claim for claim in owned(nodes, ()).claims}
     for one in nodes:
         claim = claims[one.name]
-        assert having(claim) <= wanting(one)
+        assert having(claim) <= wanting(one, nodes)
         if one.grant is not None:
             assert set(one.grant.addresses) & set(one.addresses) <= set(claim.addresses)
-            assert numbers(*one.grant.prefixes) & wanting_for_pods(one) <= having(claim)
+            assert numbers(*one.grant.prefixes) & wanting_for_pods(one, nodes) <= having(claim)
 
 
 @settings(max_examples=300, deadline=None)
@@ -148,7 +154,7 @@ def test_after_two_passes_nothing_changes_and_what_nobody_disputes_is_granted(no
     after = granted(granted(nodes))
     assert [one.grant for one in granted(after)] == [one.grant for one in after]
     for one in after:
-        others = frozenset[int]().union(*(wanting(other) for other in after if other is not one))
+        others = frozenset[int]().union(*(wanting(other, after) for other in after if other is not one))
         for claim in (*map(host_prefix, one.addresses), *one.prefixes):
             if not numbers(claim) & others:
                 assert numbers(claim) <= having(one.grant)
@@ -160,5 +166,5 @@ def test_every_address_that_is_claimed_and_in_no_grant_at_the_end_is_told(nodes:
     after = granted(granted(nodes))
     problems = owned(after, ()).problems
     for one in after:
-        if wanting(one) - having(one.grant):
+        if wanting(one, after) - having(one.grant):
             assert any(problem.startswith(f"{one.name} claims ") for problem in problems)

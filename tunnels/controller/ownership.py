@@ -7,8 +7,9 @@
 
 So no address is ever in two grants, though each is written by itself: a swap of two nodes takes two passes, and for as
 long as one write takes its addresses are in no grant. A claim that is refused is refused whole, but for what the node
-holds of it. A Node's addresses are said by its own kubelet, which may lie: none is granted outside the networks that
-the operator names, and none that is no unicast address.
+holds of it. A node that is offered no prefix at all keeps what it has until another claims it: that all objects of a
+CNI are gone must not open the way for plaintext. A Node's addresses are said by its own kubelet, which may lie: none is
+granted outside the networks that the operator names, and none that is no unicast address.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ def owned(
             indexes.setdefault(node.newest.index, node.name)
     free = iter(sorted(set(range(1, MAX_INDEX + 1)) - set(indexes)))
     problems: list[str] = []
-    wanted = {node.name: _wanted(node, networks, pod_networks, problems) for node in ordered}
+    claimed = spans(one for node in ordered for one in (*map(host_prefix, node.addresses), *node.prefixes))
+    wanted = {node.name: _wanted(node, claimed, networks, pod_networks, problems) for node in ordered}
     sharing = _Sharing(ordered, wanted, problems)
     claims: list[Claim] = []
     for node in ordered:
@@ -128,11 +130,20 @@ class _Wanted:
     whole: tuple[Span, ...]
 
 
-def _wanted(node: SeenNode, networks: Collection[str], pod_networks: Collection[str], problems: list[str]) -> _Wanted:
+def _wanted(
+    node: SeenNode,
+    claimed: Sequence[Span],
+    networks: Collection[str],
+    pod_networks: Collection[str],
+    problems: list[str],
+) -> _Wanted:
     prefixes = node.prefixes
-    if node.keeps and node.grant is not None:
+    had = () if node.grant is None else node.grant.prefixes
+    if node.keeps:
         covered = spans(prefixes)
-        prefixes += tuple(one for one in node.grant.prefixes if not _within(span(one), covered))
+        prefixes += tuple(one for one in had if not _within(span(one), covered))
+    elif not prefixes:
+        prefixes = tuple(part for one in had for part in prefixes_of(minus((span(one),), claimed)))
     mine = _allowed(node.name, {one: span(host_prefix(one)) for one in node.addresses}, "node", networks, problems)
     pods = _allowed(node.name, {one: span(one) for one in prefixes}, "pod", pod_networks, problems)
     return _Wanted(mine, pods, spans((*map(host_prefix, mine), *pods)))

@@ -53,7 +53,7 @@ class _CutError(ApiError):
 
 
 class Mirror(Generic[T]):
-    """Objects of one collection by name; `namespaced`: of all namespaces, by `namespace/name`.
+    """Objects of one collection by name; `namespaced`: those in namespaces by `namespace/name`.
 
     `parse` makes what is kept of an object: None leaves it out; returning what it was given as `before` says that
     nothing of interest changed. It must not raise. `changed` is called after each change, and when `trouble` comes or
@@ -149,8 +149,8 @@ class Mirror(Generic[T]):
         return changed
 
     def _key(self, meta: Mapping[str, Any]) -> str:
-        name = str(meta.get("name", ""))
-        return f"{meta.get('namespace', '')}/{name}" if self._namespaced else name
+        name, space = str(meta.get("name", "")), meta.get("namespace")
+        return f"{space}/{name}" if self._namespaced and space else name
 
     async def _watch(self) -> None:
         query = {

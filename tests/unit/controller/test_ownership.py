@@ -100,6 +100,13 @@ def test_of_what_could_not_be_read_a_node_keeps_what_it_has() -> None:
     assert found["n1"].prefixes == ("10.0.1.0/24", "10.0.2.0/24", "10.0.0.0/24")
 
 
+def test_who_is_offered_nothing_keeps_what_nobody_else_claims() -> None:
+    """As when all objects of a CNI are gone: none of it may become plaintext."""
+    had = replace(holding(node(1, prefixes=("10.0.0.0/30", "10.0.1.0/24")), 1), prefixes=())
+    assert claims(had, node(2, prefixes=()))["n1"].prefixes == ("10.0.0.0/30", "10.0.1.0/24")
+    assert claims(had, node(2, prefixes=("10.0.0.0/31",)))["n1"].prefixes == ("10.0.0.2/31", "10.0.1.0/24")
+
+
 def test_a_grant_holds_no_more_than_receivers_read() -> None:
     many = [f"10.0.{number}.0/25" for number in range(256)]
     found = owned((node(1, prefixes=(*many, "10.1.0.0/24")),), ())
