@@ -24,6 +24,7 @@ from ground.net import Cluster, Node
 from linkseal.tunnels.agent import main as agent
 from linkseal.tunnels.cli.controller import _log_to_stderr
 from linkseal.tunnels.controller import kube as controller
+from linkseal.tunnels.controller.providers.choice import Granting
 from linkseal.tunnels.directory.kubeapi import Access
 
 API = "192.0.2.250"
@@ -91,6 +92,6 @@ class KubeDeployment(Deployment):
 
         def work() -> None:
             _log_to_stderr()
-            controller.run(access, NAMESPACE, frozenset({"192.0.2.0/24"}))
+            controller.run(access, NAMESPACE, Granting(networks=frozenset({"192.0.2.0/24"})))
 
         return ForkedProcess(work)

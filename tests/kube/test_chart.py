@@ -218,6 +218,8 @@ def test_the_agents_file_is_one_that_the_agent_takes(
         ("agent.config.wireguard.driver=quick", "must be one of"),
         ("contoller.replicas=1", "'contoller' not allowed"),
         ("monitoring.podMonitor.enabled=true", "nobody can scrape"),
+        ("controller.addressProvider=weave", "must be one of"),
+        ("controller.addressProvider=ovn", "podNetworks"),
     ],
 )
 def test_a_value_that_would_do_nothing_is_refused(whole: ControlPlane, option: str, words: str) -> None:
@@ -226,11 +228,15 @@ def test_a_value_that_would_do_nothing_is_refused(whole: ControlPlane, option: s
 
 
 def test_the_controllers_command_is_one_that_there_is(whole: ControlPlane) -> None:
-    objects = rendered(whole, "--set", "controller.nodeNetworks={192.0.2.0/24,2001:db8::/64}")
+    networks = "controller.nodeNetworks={192.0.2.0/24,2001:db8::/64},controller.podNetworks={10.0.0.0/8}"
+    objects = rendered(whole, "--set", f"controller.addressProvider=pods,{networks}")
     (container,) = objects["Deployment", CONTROLLER]["spec"]["template"]["spec"]["containers"]
     program, *command = container["command"]
     assert program == "linkseal"
-    assert container["args"] == ["--node-network=192.0.2.0/24", "--node-network=2001:db8::/64"]
+    assert container["args"] == [
+        "--address-provider=pods", "--pod-network=10.0.0.0/8",
+        "--node-network=192.0.2.0/24", "--node-network=2001:db8::/64",
+    ]  # fmt: skip
     for words in ([*command, *container["args"], "--help"], [*agent_command(objects)[1:], "--help"]):
         assert CliRunner().invoke(cli, words).exit_code == 0
 

@@ -1,0 +1,119 @@
+"""Which grants the controller of a Kubernetes cluster sends, and what it takes for granted until it sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+import pytest
+from linkseal.keys import grant as grants
+from linkseal.keys.grant import Grant
+from linkseal.keys.values import Prefix
+from linkseal.tunnels.controller.kubesigner import SETTLE, KubeSigner, Passed
+from linkseal.tunnels.controller.nodefacts import NodeFacts
+from linkseal.tunnels.controller.providers.base import Offered
+from linkseal.tunnels.controller.providers.choice import Granting
+from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
+from linkseal.tunnels.directory.kubedocs import GRANT
+from unit.keys.cluster import NOW, authority
+
+SECOND = timedelta(seconds=1)
+NOTHING = Offered()
+
+
+class Server:
+    """Takes what is applied; the copies of Nodes see it when `seen` is called."""
+
+    def __init__(self) -> None:
+        self.sent: list[Grant] = []
+        self.fails = False
+        self.texts: dict[str, str] = {}
+
+    async def apply(self, _path: str, body: Mapping[str, Any], **_how: Any) -> dict[str, Any]:
+        name, text = body["metadata"]["name"], body["metadata"]["annotations"][GRANT]
+        self.sent.append(grants.parse(grants.unwrap(text, node=name).text, node=name))
+        self.texts[name] = text
+        if self.fails:
+            raise ApiError("no answer")
+        return {}
+
+    def seen(self, nodes: Mapping[str, NodeFacts]) -> dict[str, NodeFacts]:
+        return {name: replace(facts, grant=self.texts.get(name, facts.grant)) for name, facts in nodes.items()}
+
+
+def node(number: int) -> NodeFacts:
+    return NodeFacts(f"u{number}", (f"192.0.2.{number}",), (), "")
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def signer(server: Server) -> KubeSigner:
+    return KubeSigner(cast("KubeApi", server), "linkseal", authority())
+
+
+async def granted(
+    signer: KubeSigner, nodes: Mapping[str, NodeFacts], offered: Offered | None = NOTHING, now: datetime = NOW
+) -> Passed:
+    return await signer.grant(nodes, offered, (), Granting(), now)
+
+
+async def test_what_was_sent_is_not_sent_again_before_it_must_have_been_seen(
+    signer: KubeSigner, server: Server
+) -> None:
+    nodes = {"n1": node(1)}
+    assert (await granted(signer, nodes)).granted == ("n1",)
+    assert (await granted(signer, nodes, now=NOW + SECOND)).granted == ()
+    assert (await granted(signer, nodes, now=NOW + SETTLE + SECOND)).granted == ("n1",)
+    nodes = server.seen(nodes)
+    assert (await granted(signer, nodes, now=NOW + 3 * SETTLE)).granted == ()
+    assert [one.serial for one in server.sent] == sorted({one.serial for one in server.sent}), "serials rise"
+
+
+async def test_what_got_no_answer_is_sent_again_at_once_and_counts_as_granted(
+    signer: KubeSigner, server: Server
+) -> None:
+    prefix = {"n1": (Prefix("10.0.0.0/24"),)}
+    nodes = server.seen({"n1": node(1), "n2": node(2)})
+    await granted(signer, nodes)
+    nodes, server.fails = server.seen(nodes), True
+    with pytest.raises(ApiError):
+        await granted(signer, nodes, Offered(prefix), NOW + SECOND)
+    server.fails = False
+    found = await granted(signer, nodes, Offered({"n2": prefix["n1"]}), NOW + SECOND)
+    assert server.sent[-1].node == "n1", "it is taken back first, whether it was there or not"
+    assert server.sent[-1].prefixes == ()
+    assert found.granted == ("n1",)
+    assert (await granted(signer, server.seen(nodes), Offered({"n2": prefix["n1"]}), NOW + SECOND)).granted == ("n2",)
+
+
+async def test_before_the_provider_has_been_read_nothing_new_is_granted_and_nothing_is_taken(
+    signer: KubeSigner, server: Server
+) -> None:
+    nodes = {"n1": node(1), "n2": node(2)}
+    await granted(signer, {"n1": nodes["n1"]}, Offered({"n1": (Prefix("10.0.0.0/24"),)}))
+    nodes = server.seen(nodes)
+    assert (await granted(signer, nodes, None, NOW + SECOND)).granted == ()
+    moved = {**nodes, "n1": replace(nodes["n1"], addresses=("192.0.2.9",))}
+    assert (await granted(signer, moved, None, NOW + SECOND)).granted == ("n1",)
+    assert (server.sent[-1].addresses, server.sent[-1].prefixes) == (("192.0.2.9",), ("10.0.0.0/24",))
+
+
+async def test_a_new_node_keeps_its_index_though_another_comes_before_its_grant_is_seen(
+    signer: KubeSigner, server: Server
+) -> None:
+    await granted(signer, {"n2": node(2)})
+    await granted(signer, {"n1": node(1), "n2": node(2)}, now=NOW + SECOND)
+    assert {one.node: one.index for one in server.sent} == {"n2": 1, "n1": 2}
+
+
+async def test_a_node_made_anew_has_been_sent_nothing(signer: KubeSigner, server: Server) -> None:
+    await granted(signer, {"n1": node(1)})
+    found = await granted(signer, {"n1": replace(node(1), uid="u9")}, now=NOW + SECOND)
+    assert found.granted == ("n1",)
+    assert server.sent[-1].uid == "u9"
