@@ -76,7 +76,8 @@ def schema() -> dict[str, Any]:
             nodeAffinity=FREE,
             tolerations=LIST,
             resources=FREE,
-        ) | POD_NETWORKS_NAMED,
+        )
+        | POD_NETWORKS_NAMED,
         "clusterEncryption": fields(create={"type": "boolean"}, spec=FREE),
         "monitoring": fields(podMonitor=fields(**toggle, interval=TEXT), prometheusRule=fields(**toggle)),
     }

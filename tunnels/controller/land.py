@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network, summarize_address_range
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 from linkseal.keys.values import Prefix
@@ -125,8 +125,8 @@ class Land:
     def within(self, wanted: Span) -> list[tuple[Span, str]]:
         """Return the parts of a range that somebody has, in their order."""
         found: list[tuple[Span, str]] = []
-        at = max(bisect_right(self._lows, wanted[:2]) - 1, 0)
-        for taken, name in islice(self._owned, at, None):
+        for at in range(max(bisect_right(self._lows, wanted[:2]) - 1, 0), len(self._owned)):
+            taken, name = self._owned[at]
             if (taken.version, taken.low) > (wanted.version, wanted.high):
                 break
             if taken.version == wanted.version and taken.high >= wanted.low:
