@@ -116,6 +116,7 @@ def read_pod(pod: Mapping[str, Any], around: Around) -> PodSpec:
         "spec.serviceAccountName": spec.get("serviceAccountName", "default"),
         "status.hostIP": around.host_address,
         "status.podIP": around.pod_address,
+        "status.podIPs": around.pod_address,
         "hostname": around.node if spec.get("hostNetwork") else meta["name"],
     }
 
