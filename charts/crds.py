@@ -1,7 +1,7 @@
 """Write charts/linkseal/crds from the models that agents and controller read with: `python charts/crds.py`.
 
-    PolicySpec, OptOutSpec, ClusterStatus   ─► clusterencryptions.linkseal.io
-    NodeEncryption (report_schema)          ─► nodeencryptions.linkseal.io
+    PolicySpec, OptOutSpec, CaSpec, ClusterStatus   ─► clusterencryptions.linkseal.io
+    NodeEncryption (report_schema)                  ─► nodeencryptions.linkseal.io
 
 pydantic's JSON schema becomes a structural one: no references, no `anyOf` but for numbers that may be text, integers of
 64 bits, and whatever the API server has to know of lists. What is not in it is pruned, or refused where the client asks
@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 from linkseal.tunnels import clusterobject, status, statusparts
-from linkseal.tunnels.clusterobject import OptOutSpec, status_schema
+from linkseal.tunnels.clusterobject import CaSpec, OptOutSpec, status_schema
 from linkseal.tunnels.guard import policy as guard_policy
 from linkseal.tunnels.policy import PolicySpec
 from linkseal.tunnels.status import report_schema
@@ -52,6 +52,7 @@ SPEC_WORDS = {
     "lowerTo": "The new stage once more, in the very update that lowers it; absent otherwise. An old file that is "
     "applied again lowers nothing without it.",
     "optOut": "Nodes that take no part.",
+    "ca": "The CA that signs certificates, grants and the policy.",
     "exemptions": "What may pass outside the tunnels.",
     "guard": "What counts or drops plaintext.",
     "probe": "Packets that prove a link; their addresses and UDP port are used inside the tunnels only.",
@@ -97,6 +98,13 @@ CLUSTER_RULES = [
         }
         for field in ("scope", "protocol")
     ),
+    {
+        "rule": "!has(self.spec.ca) || !has(self.spec.ca.rotate) || !has(oldSelf.status) || !has(oldSelf.status.ca) || "
+        "!has(oldSelf.status.ca.phase) || oldSelf.status.ca.phase == 'steady' || (has(oldSelf.spec.ca) && "
+        "has(oldSelf.spec.ca.rotate) && self.spec.ca.rotate == oldSelf.spec.ca.rotate)",
+        "message": "the CA is being replaced (see status.ca): ask again when that has ended",
+        "fieldPath": ".spec.ca.rotate",
+    },
 ]
 
 EXEMPTION_RULES = [
@@ -220,6 +228,9 @@ def cluster_encryption() -> dict[str, Any]:
         fields[name]["default"] = default
     fields["optOut"] = {"description": SPEC_WORDS["optOut"]} | structural(
         OptOutSpec.model_json_schema(by_alias=True), nullable=False
+    )
+    fields["ca"] = {"description": SPEC_WORDS["ca"]} | structural(
+        CaSpec.model_json_schema(by_alias=True), nullable=False
     )
     exemption = fields["exemptions"]["items"]
     exemption["properties"]["cidr"]["maxLength"] = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255/128")

@@ -1,4 +1,6 @@
-"""The CA and the certificates that name nodes: ECDSA P-384 with SHA-384, issued directly by a root (no chain between).
+"""The CA and the certificates that name nodes: ECDSA P-384 with SHA-384, issued directly by a trusted CA.
+
+There is no chain between the two. A CA that was brought may have a P-256 key.
 
 A node certificate says one thing: this public key speaks for node NAME with UID. It is found in the URI
 `linkseal:node/NAME/UID`; the common name repeats the node name for people.
@@ -6,17 +8,18 @@ A node certificate says one thing: this public key speaks for node NAME with UID
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 from linkseal.keys import codes
+from linkseal.keys.cabundle import BROKEN, complaint, distinct, fingerprint_of, issued_by, read_bundle
 from linkseal.keys.documents import sign_text, signature_fits
 from linkseal.keys.errors import ConfigError, PeerError
 from linkseal.keys.values import check_identity
@@ -29,18 +32,6 @@ _COMMON_NAME: Final = 64
 """Characters a common name may have (RFC 5280, ub-common-name); node names may be longer."""
 POLICY_LABEL: Final = "linkseal.io/policy 1\n"
 """Signed before a policy's text, so that no other signature of the CA can be taken for one over a policy."""
-_BROKEN = (
-    ValueError,
-    TypeError,
-    Warning,
-    InvalidSignature,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.ExtensionNotFound,
-    x509.UnsupportedGeneralNameType,
-    x509.InvalidVersion,
-)
-"""What cryptography raises over certificates that are broken on purpose."""
 
 
 def node_uri(node: str, uid: str) -> str:
@@ -87,7 +78,7 @@ def _usage(*, ca: bool) -> x509.KeyUsage:
 
 
 class CertificateAuthority:
-    """A root and its key: signs node certificates, grants and the policy."""
+    """A CA and its key: signs node certificates, grants and the policy, and vouches for the next CA."""
 
     __slots__ = ("_certificate", "_key")
 
@@ -113,18 +104,43 @@ class CertificateAuthority:
 
     @classmethod
     def from_pem(cls, key_pem: bytes, certificate_pem: str) -> Self:
-        """Read a root written by `key_pem` and `certificate_pem`. Raises ConfigError."""
+        """Read a CA, as `key_pem` and `certificate_pem` write it; of several certificates the first. ConfigError."""
         try:
             key = serialization.load_pem_private_key(key_pem, password=None)
             certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
             fits = key.public_key() == certificate.public_key()
-        except _BROKEN:
+        except BROKEN:
             raise ConfigError("the CA's key or certificate cannot be read: both are PEM, the key unencrypted") from None
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or not _is_root(certificate):
-            raise ConfigError("the CA must be a root certificate with an ECDSA P-384 key")
-        if not fits:
-            raise ConfigError("the CA's key does not belong to its certificate")
+        if why := complaint(certificate):
+            raise ConfigError(f"the CA's certificate cannot be used: {why}")
+        if not fits or not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ConfigError("the CA's key does not belong to its certificate, which must come first in its file")
         return cls(key, certificate)
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The CA's certificate."""
+        return self._certificate
+
+    @property
+    def fingerprint(self) -> str:
+        """What names this CA (`fingerprint_of`)."""
+        return fingerprint_of(self._certificate)
+
+    def cross_sign(self, other: x509.Certificate) -> str:
+        """Return this CA's certificate (PEM) for the name, key and dates of another, which it vouches for."""
+        identifier = x509.SubjectKeyIdentifier.from_public_key(other.public_key())
+        builder = (
+            x509.CertificateBuilder(
+                self._certificate.subject, other.subject, other.public_key(), x509.random_serial_number()
+            )
+            .not_valid_before(other.not_valid_before_utc)
+            .not_valid_after(other.not_valid_after_utc)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(ca=True), critical=True)
+            .add_extension(identifier, critical=False)
+        )
+        return builder.sign(self._key, SHA384()).public_bytes(serialization.Encoding.PEM).decode()
 
     def key_pem(self) -> bytes:
         """Return the private key as PEM; for the store alone."""
@@ -168,7 +184,7 @@ def _requested_key(csr_pem: str, node: str, uid: str) -> ec.EllipticCurvePublicK
         key = csr.public_key()
         signed = csr.is_signature_valid
         names = _names(csr.subject, csr.extensions)
-    except _BROKEN:
+    except BROKEN:
         raise PeerError(f"the certificate request of {node} is malformed", code=codes.MALFORMED, node=node) from None
     if not signed or not _is_p384(key):
         raise PeerError(
@@ -202,6 +218,8 @@ class NodeCertificate:
     point: bytes
     not_before: datetime
     not_after: datetime
+    issuer: str = ""
+    """Fingerprint of the CA that issued it."""
 
     @property
     def public_key(self) -> ec.EllipticCurvePublicKey:
@@ -214,47 +232,49 @@ class NodeCertificate:
 
 
 class Trust:
-    """The CA bundle a node trusts: one root, two while the CA is rotated.
+    """The CAs a node trusts: one, two while the CA is rotated; the older first.
 
-    A root's own dates are not checked (RFC 5280 §6.1.1: a trust anchor is a name and a key); taking it out of the
-    bundle is what ends it. Verified certificates are remembered by their exact text.
+    A CA's own dates are not checked (RFC 5280 §6.1.1: a trust anchor is a name and a key); taking it out is what ends
+    it. Verified certificates are remembered by their exact text.
     """
 
-    __slots__ = ("_cache", "pem", "roots")
+    __slots__ = ("_cache", "fingerprints", "pem", "roots")
 
-    def __init__(self, roots: tuple[x509.Certificate, ...], pem: str = "") -> None:
-        self.roots = roots
+    def __init__(self, roots: Iterable[x509.Certificate], pem: str = "") -> None:
+        self.roots = distinct(roots)
+        self.fingerprints = tuple(map(fingerprint_of, self.roots))
         self.pem = pem
         self._cache: dict[tuple[str, str, str], NodeCertificate] = {}
 
     @classmethod
     def from_pem(cls, bundle: str) -> Self:
         """Read a CA bundle: one or more PEM certificates. Raises ConfigError."""
-        try:
-            roots = tuple(x509.load_pem_x509_certificates(bundle.encode()))
-        except _BROKEN:
-            raise ConfigError("the CA bundle cannot be read: it is one or more certificates in PEM") from None
-        if not roots or not all(map(_is_root, roots)):
-            raise ConfigError("the CA bundle must hold root certificates with ECDSA P-384 keys and nothing else")
-        return cls(roots, bundle)
+        return cls(read_bundle(bundle), bundle)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Trust) and set(self.roots) == set(other.roots)
+        return isinstance(other, Trust) and set(self.fingerprints) == set(other.fingerprints)
 
     def __hash__(self) -> int:
-        return hash(frozenset(self.roots))
+        return hash(frozenset(self.fingerprints))
 
     def signed_grant(self, text: str, signature: str) -> bool:
         """Tell whether a CA of the bundle signed the exact bytes of this grant."""
-        return self._signed(text, signature)
+        return bool(self.grant_signer(text, signature))
 
-    def signed_policy(self, text: str, signature: str) -> bool:
-        """Tell whether a CA of the bundle signed the exact bytes of this policy, as a policy."""
-        return self._signed(POLICY_LABEL + text, signature)
+    def grant_signer(self, text: str, signature: str) -> str:
+        """Return the fingerprint of the CA that signed the exact bytes of this grant, empty text if none did."""
+        return self._signer(text, signature)
 
-    def _signed(self, text: str, signature: str) -> bool:
-        keys = (root.public_key() for root in self.roots)
-        return any(isinstance(key, ec.EllipticCurvePublicKey) and signature_fits(key, text, signature) for key in keys)
+    def policy_signer(self, text: str, signature: str) -> str:
+        """Return the fingerprint of the CA that signed the exact bytes of this policy, as a policy; empty: none."""
+        return self._signer(POLICY_LABEL + text, signature)
+
+    def _signer(self, text: str, signature: str) -> str:
+        for root, name in zip(reversed(self.roots), reversed(self.fingerprints), strict=True):
+            key = root.public_key()
+            if isinstance(key, ec.EllipticCurvePublicKey) and signature_fits(key, text, signature):
+                return name
+        return ""
 
     def verify_certificate(
         self, certificate_pem: str, node: str, uid: str, now: datetime, *, check_time: bool = True
@@ -283,13 +303,13 @@ class Trust:
             raise PeerError(f"the certificate of {node} is too large", code=codes.TOO_LARGE, node=node)
         try:
             certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
-            issued = any(_issued_by(certificate, root) for root in self.roots)
+            issuer = next((root for root in self.roots if issued_by(certificate, root)), None)
             key = certificate.public_key()
             names = _names(certificate.subject, certificate.extensions)
             profile = _is_node_profile(certificate)
-        except _BROKEN:
+        except BROKEN:
             raise PeerError(f"the certificate of {node} is malformed", code=codes.MALFORMED, node=node) from None
-        if not issued or not profile or not isinstance(key, ec.EllipticCurvePublicKey):
+        if issuer is None or not profile or not isinstance(key, ec.EllipticCurvePublicKey):
             raise PeerError(
                 f"the certificate of {node} was not issued, as a node's, by a CA trusted here",
                 code=codes.UNTRUSTED_CERTIFICATE,
@@ -302,29 +322,12 @@ class Trust:
                 node=node,
             )
         point = key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
-        return NodeCertificate(node, uid, point, certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-
-
-def _issued_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:
-    if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
-        return False
-    try:
-        certificate.verify_directly_issued_by(root)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return True
+        dates = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return NodeCertificate(node, uid, point, *dates, fingerprint_of(issuer))
 
 
 def _is_p384(key: object) -> bool:
     return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)
-
-
-def _is_root(certificate: x509.Certificate) -> bool:
-    try:
-        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-        return constraints.ca and _is_p384(certificate.public_key())
-    except _BROKEN:
-        return False
 
 
 def _is_node_profile(certificate: x509.Certificate) -> bool:

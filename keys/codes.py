@@ -30,3 +30,4 @@ GENERATION_REUSED: Final = "LS1020"  # an announcement brings back a withdrawn g
 CAPABILITY_LOST: Final = "LS1021"  # a node no longer announces a capability it had
 DELETIONS_HELD: Final = "LS1022"  # many nodes, or this one, disappeared at once: nothing is removed
 CLUSTER_CHANGED: Final = "LS1023"  # the directory now belongs to another cluster: nothing is removed
+CA_NOT_VOUCHED: Final = "LS1024"  # the directory names a CA that none trusted here has cross-signed

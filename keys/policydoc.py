@@ -5,6 +5,9 @@
 It travels as `{"uid": …, "policy": TEXT, "signature": BASE64}`; the signature covers a label and the exact bytes of
 TEXT. What `spec` means is the matter of `linkseal.tunnels.policy`; here it is any JSON object. A directory that was
 rolled back, or is in other hands, can withhold a policy and cannot bring back an old one.
+
+`authorities`, where there are any, are the fingerprints of the CAs in force: the first has signed this very policy, and
+nodes no longer trust those that came before it and are not named.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Annotated, Any, Final
 
 from linkseal.keys import codes
 from linkseal.keys.ca import CertificateAuthority, Trust
+from linkseal.keys.cabundle import MAX_AUTHORITIES
 from linkseal.keys.documents import (
     FORMAT,
     MAX_SIGNATURE,
@@ -46,6 +50,7 @@ class PolicyDocument:
     serial: int
     issued: datetime
     spec: Mapping[str, Any] = field(default_factory=dict)
+    authorities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,9 @@ class _Policy(Document):
     serial: Annotated[int, Field(ge=1, le=MAX_NUMBER)]
     issued: Annotated[str, Field(max_length=40)]
     spec: dict[str, Any]
+    authorities: Annotated[
+        list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]], Field(max_length=MAX_AUTHORITIES)
+    ] = Field(default_factory=list)
 
 
 def encode(policy: PolicyDocument) -> str:
@@ -72,6 +80,7 @@ def encode(policy: PolicyDocument) -> str:
             "cluster": policy.cluster,
             "serial": policy.serial,
             "issued": format_time(policy.issued),
+            **({"authorities": list(policy.authorities)} if policy.authorities else {}),
             "spec": dict(policy.spec),
         }
     )
@@ -91,7 +100,8 @@ def parse(text: str) -> PolicyDocument:
     """Read a policy; its signature is not checked here. Raises PeerError: TOO_LARGE, MALFORMED or UNKNOWN_FORMAT."""
     model = read_document(_Policy, text, what=_WHAT, node=_NODE, limit=MAX_POLICY)
     try:
-        return PolicyDocument(model.cluster, model.serial, parse_time(model.issued), model.spec)
+        named = tuple(model.authorities)
+        return PolicyDocument(model.cluster, model.serial, parse_time(model.issued), model.spec, named)
     except ValueError as error:
         raise malformed(_WHAT, _NODE, str(error)[:200]) from None
 
@@ -103,7 +113,8 @@ def verify(signed: SignedPolicy, trust: Trust, *, cluster: str) -> PolicyDocumen
     """
     check_size(signed.text, MAX_POLICY, what=_WHAT, node=_NODE)
     check_size(signed.signature, MAX_SIGNATURE, what="the policy's signature", node=_NODE)
-    if not trust.signed_policy(signed.text, signed.signature):
+    signer = trust.policy_signer(signed.text, signed.signature)
+    if not signer:
         raise PeerError("the policy is not signed by a CA trusted here", code=codes.SIGNATURE_INVALID, node=_NODE)
     policy = parse(signed.text)
     if policy.cluster != cluster:
@@ -112,4 +123,6 @@ def verify(signed: SignedPolicy, trust: Trust, *, cluster: str) -> PolicyDocumen
             code=codes.WRONG_IDENTITY,
             node=_NODE,
         )
+    if policy.authorities and policy.authorities[0] != signer:
+        raise malformed(_WHAT, _NODE, "authorities: the first is not the CA that signed it")
     return policy

@@ -174,6 +174,14 @@ class KeyStore:
         """Return the CA bundle this node trusts (PEM), None before the first."""
         return self._text("ca.crt")
 
+    def save_retired_cas(self, pem: str) -> bool:
+        """Store the CAs that this node no longer trusts (PEM); return whether anything was written."""
+        return atomic_write(self.state_dir / "ca-retired.crt", pem.encode(), PUBLIC)
+
+    def load_retired_cas(self) -> str | None:
+        """Return the CAs that this node no longer trusts (PEM), None if there are none."""
+        return self._text("ca-retired.crt")
+
     def _text(self, name: str) -> str | None:
         data = read_file(self.state_dir / name)
         try:

@@ -201,6 +201,16 @@ DOCUMENTS: Final = (
         "Point the agent at its own directory. To move the node to another cluster, run `linkseal agent cleanup` "
         "first.",
     ),
+    Finding(
+        "LS1024",
+        "error",
+        "the directory names a CA that no trusted one vouches for",
+        "A CA was put into the directory that none of those on this node's disk has cross-signed: somebody swapped it, "
+        "or the CA's key was lost and a new one made. It is not trusted, and what it signs is refused.",
+        "Find out who wrote it; a controller puts its own CA back. If a new CA was made because the old key is lost, "
+        "install the nodes anew: `linkseal agent cleanup`, then start their agents. To change the CA, rotate it "
+        "(docs/ca.md).",
+    ),
 )
 
 PROBES: Final = (

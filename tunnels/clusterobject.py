@@ -1,4 +1,4 @@
-"""What the ClusterEncryption object says beside the policy: who is left out (`spec.optOut`), and `status`. No I/O.
+"""What the ClusterEncryption object says beside the policy: who is left out, the CA (`spec.ca`), `status`. No I/O.
 
 The policy itself, all else of `spec`, is in `linkseal.tunnels.policy`. The controller writes the status; nothing that
 nodes act by is taken from it.
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from linkseal.keys.values import NODE_PATTERN
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.status import LinkCounts
-from linkseal.tunnels.statustypes import EDGE, Count, Message, Number, Time
+from linkseal.tunnels.statustypes import EDGE, Count, Message, Number, Short, Time
 from linkseal.tunnels.validation import Edge
 from pydantic import Field, TypeAdapter, with_config
 
@@ -33,6 +33,13 @@ class OptOutSpec(Edge):
     )
 
 
+class CaSpec(Edge):
+    """What is asked of the CA."""
+
+    rotate: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][-A-Za-z0-9._]*$")] | None = None
+    """A date or whatever else: a new value replaces the CA once. Refused while a replacement is under way."""
+
+
 @with_config(EDGE)
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -46,6 +53,31 @@ class Condition:
     last_transition_time: Time
     """When the status last changed."""
     observed_generation: Number = 0
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
+class CaStatus:
+    """The CA, and where its replacement is. Fingerprints are SHA-256 of public keys."""
+
+    phase: Literal["steady", "trusting", "signing"] = "steady"
+    """trusting: agents learn of the next CA; signing: it signs, and what the old one signed is replaced."""
+    fingerprint: Short = ""
+    """Of the CA that signs."""
+    not_after: Time | None = None
+    """When its certificate ends."""
+    next: Short | None = None
+    """Of the one that is to sign."""
+    old: Short | None = None
+    """Of the one that signed before, while it still counts."""
+    asked: Message = ""
+    """What asked for the replacement that began last."""
+    since: Time | None = None
+    """When the phase began."""
+    waiting: Annotated[tuple[Message, ...], Field(max_length=MAX_BLOCKERS)] = ()
+    """What holds up the next phase."""
+    problem: Message = ""
+    """Why a replacement cannot begin or go on."""
 
 
 @with_config(EDGE)
@@ -68,6 +100,7 @@ class ClusterStatus:
     blockers: Annotated[tuple[Message, ...], Field(max_length=MAX_BLOCKERS)] = ()
     """What holds up the next stage."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=MAX_CONDITIONS)] = ()
+    ca: CaStatus = field(default_factory=CaStatus)
 
 
 _STATUS: Final = TypeAdapter(ClusterStatus)

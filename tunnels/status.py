@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final, Literal, TypeVar
 
+from linkseal.keys.cabundle import MAX_AUTHORITIES
 from linkseal.keys.codes import MALFORMED, TOO_LARGE
 from linkseal.keys.errors import PeerError
 from linkseal.tunnels.findings import CATALOGUE, MAX_MESSAGE, MAX_SUBJECT, SEVERITY_ORDER, printable
@@ -182,6 +183,8 @@ class NodeStatus:
     policy: AppliedStatus = field(default_factory=AppliedStatus)
     guard: GuardStatus = field(default_factory=GuardStatus)
     verified: Annotated[tuple[Verification, ...], Field(max_length=MAX_VERIFIED)] = ()
+    trust: Annotated[tuple[Short, ...], Field(max_length=MAX_AUTHORITIES)] = ()
+    """Fingerprints of the CAs it trusts: SHA-256 of their public keys."""
 
 
 @with_config(EDGE)
@@ -290,6 +293,7 @@ def bounded(status: NodeStatus) -> NodeStatus:
             lambda f: SEVERITY_ORDER[CATALOGUE[f.code].severity] if f.code in CATALOGUE else len(SEVERITY_ORDER),
             lambda f: (f.code, f.subject),
         ),
+        trust=status.trust[-MAX_AUTHORITIES:],
         verified=_cut(status.verified, MAX_VERIFIED, lambda v: WORST_RESULT.index(v.result), lambda v: v.peer),
         requests={
             key: replace(value, message=printable(value.message, MAX_MESSAGE))

@@ -10,7 +10,7 @@ from ground.charts import CLUSTER_ENCRYPTIONS, cluster_encryption
 from ground.controlplane import ControlPlane
 from ground.daemons import DaemonError
 from ground.kubeapi import Api, ApiError, Recorder
-from linkseal.tunnels.clusterobject import ClusterStatus, Condition, status_object
+from linkseal.tunnels.clusterobject import CaStatus, ClusterStatus, Condition, status_object
 from linkseal.tunnels.guard.policy import MAX_EXEMPTIONS
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import parse_policy
@@ -66,7 +66,8 @@ def test_a_whole_spec_is_kept_and_is_a_policy(cluster: Recorder) -> None:
         "verify": {"interval": "1h30m", "sample": 2},
     }  # fmt: skip
     del spec["exemptions"][1]["port"]  # type: ignore[attr-defined]
-    assert put(cluster, **spec, optOut={"nodes": ["b"]}) == {**spec, "optOut": {"nodes": ["b"]}}
+    beside = {"optOut": {"nodes": ["b"]}, "ca": {"rotate": "2026-11"}}
+    assert put(cluster, **spec, **beside) == {**spec, **beside}
     assert parse_policy(spec).stage is Stage.PREPARE
 
 
@@ -162,6 +163,7 @@ def test_its_status_is_kept_whole_and_replaced_as_a_whole(cluster: Recorder) -> 
     full = ClusterStatus(
         3, 7, Stage.PREFER, "prefer, on the way to enforce", 5, LinkCounts(20, 18, 1, 1), ("n3 has no agent",),
         (Condition("Sealed", "False", "LinksPending", "ü" * 500, T, 3),),
+        CaStatus("signing", "f" * 64, T, "n" * 64, "o" * 64, "2026-11", T, ("n3: ü",), "p" * 500),
     )  # fmt: skip
     for status in map(status_object, (full, ClusterStatus())):
         body = {key: value for key, value in cluster_encryption().items() if key != "spec"}

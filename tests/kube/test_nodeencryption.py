@@ -24,6 +24,7 @@ from ground.kubeapi import ApiError, Recorder
 from ground.kubeobjects import create_node
 from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.ca import generate_identity, make_csr
+from linkseal.keys.cabundle import MAX_AUTHORITIES
 from linkseal.tunnels.directory.kube import KubeDirectory
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
 from linkseal.tunnels.model import LinkState, Scope, Stage
@@ -95,6 +96,7 @@ def largest_status() -> NodeStatus:
             uncovered=(LONG,) * 20,
         ),
         verified=tuple(Verification(name(n), "leaked", T, LONG, 1_000_000) for n in range(MAX_VERIFIED)),
+        trust=("f" * 128,) * MAX_AUTHORITIES,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """How a node gets its certificate: it asks with a request signed by its own key, and takes what fits.
 
-Renewed at two thirds of its life; the old one stays until a new one has been verified.
+Renewed at two thirds of its life, and when another CA signs now; the old one stays until a new one has been verified.
 """
 
 from __future__ import annotations
@@ -9,18 +9,26 @@ import logging
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
+from zlib import crc32
 
+from linkseal.keys.ca import NodeCertificate
 from linkseal.keys.errors import DirectoryError, PeerError
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
 from linkseal.tunnels.agent.trouble import Pauses
-from linkseal.tunnels.agent.worker import unix_now, utc
+from linkseal.tunnels.agent.worker import steady_now, unix_now, utc
 from linkseal.tunnels.directory.base import Directory
 
 _LOG: Final = logging.getLogger("linkseal.agent")
 
 RENEW_AT: Final = 2 / 3
 """Of a certificate's life (DESIGN, Kubernetes' own kubelets do 70 to 90 %)."""
+
+
+TURN: Final = 0.05
+"""Seconds for each node of the cluster, over which they ask a new CA: twenty of them a second."""
+
+SOON: Final = 0.1
 
 
 class Enrolment:
@@ -35,6 +43,9 @@ class Enrolment:
         self._warn = warn
         self._asked = False
         self._pauses = Pauses()
+        self._since: float | None = None
+        """When (steady clock) it was seen that another CA signs now."""
+        self._signing = ""
 
     async def step(self) -> float:
         """Do what is needed now; returns the seconds until it is worth another look, 0.0 if nothing is to come.
@@ -44,7 +55,15 @@ class Enrolment:
         if await self._waits():
             return self._pauses.next()
         self._pauses.reset()
-        return 0.0
+        return 0.0 if self._since is None else max(SOON, self._since + self._turn() - steady_now())
+
+    def soon(self) -> float:
+        """Seconds until `step` is wanted, since a pass has learnt that another CA signs; 0.0: it has not."""
+        signing = self._knowledge.anchors.signing
+        if signing == self._signing:
+            return 0.0
+        self._signing = signing
+        return SOON
 
     async def _waits(self) -> bool:
         """Ask or take; whether an answer is still to come."""
@@ -58,7 +77,8 @@ class Enrolment:
         try:
             offered = await self._directory.certificate(node)
             if offered is not None and offered != self._keyring.certificate() and self._take(offered, now):
-                return False
+                self._asked = False
+                return self._due(now)  # it may be by a CA that has just been replaced
             if not self._asked:
                 await self._directory.request_certificate(node, self._keyring.csr())
                 self._asked = True
@@ -75,7 +95,24 @@ class Enrolment:
             known = trust.verify_certificate(certificate, self._keyring.node, self._keyring.uid, now)
         except PeerError:
             return True
+        if self._replaced(known):
+            return True
         return now >= known.not_before + (known.not_after - known.not_before) * RENEW_AT
+
+    def _replaced(self, known: NodeCertificate) -> bool:
+        """Whether another CA than this certificate's signs now, by the policy in force, and it is this node's turn."""
+        if self._knowledge.anchors.signing in ("", known.issuer):
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = steady_now()
+        return steady_now() >= self._since + self._turn()
+
+    def _turn(self) -> float:
+        """Seconds by which this node waits for its turn: by its name, so that not all ask at once."""
+        register = self._knowledge.register
+        nodes = 1 if register is None else len(register.peers)
+        return TURN * nodes * crc32(self._keyring.node.encode()) / (1 << 32)
 
     def _take(self, offered: str, now: datetime) -> bool:
         trust = self._knowledge.trust

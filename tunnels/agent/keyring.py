@@ -177,6 +177,14 @@ class Keyring:
         """Keep the first CA this node was given, or one that a trusted CA vouched for."""
         self._store.save_ca_bundle(pem)
 
+    def retired_cas(self) -> str | None:
+        """CAs that this node trusted and no longer does."""
+        return self._store.load_retired_cas()
+
+    def save_retired_cas(self, pem: str) -> None:
+        """Keep them: what they signed before is still judged by them."""
+        self._store.save_retired_cas(pem)
+
     def statement_differs(self, statement: Statement, certificate: str, numbers: Sequence[int]) -> bool:
         """Whether what was last signed says anything else than this."""
         last, signed = self.last_parsed, self.last

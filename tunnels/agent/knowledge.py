@@ -18,6 +18,7 @@ from linkseal.keys.errors import ConfigError, HostError, PeerError
 from linkseal.keys.grant import Grant
 from linkseal.keys.policydoc import SignedPolicy
 from linkseal.tunnels import codes
+from linkseal.tunnels.agent.anchors import Anchors
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.state import KnownGood, SavedCluster
 from linkseal.tunnels.directory.base import DirectoryView
@@ -61,8 +62,7 @@ class Knowledge:
         self.node = node
         self.policy: Policy | None = None
         self.register: Register | None = None
-        self.trust: Trust | None = None
-        self._keyring = keyring
+        self.anchors = Anchors(keyring)
         self._known = known
         self._findings = findings
         self.policy_serial = 0
@@ -70,9 +70,15 @@ class Knowledge:
         self.held = False
         """Whether a running agent stands on the policy's numbers (`pinned`), so that they must stay."""
         self._signed: SignedPolicy | None = None
-        self._offered: SignedPolicy | None = None
+        self._judged: tuple[SignedPolicy, Trust] | None = None
+        """The policy that was judged last, and by which CAs."""
         self._wrong: tuple[Finding, ...] = ()
         self._unsaved: set[str] = set()
+
+    @property
+    def trust(self) -> Trust | None:
+        """The CAs by which what is new is judged, None before the first."""
+        return self.anchors.trust
 
     @property
     def grant(self) -> Grant | None:
@@ -83,7 +89,7 @@ class Knowledge:
     @property
     def unsaved(self) -> bool:
         """Whether something that was learnt is not on disk yet; the next `learn` tries again."""
-        return bool(self._unsaved)
+        return bool(self._unsaved or self.anchors.refused)
 
     def published_serial(self) -> int:
         """The serial of this node's own announcement as accepted from the directory; 0: none."""
@@ -92,23 +98,25 @@ class Knowledge:
 
     def recall(self) -> None:
         """Take up what the disk knows: trust, policy, accepted documents."""
-        bundle, cluster = self._keyring.ca_bundle(), self._known.cluster()
-        if bundle is None or cluster is None:
+        self.anchors.recall()
+        cluster = self._known.cluster()
+        if cluster is None or self.trust is None:
             return
-        self.trust = Trust.from_pem(bundle)
+        ever = self.anchors.ever()
         try:
-            document = policydoc.verify(cluster.policy, self.trust, cluster=cluster.uid)
+            document = policydoc.verify(cluster.policy, ever, cluster=cluster.uid)
             self.policy = parse_policy(document.spec, "last known policy")
             self._signed, self.policy_serial = cluster.policy, document.serial
+            self.anchors.told(document.authorities)
         except (ConfigError, PeerError) as error:
             _LOG.warning("the policy on disk cannot be used, so it is not known until the directory tells: %s", error)
-        refresh = Register.from_known_good(self.node, cluster.uid, self._known.peers(), self.trust)
+        refresh = Register.from_known_good(self.node, cluster.uid, self._known.peers(), ever)
         self.register = refresh.register
         self._tell(refresh.findings, 0.0)
 
     def learn(self, view: DirectoryView, now: float) -> frozenset[str]:
         """Take in what the directory says; returns the names of nodes that changed."""
-        broken = self._learn_trust(view)
+        broken = self.anchors.offer(view.ca_bundle, view.cross_certificates)
         if self.trust is None:
             self._tell((*broken, *view.findings), now)
             return frozenset()
@@ -121,24 +129,6 @@ class Knowledge:
         self._save(refresh.changed, view, now)
         return refresh.changed
 
-    def _learn_trust(self, view: DirectoryView) -> tuple[Finding, ...]:
-        """The first CA is taken on installation; after that changing the directory's bundle is not enough.
-
-        Returns what is wrong with the bundle; one that cannot be read changes nothing.
-        """
-        if not view.ca_bundle or (self.trust is not None and view.ca_bundle == self.trust.pem):
-            return ()
-        try:
-            offered = Trust.from_pem(view.ca_bundle)
-        except ConfigError as error:
-            return (Finding(codes.DIRECTORY_UNREADABLE, HOST_SUBJECT, str(error)),)
-        if self.trust is None:
-            self._keyring.save_ca_bundle(view.ca_bundle)
-            self.trust = offered
-        else:
-            _LOG.debug("the directory's CA bundle is not the one this node was installed with; kept the latter")
-        return ()
-
     def _learn_policy(self, offered: SignedPolicy | None, trust: Trust, cluster: str) -> tuple[Finding, ...]:
         """Take up a newer policy that a trusted CA signed for this cluster; returns what is wrong with another.
 
@@ -146,9 +136,9 @@ class Knowledge:
         """
         if offered is None or (self._signed is not None and offered.text == self._signed.text):
             self._wrong = ()
-        elif offered != self._offered or not self._wrong:  # what was refused once is not verified again
+        elif self._judged != (offered, trust) or not self._wrong:  # what was refused once is not verified again
             self._wrong = self._take_policy(offered, trust, cluster)
-        self._offered = offered
+            self._judged = (offered, trust)
         return self._wrong
 
     def _take_policy(self, offered: SignedPolicy, trust: Trust, cluster: str) -> tuple[Finding, ...]:
@@ -171,6 +161,7 @@ class Knowledge:
             )
             return (Finding(codes.POLICY_REFUSED, HOST_SUBJECT, message),)
         self.policy, self._signed, self.policy_serial = policy, offered, document.serial
+        self.anchors.told(document.authorities)
         return ()
 
     def _is_held(self, policy: Policy) -> bool:
@@ -190,14 +181,14 @@ class Knowledge:
         if register is None:
             return
         self._unsaved |= {_CLUSTER, *changed}
-        refused = ""
+        refused = self.anchors.refused
         for name in sorted(self._unsaved):
             try:
                 self._save_one(name, register, register.cluster_uid or view.snapshot.cluster_uid)
                 self._unsaved.discard(name)
             except HostError as error:
                 refused = refused or str(error)
-        if self._unsaved:
+        if refused:
             more = f" (and {len(self._unsaved) - 1} more)" if len(self._unsaved) > 1 else ""
             self._findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, refused + more, now)
         else:
@@ -206,6 +197,7 @@ class Knowledge:
     def _save_one(self, name: str, register: Register, cluster_uid: str) -> None:
         peer = register.peers.get(name)
         if name == _CLUSTER:
+            self.anchors.save()  # before the policy that retired one: it does so once
             if self._signed is not None:
                 self._known.save_cluster(SavedCluster(cluster_uid, self._signed))
         elif peer is None:

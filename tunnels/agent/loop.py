@@ -264,6 +264,7 @@ class Agent:
     def _after(self, done: Done) -> None:
         if done.unsaved:
             self._again.within("saving", SAVE_RETRY)
+        self._again.within(ENROLLING, self._enrolment.soon())
         if done.picture is None:
             return
         self._paths.set_world(done.picture.world)

@@ -76,6 +76,7 @@ def node_status(
         requests=dict(requests),
         policy=worker.applied,
         guard=guard_status(worker, now),
+        trust=() if worker.knowledge.trust is None else worker.knowledge.trust.fingerprints,
     )
 
 

@@ -4,17 +4,18 @@ Accepted   the spec can be used; else what is wrong with it, and that what was i
 Reached    the cluster is at the stage that is asked for; else where it is on its way, and what holds it
 Granted    every node's addresses and prefixes are known and signed; else whose are not, and why
 Sealed     every link in scope is sealed, as its sender reports it lately; unknown is never a pass
+CASteady   one CA is in force; else how far its replacement is, and what holds it
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from linkseal.tunnels.cluster import directed_states
-from linkseal.tunnels.clusterobject import MAX_BLOCKERS, ClusterStatus, Condition
+from linkseal.tunnels.clusterobject import MAX_BLOCKERS, CaStatus, ClusterStatus, Condition
 from linkseal.tunnels.findings import MAX_MESSAGE
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.stages import Evidence, Position
@@ -22,7 +23,7 @@ from linkseal.tunnels.status import LinkCounts
 from linkseal.tunnels.statustypes import parse_time
 from linkseal.tunnels.wording import listed
 
-ACCEPTED, REACHED, GRANTED, SEALED = "Accepted", "Reached", "Granted", "Sealed"
+ACCEPTED, REACHED, GRANTED, SEALED, CA_STEADY = "Accepted", "Reached", "Granted", "Sealed", "CASteady"
 
 _Truth = Literal["True", "False", "Unknown"]
 
@@ -43,6 +44,7 @@ class Standing:
     """Why the last change of stage ended before its target."""
     ungranted: tuple[str, ...] = ()
     """What nodes were not granted of what they claim, and what is not known of them."""
+    ca: CaStatus = field(default_factory=CaStatus)
 
 
 def build(standing: Standing, evidence: Evidence, before: str, now: float) -> ClusterStatus:
@@ -53,6 +55,7 @@ def build(standing: Standing, evidence: Evidence, before: str, now: float) -> Cl
         (REACHED, *_reached(standing)),
         (GRANTED, *_granted(standing)),
         (SEALED, *_sealed(standing, evidence, counts)),
+        (CA_STEADY, *_ca_steady(standing.ca)),
     )
     times = _times(before)
     conditions = tuple(
@@ -68,6 +71,7 @@ def build(standing: Standing, evidence: Evidence, before: str, now: float) -> Cl
         nodes=len(evidence.reports),
         links=counts,
         blockers=blockers,
+        ca=standing.ca,
         conditions=conditions,
     )
 
@@ -120,6 +124,15 @@ def _sealed(standing: Standing, evidence: Evidence, counts: LinkCounts) -> tuple
         return "False", "NotSealed", f"{counts.sealed} of {counts.total} links are sealed"
     out = f"; opted out: {listed(evidence.out)}" if evidence.out else ""
     return "True", "AllSealed", f"{counts.total} links{out}"
+
+
+def _ca_steady(ca: CaStatus) -> tuple[_Truth, str, str]:
+    if ca.phase == "steady":
+        return ("False", "Refused", ca.problem) if ca.problem else ("True", "Steady", "one CA is in force")
+    why = "; ".join((*ca.waiting, *((ca.problem,) if ca.problem else ())))
+    if ca.phase == "trusting":
+        return "False", "Trusting", why or "every agent that reports trusts the next CA"
+    return "False", "Signing", why or "everything is signed by the next CA"
 
 
 def _short(text: str) -> str:

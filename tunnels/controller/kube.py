@@ -1,7 +1,7 @@
 """The controller of a Kubernetes cluster: signs, and walks the stages that the ClusterEncryption asks for.
 
     ClusterEncryption default   what the operator wants; status: where the cluster is, and what holds it
-    ConfigMap linkseal-ca       the CA's certificate, for agents
+    ConfigMap linkseal-ca       the CA's certificate and who vouches for it, for agents
     ConfigMap linkseal-policy   the policy in force, signed
     ConfigMap linkseal-stage    where the cluster is, the walk under way, and every change of stage
 
@@ -22,16 +22,16 @@ from typing import Any, Final
 from uuid import uuid4
 
 from linkseal.keys import policydoc
-from linkseal.keys.ca import Trust
 from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
 from linkseal.keys.policydoc import PolicyDocument, SignedPolicy
 from linkseal.tunnels.clusterobject import ClusterStatus, status_object
 from linkseal.tunnels.controller.apiserver import Endpoint, with_api_server
+from linkseal.tunnels.controller.cakeeper import CaKeeper
 from linkseal.tunnels.controller.clusterstatus import Standing, build
 from linkseal.tunnels.controller.csrs import Asker
 from linkseal.tunnels.controller.kubecopies import STAGE_KEY, STAGE_MAP, Copies, Wanted, begun
 from linkseal.tunnels.controller.kubeevents import About, Events, News, of_cluster, of_node
-from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, Passed, authority_of
+from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, Passed
 from linkseal.tunnels.controller.lease import Lease, while_leading
 from linkseal.tunnels.controller.nodefacts import NodeFacts
 from linkseal.tunnels.controller.providers.choice import Granting, misfits
@@ -40,11 +40,10 @@ from linkseal.tunnels.controller.stagekeeper import Stagekeeper
 from linkseal.tunnels.directory.kube import KUBE_SYSTEM, NAMESPACES
 from linkseal.tunnels.directory.kubeapi import METADATA, Access, ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import (
-    CA_KEY,
+    BESIDE,
     CA_MAP,
     CLUSTER_ENCRYPTIONS,
     DEFAULT,
-    OPT_OUT,
     POLICY_KEY,
     POLICY_MAP,
     POLICY_SIGNATURE,
@@ -119,9 +118,9 @@ class KubeController:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`. Raises ConfigError, ApiError (at the start only)."""
         await self._api.opened()
-        authority = await authority_of(self._api, self._namespace, datetime.now(UTC))
-        self._authority, self._trust = authority, Trust.from_pem(authority.certificate_pem())
-        self._signer = KubeSigner(self._api, self._namespace, authority)
+        self._ca = CaKeeper(self._api, self._namespace)
+        await self._ca.load(datetime.now(UTC))
+        self._signer = KubeSigner(self._api, self._namespace, self._ca)
         self._status, self._judged, self._reports = None, None, {}
         copies = begun(self._api, self._namespace, self._signer, self._news.set)
         self._provider = ProviderCopy(self._api, self._chosen.provider, self._news.set)
@@ -161,11 +160,13 @@ class KubeController:
         if not self._cluster:
             system = await self._api.get(f"{NAMESPACES}/{KUBE_SYSTEM}", accept=METADATA)
             self._cluster = uid_of(system, None) or ""
-        bundle = {CA_KEY: self._trust.pem}
-        if copies.maps.objects.get(CA_MAP) != bundle:
-            await self._put(CA_MAP, bundle)
         wanted = copies.wanted.objects.get(DEFAULT)
         spec: Mapping[str, Any] = {} if wanted is None else json.loads(wanted.spec)
+        reports = {name: one.report for name, one in copies.reports.objects.items()}
+        troubles = () if wanted is None else await self._ca.step(spec, nodes, reports, self._in_force(copies), now)
+        bundle = self._ca.keys.published()
+        if copies.maps.objects.get(CA_MAP) != bundle:
+            await self._put(CA_MAP, bundle)
         made = await self._signer.register(nodes, frozenset(copies.reports.objects))
         granted = await self._grant(nodes, spec, now)
         certified = await self._signer.certify(requests, nodes, now)
@@ -176,7 +177,7 @@ class KubeController:
             _LOG.info("made the NodeEncryption %s", name)
         self._tell_of_nodes(nodes, granted.granted, [requests[name].asker for name in certified.certified], copies)
         problems = [] if wanted is None else await self._policy(copies, spec, wanted)
-        self._tell([*certified.refused, *self._ungranted, *problems])
+        self._tell([*troubles, *certified.refused, *self._ungranted, *problems])
 
     async def _grant(self, nodes: Mapping[str, NodeFacts], spec: Mapping[str, Any], now: datetime) -> Passed:
         """Sign what nodes own; what is not granted, or not known, goes into the status too."""
@@ -204,7 +205,7 @@ class KubeController:
 
     async def _policy(self, copies: Copies, spec: Mapping[str, Any], wanted: Wanted) -> list[str]:
         """Walk the stages and sign the policy; returns what is wrong with what is asked for."""
-        asked = {key: value for key, value in spec.items() if key != OPT_OUT}
+        asked = {key: value for key, value in spec.items() if key not in BESIDE}
         present = self._in_force(copies)
         try:
             policy = parse_policy(asked, "the ClusterEncryption")
@@ -245,7 +246,7 @@ class KubeController:
             return None
         if self._verified is None or self._verified[0] != found:
             try:
-                document = policydoc.verify(found, self._trust, cluster=self._cluster)
+                document = policydoc.verify(found, self._ca.trust, cluster=self._cluster)
             except PeerError:
                 document = None
             self._verified = (found, document)
@@ -256,15 +257,16 @@ class KubeController:
     ) -> None:
         """Sign the policy at the stage where the cluster is, unless it says just that."""
         newest = max((one for one in (present, self._signed) if one), key=lambda one: one.serial, default=None)
-        spec = json.loads(json.dumps(stages.spec(asked, policy)))
+        spec, authorities = json.loads(json.dumps(stages.spec(asked, policy))), self._ca.keys.in_force
         told = newest == present or time.monotonic() - self._written < SETTLE  # what was written comes by the watch
-        if newest is not None and newest.spec == spec and newest.serial >= stages.serial and told:
+        said = None if newest is None else (newest.spec, newest.authorities)
+        if newest is not None and said == (spec, authorities) and newest.serial >= stages.serial and told:
             stages.signed(newest.serial)
             return
         now = datetime.now(UTC)
         serial = max(int(now.timestamp()), stages.serial + 1, newest.serial + 1 if newest else 1)
-        document = PolicyDocument(self._cluster, serial, now, spec)
-        signed = policydoc.sign(self._authority, document)
+        document = PolicyDocument(self._cluster, serial, now, spec, authorities)
+        signed = policydoc.sign(self._ca.keys.signer, document)
         stages.signed(serial)
         await self._save()  # before anybody acts on it: a controller that starts anew goes on from there
         await self._put(POLICY_MAP, {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature})
@@ -298,9 +300,8 @@ class KubeController:
         reasons = shown.reasons if shown is not None and walking else ()
         ended = stages.ended.get(stages.number)
         back = "" if ended is None or ended.good else ended.why
-        standing = Standing(
-            stages.position, target, walking, reasons, stages.serial, wanted.generation, problem, back, self._ungranted
-        )
+        here = stages.position, target, walking, reasons, stages.serial, wanted.generation, problem, back
+        standing = Standing(*here, self._ungranted, self._ca.status())
         now = time.monotonic()
         if self._judged is not None and self._judged[0] == standing and now - self._judged[1] < JUDGE:
             return

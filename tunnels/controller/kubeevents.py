@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from linkseal.tunnels.clusterobject import ClusterStatus
-from linkseal.tunnels.controller.clusterstatus import ACCEPTED, GRANTED, REACHED, SEALED
+from linkseal.tunnels.controller.clusterstatus import ACCEPTED, CA_STEADY, GRANTED, REACHED, SEALED
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.status import NodeEncryption
@@ -31,6 +31,11 @@ MAX_NOTE: Final = 1024
 
 _BEGUN: Final = (None, False)
 """Links are about to be sealed, as every change to stage prefer begins."""
+
+_CA_NEWS: Final = {
+    "Steady": "CARotated", "Trusting": "CATrusting", "Signing": "CASigning", "Refused": "CARotationRefused",
+}  # fmt: skip
+"""Reason of the Event by that of the condition."""
 
 MAX_WAITING: Final = 200
 """Events kept until they can be written; a cluster in trouble must not be flooded with news of it."""
@@ -70,6 +75,9 @@ def of_cluster(before: ClusterStatus | None, after: ClusterStatus) -> Iterator[N
             yield News("SpecAccepted" if one.status == "True" else "SpecRefused", one.message, one.status != "True")
         elif one.type == GRANTED and (one.status != "True" or was is not None):
             yield News("AllGranted" if one.status == "True" else "NotGranted", one.message, one.status != "True")
+        elif one.type == CA_STEADY and was is not None:
+            if (was.reason, one.reason) != ("Refused", "Steady"):  # then there was none
+                yield News(_CA_NEWS[one.reason], one.message, one.reason == "Refused")
         elif one.type == SEALED and was is not None and was.status != one.status:
             left = one.status != "True" and after.stage is Stage.ENFORCE
             yield News("Sealed" if one.status == "True" else "NotSealed", one.message, left)

@@ -1,6 +1,5 @@
 """The controller's part of the Kubernetes directory: what it signs and makes, in passes that can be repeated.
 
-    Secret linkseal-ca-key      the CA; made at the first run
     Node linkseal.io/grant      what the node owns, of what the address provider gives it
     CertificateSigningRequest   approved and signed, or denied with the reason
     NodeEncryption              one for each Node, owned by it
@@ -12,17 +11,19 @@ rise, and what is the same is not written.
 from __future__ import annotations
 
 import logging
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from linkseal.keys import grant as grants
-from linkseal.keys.ca import CertificateAuthority, Trust
-from linkseal.keys.errors import ConfigError, PeerError
+from linkseal.keys.ca import Trust
+from linkseal.keys.errors import PeerError
 from linkseal.keys.grant import Grant
+from linkseal.tunnels.controller.cakeeper import CaKeeper
+from linkseal.tunnels.controller.carotation import BACKDATED
 from linkseal.tunnels.controller.csrs import Asked, asked, node_refused, pod_refused
 from linkseal.tunnels.controller.nodefacts import NodeFacts
 from linkseal.tunnels.controller.ownership import Claim, Owned, SeenNode, owned
@@ -37,15 +38,8 @@ _LOG: Final = logging.getLogger("linkseal.controller")
 MANAGER: Final = "linkseal-controller"
 """Field manager of what the controller applies."""
 
-CA_SECRET: Final = "linkseal-ca-key"  # noqa: S105 - the name of the object, not what is in it
-CA_LIFETIME: Final = timedelta(days=3650)
-"""Of the CA made here: it is replaced on purpose, not because a date passed at night."""
-
 CERTIFICATE_LIFETIME: Final = timedelta(days=90)
 """Of a node's: agents renew at two thirds of it, so a controller may be away for a month."""
-
-BACKDATED: Final = timedelta(minutes=5)
-"""By which something is valid before it was signed: clocks differ."""
 
 SETTLE: Final = timedelta(seconds=10)
 """After which a grant that was sent must have come back by the watch, or is sent again."""
@@ -64,50 +58,28 @@ class Passed:
     problems: tuple[str, ...] = ()
 
 
-async def authority_of(api: KubeApi, namespace: str, now: datetime) -> CertificateAuthority:
-    """Return the CA that the Secret holds, made at the first call. Raises ApiError, ConfigError (it is damaged)."""
-    path = f"/api/v1/namespaces/{namespace}/secrets"
-    while True:
-        found = await api.find(f"{path}/{CA_SECRET}")
-        if found is not None:
-            return _authority(found, namespace)
-        made = CertificateAuthority.create("Linkseal", now - BACKDATED, CA_LIFETIME)
-        data = {"tls.key": _base64(made.key_pem()), "tls.crt": _base64(made.certificate_pem().encode())}
-        body = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": CA_SECRET}}
-        try:
-            await api.create(path, {**body, "data": data})
-        except ApiError as error:
-            if error.status != HTTPStatus.CONFLICT:  # another controller was faster: its CA counts
-                raise
-        else:
-            _LOG.info("made a CA in the Secret %s/%s", namespace, CA_SECRET)
+class _Held(NamedTuple):
+    """A grant as it was read from a Node. `by`: fingerprint of the CA that signed it."""
 
-
-def _authority(secret: Mapping[str, Any], namespace: str) -> CertificateAuthority:
-    data = secret.get("data") or {}
-    try:
-        key, certificate = (b64decode(data[name], validate=True) for name in ("tls.key", "tls.crt"))
-    except (KeyError, ValueError):
-        raise ConfigError(
-            f"the Secret {namespace}/{CA_SECRET} must hold the CA as tls.key and tls.crt: put it back from a copy, or "
-            "delete it for a new CA, which no agent trusts before it is installed anew"
-        ) from None
-    return CertificateAuthority.from_pem(key, certificate.decode(errors="replace"))
+    text: str
+    uid: str
+    trust: Trust
+    grant: Grant | None = None
+    by: str = ""
 
 
 class KubeSigner:
     """Signs for the cluster of `api`. Every method raises ApiError."""
 
-    def __init__(self, api: KubeApi, namespace: str, authority: CertificateAuthority) -> None:
-        self._api, self._namespace, self._authority = api, namespace, authority
-        self._trust = Trust.from_pem(authority.certificate_pem())
-        self._sent: dict[str, Grant] = {}
-        """The newest grant of a node until it is seen on it: nobody else gets what is in it."""
+    def __init__(self, api: KubeApi, namespace: str, ca: CaKeeper) -> None:
+        self._api, self._namespace, self._ca = api, namespace, ca
+        self._held: dict[str, _Held] = {}
+        self._sent: dict[str, tuple[Grant, str]] = {}
+        """The newest grant of a node, and who signed it, until it is seen on it: nobody else gets what is in it."""
         self._doubted: set[str] = set()
         """Nodes whose newest grant was sent, and no good answer came."""
         self._owned: tuple[object, Owned] | None = None
         """What is owned by the same words as last time: to find it takes a second with 5,000 nodes."""
-        self._seen_grants: dict[str, tuple[NodeFacts, Grant | None]] = {}
         self._account = f"system:serviceaccount:{namespace}:{AGENT}"
 
     async def grant(
@@ -118,13 +90,13 @@ class KubeSigner:
         chosen: Granting,
         now: datetime,
     ) -> Passed:
-        """Sign what each Node owns, where that differs from what it carries.
+        """Sign what each Node owns, where that differs from what it carries, or another CA has signed it.
 
         `offered` None: the address provider has not been read yet, so nodes keep what they have and new ones wait.
         """
-        for forgotten in (self._sent, self._seen_grants):
-            for name in forgotten.keys() - nodes.keys():
-                del forgotten[name]
+        for name in self._sent.keys() - nodes.keys():
+            del self._sent[name]
+        self._held = held = {name: self._present(name, facts) for name, facts in nodes.items()}
         seen = [
             node
             for name, facts in nodes.items()
@@ -134,17 +106,17 @@ class KubeSigner:
         if self._owned is None or self._owned[0] != asked:
             self._owned = (asked, owned(*asked))
         found = self._owned[1]
-        held = {node.name: node for node in seen}
+        by_name = {node.name: node for node in seen}
         granted = []
         for claim in found.claims:
-            grant = self._due(claim, held[claim.name], now)
+            grant = self._due(claim, by_name[claim.name], held[claim.name], now)
             if grant is not None:
                 await self._annotate(grant)
                 granted.append(claim.name)
         return Passed(granted=tuple(granted), problems=found.problems)
 
     def _seen(self, name: str, facts: NodeFacts, offered: Offered | None) -> SeenNode:
-        present, sent = self._present(name, facts), self._sent.get(name)
+        present, (sent, _) = self._held[name].grant, self._sent.get(name, (None, ""))
         if sent is not None and (sent.uid != facts.uid or (present is not None and present.serial >= sent.serial)):
             del self._sent[name]
             sent = None
@@ -188,29 +160,34 @@ class KubeSigner:
         found = asked(item, self._account)
         return before if found == before else found
 
-    def _present(self, name: str, facts: NodeFacts) -> Grant | None:
-        """Return the grant that a Node carries, None if it is not ours or for an earlier Node of that name."""
-        known = self._seen_grants.get(name)
-        if known is None or (known[0].grant, known[0].uid) != (facts.grant, facts.uid):
-            known = self._seen_grants[name] = (facts, self._verified(name, facts))
-        return known[1]
-
-    def _verified(self, name: str, facts: NodeFacts) -> Grant | None:
+    def _present(self, name: str, facts: NodeFacts) -> _Held:
+        """Return the grant that a Node carries, none if it is not ours or for an earlier Node of that name."""
+        trust, known = self._ca.trust, self._held.get(name)
+        found = _Held(facts.grant, facts.uid, trust)
+        if known is not None and (known.text, known.uid) == (found.text, found.uid) and known.trust is trust:
+            return known
         if not facts.grant:
-            return None
+            return found
         try:
-            found = grants.verify(grants.unwrap(facts.grant, node=name), self._trust, node=name)
+            signed = grants.unwrap(facts.grant, node=name)
+            grant = grants.verify(signed, trust, node=name)
         except PeerError:
-            return None
-        return found if found.uid == facts.uid else None
+            return found
+        if grant.uid != facts.uid:
+            return found
+        return found._replace(grant=grant, by=trust.grant_signer(signed.text, signed.signature))
 
-    def _due(self, claim: Claim, node: SeenNode, now: datetime) -> Grant | None:
-        """Return the grant to sign, None if what is there says the same, or what was sent and is not seen yet."""
-        newest = node.newest
+    def _due(self, claim: Claim, node: SeenNode, held: _Held, now: datetime) -> Grant | None:
+        """Return the grant to sign.
+
+        None if what is there, or was sent and is not seen yet, says the same by the CA that signs now.
+        """
+        newest, sent = node.newest, self._sent.get(claim.name)
         said = (claim.index, claim.addresses, claim.prefixes, claim.opted_out)
         if newest is not None and (newest.index, newest.addresses, newest.prefixes, newest.opted_out) == said:
-            lost = node.sent is not None and (claim.name in self._doubted or now - node.sent.issued > SETTLE)
-            if not lost:
+            lost = sent is not None and (claim.name in self._doubted or now - sent[0].issued > SETTLE)
+            by = held.by if sent is None else sent[1]
+            if not lost and by == self._ca.keys.signer.fingerprint:
                 return None
         # The serial follows the clock, so that it rises above what peers have seen even if the Node was made anew.
         serial = max(int(now.timestamp()), newest.serial + 1 if newest else 1)
@@ -219,10 +196,11 @@ class KubeSigner:
         )
 
     async def _annotate(self, grant: Grant) -> None:
-        text = grants.wrap(grants.sign(self._authority, grant))
+        signer = self._ca.keys.signer
+        text = grants.wrap(grants.sign(signer, grant))
         metadata = {"name": grant.node, "uid": grant.uid, "annotations": {GRANT: text}}
         body = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
-        self._sent[grant.node] = grant  # also where no answer comes: it may be there
+        self._sent[grant.node] = (grant, signer.fingerprint)  # also where no answer comes: it may be there
         self._doubted.add(grant.node)
         await self._api.apply(f"{NODES}/{grant.node}", body, manager=MANAGER, accept=METADATA)
         self._doubted.discard(grant.node)
@@ -241,7 +219,8 @@ class KubeSigner:
             return why, ""
         try:
             lifetime = CERTIFICATE_LIFETIME + BACKDATED
-            return None, self._authority.sign_csr(request.pem, asker.node, asker.node_uid, now - BACKDATED, lifetime)
+            authority = self._ca.keys.signer
+            return None, authority.sign_csr(request.pem, asker.node, asker.node_uid, now - BACKDATED, lifetime)
         except PeerError as error:
             return str(error), ""
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from linkseal.keys.documents import canonical_address, canonical_prefix
 from linkseal.keys.values import Prefix, is_node_name
-from linkseal.tunnels.directory.kubedocs import GRANT
+from linkseal.tunnels.directory.kubedocs import CERTIFICATE, GRANT
 
 OVN_SUBNETS: Final = "k8s.ovn.org/node-subnets"
 """Annotation that OVN-Kubernetes' cluster manager writes: JSON, network name → prefix, or list of prefixes."""
@@ -30,7 +30,7 @@ MAX_ANNOTATION: Final = 8192
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """What is kept of a Node; `grant`: as it is there, not verified."""
+    """What is kept of a Node; `grant`, `certificate`: as they are there, not verified."""
 
     uid: str
     addresses: tuple[str, ...]
@@ -42,6 +42,7 @@ class NodeFacts:
     """OVN's annotation as it is there."""
     tunnels: tuple[str, ...] = ()
     """Addresses that Calico's IPAM gave the node."""
+    certificate: str = ""
     network: str = ""
     """Reason of the condition NetworkUnavailable: who says that the network is up."""
 
@@ -58,6 +59,7 @@ def node_facts(item: Mapping[str, Any], before: NodeFacts | None) -> NodeFacts |
         addresses=seen_addresses(status),
         pod_cidrs=cidrs,
         grant=str(annotations.get(GRANT, "")),
+        certificate=str(annotations.get(CERTIFICATE, "")),
         unread=unread,
         subnets=str(annotations.get(OVN_SUBNETS, ""))[:MAX_ANNOTATION],
         tunnels=tuple(sorted({one for name in CALICO_TUNNELS if (one := _canonical(annotations.get(name)))})),

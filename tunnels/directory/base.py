@@ -36,6 +36,8 @@ class DirectoryView:
     ca_bundle: str
     requests: tuple[Request, ...] = ()
     findings: tuple[Finding, ...] = ()
+    cross_certificates: str = ""
+    """PEM text: what CAs say of other CAs."""
     uid: str | None = None
     """By which the directory knows the node; None: it has no say in that."""
 

@@ -2,7 +2,7 @@
 
     Node                 linkseal.io/announcement, /signature, /certificate   the agent of that node
                          linkseal.io/grant                                    the controller
-    ConfigMap            linkseal-ca: ca.crt    linkseal-policy: policy, signature       the controller
+    ConfigMap            linkseal-ca: ca.crt, cross.crt    linkseal-policy: policy, signature       the controller
     NodeEncryption       spec.requests: who asks    status: the agent
     CertificateSigningRequest of signer linkseal.io/node: the agent asks, the controller signs
 
@@ -32,6 +32,7 @@ from linkseal.tunnels.directory.kubedocs import (
     CA_KEY,
     CA_MAP,
     CERTIFICATE,
+    CROSS_KEY,
     POLICY_MAP,
     SIGNATURE,
     SIGNER,
@@ -228,6 +229,7 @@ class KubeDirectory:
             ca_bundle=_limited(maps.get(CA_MAP, {}).get(CA_KEY, ""), MAX_BUNDLE),
             requests=self._requests(node, findings),
             findings=tuple(findings),
+            cross_certificates=_limited(maps.get(CA_MAP, {}).get(CROSS_KEY, ""), MAX_BUNDLE),
             uid=nodes[node].uid if node in nodes else None,
         )
 

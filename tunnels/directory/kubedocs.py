@@ -27,12 +27,14 @@ ANNOUNCEMENT: Final = "linkseal.io/announcement"
 SIGNATURE: Final = "linkseal.io/signature"
 CERTIFICATE: Final = "linkseal.io/certificate"
 GRANT: Final = "linkseal.io/grant"
-CA_MAP, CA_KEY = "linkseal-ca", "ca.crt"
+CA_MAP, CA_KEY, CROSS_KEY = "linkseal-ca", "ca.crt", "cross.crt"
 SIGNER: Final = "linkseal.io/node"
 CLUSTER_ENCRYPTIONS: Final = "/apis/linkseal.io/v1alpha1/clusterencryptions"
 DEFAULT: Final = "default"
 """The one ClusterEncryption there is."""
-OPT_OUT: Final = "optOut"
+OPT_OUT, CA = "optOut", "ca"
+BESIDE: Final = frozenset({OPT_OUT, CA})
+"""What of a ClusterEncryption's spec is for the controller alone, and not in the policy."""
 POLICY_MAP, POLICY_KEY, POLICY_SIGNATURE = "linkseal-policy", "policy", "signature"
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from linkseal.keys import codes, policydoc
 from linkseal.keys import grant as grants
 from linkseal.keys.ca import MAX_CERTIFICATE, CertificateAuthority, Trust
-from linkseal.keys.errors import DirectoryError, PeerError
+from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
 from linkseal.keys.grant import Grant
 from linkseal.keys.policydoc import PolicyDocument
 from linkseal.tunnels.directory.access import folders, node_folder, read, remove, trouble, write
@@ -27,6 +27,7 @@ from linkseal.tunnels.directory.files import (
     CERTIFICATE,
     CLUSTER,
     GRANT,
+    MAX_BUNDLE,
     MAX_ENVELOPE,
     NODES,
     REQUEST,
@@ -81,10 +82,25 @@ class FileSigner:
                 f"{self.path} belongs to cluster {present.uid}, the inventory to {uid}: use another folder, or take "
                 "`uid` out of the inventory"
             )
+        self._check_ca()
         write(self.path / CA_BUNDLE, self._authority.certificate_pem())
         self._uid = uid
         self.publish(self.inventory.spec if spec is None else spec, datetime.now(UTC), above=above)
         return uid
+
+    def _check_ca(self) -> None:
+        """Raise DirectoryError if the directory names another CA: nodes would not follow."""
+        try:
+            text = read(f"{self.path}/{CA_BUNDLE}", MAX_BUNDLE, "")
+            named = () if text is None else Trust.from_pem(text).fingerprints
+        except (ConfigError, PeerError):
+            return  # nothing that a node could trust: written anew
+        if named and self._authority.fingerprint not in named:
+            raise DirectoryError(
+                f"{self.path / CA_BUNDLE} is another CA's than the one that is to sign, and nodes trust the first they "
+                "saw: put the old CA back. In a folder the CA is not replaced; to begin anew, run `linkseal agent "
+                "cleanup` on every node and remove the file"
+            )
 
     def policy(self) -> PolicyDocument | None:
         """Return the policy that is in the directory, None if there is none by this CA for this cluster."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
-from linkseal.tunnels.clusterobject import ClusterStatus
+from linkseal.tunnels.clusterobject import CaStatus, ClusterStatus
 from linkseal.tunnels.controller.clusterstatus import Standing, build
 from linkseal.tunnels.controller.kubeevents import MAX_NOTE, MAX_WAITING, About, Events, News, of_cluster, of_node
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
@@ -56,6 +57,22 @@ def test_a_spec_that_is_refused_and_links_that_are_no_longer_sealed_are_warnings
     assert reasons(seen(replace(ENFORCED, problem="mtu: too small")), seen()) == [("SpecAccepted", False)]
     assert reasons(seen(), seen(report=OPEN)) == [("NotSealed", True)]
     assert reasons(seen(report=OPEN), seen()) == [("Sealed", False)]
+
+
+def test_every_phase_of_a_new_ca_is_told_and_that_it_cannot_begin_is_a_warning() -> None:
+    phases = [
+        seen(replace(ENFORCED, ca=ca))
+        for ca in (
+            CaStatus(),
+            CaStatus("trusting"),
+            CaStatus("signing"),
+            CaStatus(),
+            CaStatus(problem="no next one"),
+            CaStatus(),
+        )
+    ]
+    found = [news for before, after in pairwise(phases) for news in reasons(before, after)]
+    assert found == [("CATrusting", False), ("CASigning", False), ("CARotated", False), ("CARotationRefused", True)]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,11 @@ from typing import Any, cast
 
 import pytest
 from linkseal.keys import grant as grants
+from linkseal.keys.ca import Trust
 from linkseal.keys.grant import Grant
 from linkseal.keys.values import Prefix
+from linkseal.tunnels.controller.cakeeper import CaKeeper
+from linkseal.tunnels.controller.carotation import Authorities
 from linkseal.tunnels.controller.kubesigner import SETTLE, KubeSigner, Passed
 from linkseal.tunnels.controller.nodefacts import NodeFacts
 from linkseal.tunnels.controller.providers.base import Offered
@@ -47,6 +50,14 @@ def node(number: int) -> NodeFacts:
     return NodeFacts(f"u{number}", (f"192.0.2.{number}",), (), "")
 
 
+class Keeper:
+    """Of a cluster whose CA is never replaced, or is, by `keys`."""
+
+    def __init__(self) -> None:
+        self.keys = Authorities(authority())
+        self.trust = Trust.from_pem(authority().certificate_pem())
+
+
 @pytest.fixture
 def server() -> Server:
     return Server()
@@ -54,7 +65,7 @@ def server() -> Server:
 
 @pytest.fixture
 def signer(server: Server) -> KubeSigner:
-    return KubeSigner(cast("KubeApi", server), "linkseal", authority())
+    return KubeSigner(cast("KubeApi", server), "linkseal", cast("CaKeeper", Keeper()))
 
 
 async def granted(

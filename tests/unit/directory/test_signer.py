@@ -52,6 +52,19 @@ def test_a_second_pass_touches_nothing(signer: FileSigner) -> None:
     assert {path: path.stat().st_mtime_ns for path in signer.path.rglob("*")} == before
 
 
+def test_in_a_folder_the_ca_is_not_replaced(signer: FileSigner) -> None:
+    """Nodes trust the first they saw: with another everything that is signed would be refused."""
+    bundle = signer.path / "ca.crt"
+    before = bundle.read_text()
+    other = CertificateAuthority.create("other", NOW - timedelta(days=1), timedelta(days=9))
+    with pytest.raises(DirectoryError, match="put the old CA back"):
+        FileSigner(signer.path, other, signer.inventory).prepare()
+    assert bundle.read_text() == before
+    bundle.write_text("damaged")
+    signer.prepare()
+    assert bundle.read_text() == before
+
+
 @pytest.mark.parametrize(
     "change", [{"prefixes": ("10.9.0.0/24",)}, {"addresses": ()}, {"index": 9}, {"opted_out": True}, {"uid": "new"}]
 )

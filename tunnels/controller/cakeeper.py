@@ -1,0 +1,178 @@
+"""Keeps the CA of a cluster in its Secret, and replaces it when that is asked for (`carotation`).
+
+    Secret linkseal-ca-key     the CA that signs, the next one while it is rotated, cross certificates, the phase
+    Secret linkseal-ca-next    by the operator: a CA that is brought as the next one
+
+Every step is one write of the Secret as it was read: of two controllers at once one loses and reads anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+
+from linkseal.keys import grant as grants
+from linkseal.keys.ca import CertificateAuthority, Trust
+from linkseal.keys.errors import ConfigError, PeerError
+from linkseal.keys.policydoc import PolicyDocument
+from linkseal.tunnels.clusterobject import MAX_BLOCKERS, CaStatus
+from linkseal.tunnels.controller.carotation import (
+    NEXT_SECRET,
+    STATE,
+    Authorities,
+    Phase,
+    Seen,
+    advanced,
+    begun,
+    brought,
+    data_of,
+    ends,
+    holds,
+    make,
+    read_data,
+    wish,
+)
+from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
+from linkseal.tunnels.directory.kubedocs import CA, CA_KEY, CA_MAP
+from linkseal.tunnels.findings import MAX_MESSAGE, printable
+from linkseal.tunnels.status import NodeEncryption
+
+if TYPE_CHECKING:
+    from linkseal.tunnels.controller.nodefacts import NodeFacts
+
+_LOG: Final = logging.getLogger("linkseal.controller")
+
+CA_SECRET: Final = "linkseal-ca-key"  # noqa: S105 - the name of the object, not what is in it
+
+
+class CaKeeper:
+    """The CAs of the cluster of `api`. Methods raise ApiError."""
+
+    def __init__(self, api: KubeApi, namespace: str) -> None:
+        self._api = api
+        self._path = f"/api/v1/namespaces/{namespace}/secrets"
+        self._maps = f"/api/v1/namespaces/{namespace}/configmaps"
+        self._where = f"the Secret {namespace}/{CA_SECRET}"
+        self._next = f"the Secret {namespace}/{NEXT_SECRET}"
+        self._secret: dict[str, Any] = {}
+        self._waiting: tuple[str, ...] = ()
+        self._problem = ""
+        self.keys: Authorities
+        self.trust: Trust
+
+    async def load(self, now: datetime) -> None:
+        """Read the Secret; make a CA if there is none. Raises ConfigError: it holds none that can be used."""
+        while (found := await self._api.find(f"{self._path}/{CA_SECRET}")) is None:
+            await self._check_first()
+            body = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": CA_SECRET}}
+            try:
+                await self._api.create(self._path, {**body, "data": data_of(Authorities(make(now)))})
+            except ApiError as error:
+                if error.status != HTTPStatus.CONFLICT:  # another controller was faster: its CA counts
+                    raise
+            else:
+                _LOG.info("made a CA in %s", self._where)
+        self._take(found, read_data(found.get("data") or {}, self._where, now))
+        if not self.keys.made and STATE not in found["data"]:
+            await self._store(self.keys, now)  # it was taken up: its dates end nothing from now on
+
+    async def _check_first(self) -> None:
+        """Raise ConfigError if agents were given a CA already: another one would be trusted by none of them."""
+        for one in (await self._api.get(self._maps)).get("items") or ():
+            if one["metadata"].get("name") == CA_MAP and (one.get("data") or {}).get(CA_KEY):
+                raise ConfigError(
+                    f"{self._where} is gone, and agents trust its CA: put it back from a copy. Without one delete the "
+                    f"ConfigMap {CA_MAP} too: a new CA is made, and every node must be installed anew (docs/ca.md)"
+                )
+
+    async def step(
+        self,
+        spec: Mapping[str, Any],
+        nodes: Mapping[str, NodeFacts],
+        reports: Mapping[str, NodeEncryption | None],
+        policy: PolicyDocument | None,
+        now: datetime,
+    ) -> tuple[str, ...]:
+        """Make the next step, if one is due; returns what is wrong.
+
+        `spec`: of the ClusterEncryption; `policy`: the one in force.
+        """
+        asked = str((spec.get(CA) or {}).get("rotate") or "")
+        self._waiting, self._problem = (), ""
+        try:
+            if self.keys.phase is Phase.STEADY:
+                await self._begin(asked, now)
+            else:
+                seen = (self._seen(name, facts, reports.get(name), now) for name, facts in nodes.items())
+                said = ((), 0) if policy is None else (policy.authorities, policy.serial)
+                self._waiting = holds(self.keys, seen, said, now)
+                if not self._waiting:
+                    await self._store(advanced(self.keys, now), now)
+        except (ConfigError, ApiError) as error:
+            self._problem = f"the CA stays as it is: {error}"
+        return (self._problem,) if self._problem else ()
+
+    def status(self) -> CaStatus:
+        """What the ClusterEncryption's status says of the CA."""
+        keys = self.keys
+        return CaStatus(
+            phase=keys.phase.value,
+            fingerprint=keys.signer.fingerprint,
+            not_after=ends(keys),
+            old=keys.present.fingerprint if keys.phase is Phase.SIGNING else None,
+            next=keys.coming.fingerprint if keys.coming is not None and keys.phase is Phase.TRUSTING else None,
+            asked=keys.asked,
+            since=keys.since or None,
+            waiting=tuple(printable(one, MAX_MESSAGE) for one in self._waiting[:MAX_BLOCKERS]),
+            problem=printable(self._problem, MAX_MESSAGE),
+        )
+
+    async def _begin(self, asked: str, now: datetime) -> None:
+        due = wish(self.keys, asked, now)
+        self._problem = due.problem
+        if due.asked:
+            coming, made = await self._coming(now)
+            await self._store(begun(self.keys, coming, due.asked, now, made=made), now)
+
+    async def _coming(self, now: datetime) -> tuple[CertificateAuthority, bool]:
+        """Return the next CA and whether it was made here: one that was brought, else a new one."""
+        found = await self._api.find(f"{self._path}/{NEXT_SECRET}")
+        if found is not None:
+            return brought(found.get("data") or {}, self._next, now), False
+        if not self.keys.made:
+            raise ConfigError(f"the present one was brought, and so must the next be: put it into {self._next}")
+        return make(now), True
+
+    async def _store(self, keys: Authorities, now: datetime) -> None:
+        """Write them, unless the Secret has changed since it was read: then what is there counts."""
+        try:
+            found = await self._api.replace(f"{self._path}/{CA_SECRET}", {**self._secret, "data": data_of(keys)})
+        except ApiError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            await self.load(now)
+            return
+        self._take(found, keys)
+        _LOG.info("the CA: phase %s, %s signs", keys.phase.value, keys.signer.fingerprint)
+
+    def _take(self, secret: dict[str, Any], keys: Authorities) -> None:
+        self._secret, self.keys, self.trust = secret, keys, keys.trust()
+
+    def _seen(self, name: str, facts: NodeFacts, report: NodeEncryption | None, now: datetime) -> Seen:
+        status = None if report is None else report.status
+        if self.keys.phase is not Phase.SIGNING:
+            return Seen(name, bool(facts.certificate), status)
+        granted_by = certified_by = ""
+        try:
+            if facts.grant:
+                signed = grants.unwrap(facts.grant, node=name)
+                granted_by = self.trust.grant_signer(signed.text, signed.signature)
+            if facts.certificate:
+                known = self.trust.verify_certificate(facts.certificate, name, facts.uid, now, check_time=False)
+                certified_by = known.issuer
+        except PeerError:
+            pass  # by nobody we know
+        return Seen(name, bool(facts.certificate), status, granted_by, certified_by)
