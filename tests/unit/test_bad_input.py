@@ -204,12 +204,13 @@ def test_a_state_directory_that_others_can_read_is_not_used(tmp_path: Path, mode
     (tmp_path / "directory" / "nodes").mkdir(parents=True)
     (tmp_path / "directory" / "cluster.json").write_text('{"uid": "c", "spec": {}}')
     (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "of others").touch()  # an empty one is made private
     (tmp_path / "state").chmod(mode)
     done = run("agent", "run", "--config", config(tmp_path))
     assert (done.code, done.changed) == (ExitCode.FOUND, False)
     assert str(tmp_path / "state") in done.said
     assert named in done.said
-    assert list((tmp_path / "state").iterdir()) == []
+    assert [entry.name for entry in (tmp_path / "state").iterdir()] == ["of others"]
 
 
 def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
