@@ -7,7 +7,8 @@ with pod_cluster(tmp_path) as pods:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from ground.kubeapi import Object
 from ground.net import Cluster
 from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.lab.kube.cluster import API, KubeCluster, plug_in
+
+PATIENCE = 240.0
+"""Seconds that pods may take: the lab kernel has one CPU for control plane and nodes."""
 
 
 class PodCluster(KubeCluster):
@@ -43,6 +47,19 @@ class PodCluster(KubeCluster):
         label = f"app.kubernetes.io/component={component}"
         found: list[Object] = self.plane.admin.get(f"/api/v1/namespaces/{NAMESPACE}/pods", labelSelector=label)["items"]
         return found
+
+    def uids(self, component: str) -> set[str]:
+        """UIDs of the chart's pods of one component."""
+        return {pod["metadata"]["uid"] for pod in self.pods_of(component)}
+
+    def until(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+        """Wait for something; AssertionError with the pods and their logs when it does not come."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                shown = self.plane.kubectl("get", "pods", "-A", "-o", "wide")
+                raise AssertionError(f"after {seconds:.0f} s: not {what}\n{shown}\n{self.logs()}")
+            time.sleep(0.5)
 
     def ready(self, component: str) -> int:
         """How many of them are ready."""

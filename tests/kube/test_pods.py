@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ground.charts import until
 from ground.podcluster import PodCluster, pod_cluster
 from ground.probes import loss_probe
 from linkseal.tunnels.lab.kube.cluster import API
@@ -35,7 +34,7 @@ def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: p
         return f"{shown.out[-3000:]}\n{shown.err[-3000:]}\n{pods.logs()}"
 
     pods.install()
-    until(lambda: pods.ready("agent") == 3 and pods.ready("controller") == 2)
+    pods.until(lambda: pods.ready("agent") == 3 and pods.ready("controller") == 2, "pods that are ready")
     say("ready")
     with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
         assert pods.linkseal("enable", "--to", "prefer", "--wait=180s") == 0, failed()
@@ -48,13 +47,13 @@ def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: p
             time.sleep(2)
         assert wire.count("wireguard")
         assert [text for text in wire.plaintext() if API not in text] == []
-        before = {pod["metadata"]["uid"] for pod in pods.pods_of("agent")}
+        before = pods.uids("agent")
         pods.helm("upgrade", "--set", "agent.config.poll=9")
-        until(lambda: pods.ready("agent") == 3 and not before & {p["metadata"]["uid"] for p in pods.pods_of("agent")})
+        pods.until(lambda: pods.ready("agent") == 3 and not before & pods.uids("agent"), "new agents that are ready")
         say("upgraded")
-        assert pods.linkseal("disable", "--wait=120s", "--yes") == 0, failed()
+        assert pods.linkseal("disable", "--wait=180s") == 0, failed()
         say("disabled")
         pods.helm("uninstall")
-        until(lambda: not pods.pods_of("agent") + pods.pods_of("controller"))
+        pods.until(lambda: not pods.pods_of("agent") + pods.pods_of("controller"), "no pods")
         say("uninstalled")
     assert loss.lost == [], loss
