@@ -73,6 +73,7 @@ def schema() -> dict[str, Any]:
             addressProvider={"enum": [*PROVIDER_NAMES]},
             nodeNetworks=NETWORKS,
             podNetworks=NETWORKS,
+            liftTaint={"type": "boolean"},
             nodeAffinity=FREE,
             tolerations=LIST,
             resources=FREE,

@@ -126,9 +126,12 @@ def cluster_status(
 
 
 def directed_states(
-    reports: Mapping[str, NodeEncryption | None], now: float
+    reports: Mapping[str, NodeEncryption | None], now: float, about: Collection[str] | None = None
 ) -> Iterator[tuple[str, str, LinkState | None]]:
-    """Yield source, target and state of every directed pair of these nodes, as the source reports it lately."""
+    """Yield source, target and state of every directed pair of these nodes, as the source reports it lately.
+
+    `about`: only pairs with one of these at an end.
+    """
     views: dict[str, _View] = {}
     for name, report in reports.items():
         summary = _summary(name, report, now)
@@ -137,7 +140,8 @@ def directed_states(
     nothing = _View()
     for source in reports:
         view = views.get(source, nothing)
-        yield from ((source, target, view.of(target)[0]) for target in reports if target != source)
+        targets = reports if about is None or source in about else about
+        yield from ((source, target, view.of(target)[0]) for target in targets if target != source)
 
 
 def pair_state(links: Iterable[PairStatus]) -> tuple[LinkState, str | None]:

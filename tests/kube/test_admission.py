@@ -287,6 +287,11 @@ def test_the_controller_announces_and_reports_nothing_and_changes_nothing_else(c
         refused(lambda api, body=body: api.patch(f"{NODES}/a", body), controller)
 
 
+def test_without_the_option_the_controller_lifts_no_taint(controller: Api, kube: Recorder) -> None:
+    kube.patch(f"{NODES}/a", {"spec": {"taints": [{"key": "linkseal.io/not-sealed", "effect": "NoSchedule"}]}})
+    refused(lambda api: api.patch(f"{NODES}/a", {"spec": {"taints": []}}), controller)
+
+
 def test_breaking_the_glass_is_deleting_a_binding_and_helm_mends_it(plane: ControlPlane, nodes: None) -> None:
     plane.admin.delete(f"{BINDINGS}/linkseal-node-annotations")
     until(lambda: not guards_nodes(plane.admin))

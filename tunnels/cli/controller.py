@@ -68,6 +68,11 @@ def controller() -> None:
     metavar="CIDR",
     help="With --kubernetes: where prefixes of pods may be (again for more; default anywhere).",
 )
+@click.option(
+    "--lift-taint",
+    is_flag=True,
+    help="With --kubernetes: lift the taint linkseal.io/not-sealed from Nodes whose links are sealed.",
+)
 @pass_session
 def run(
     session: Session,
@@ -79,6 +84,7 @@ def run(
     networks: tuple[str, ...],
     provider: str | None,
     pod_networks: tuple[str, ...],
+    lift_taint: bool,
 ) -> int:
     """Sign for a directory until SIGTERM or SIGINT.
 
@@ -90,8 +96,8 @@ def run(
     if kubernetes:
         if session.directory is not None or inventory is not None or ca is not None or once:
             raise click.UsageError("--kubernetes goes with no --directory, --inventory, --ca or --once")
-        return _run_kubernetes(session, networks, provider or PROVIDER_NAMES[0], pod_networks)
-    if inventory is None or ca is None or networks or provider or pod_networks:
+        return _run_kubernetes(session, networks, provider or PROVIDER_NAMES[0], pod_networks, lift_taint=lift_taint)
+    if inventory is None or ca is None or networks or provider or pod_networks or lift_taint:
         raise click.UsageError("a folder of files needs --inventory FILE and --ca DIR (a cluster: --kubernetes)")
     from linkseal.tunnels.controller import files
 
@@ -105,7 +111,9 @@ def run(
     return ExitCode.FOUND if signed.refused else ExitCode.FINE
 
 
-def _run_kubernetes(session: Session, networks: tuple[str, ...], provider: str, pod_networks: tuple[str, ...]) -> int:
+def _run_kubernetes(
+    session: Session, networks: tuple[str, ...], provider: str, pod_networks: tuple[str, ...], *, lift_taint: bool
+) -> int:
     from linkseal.tunnels.controller import kube
     from linkseal.tunnels.controller.providers.choice import granting, own_pod
     from linkseal.tunnels.directory.kubeapi import Access
@@ -114,7 +122,7 @@ def _run_kubernetes(session: Session, networks: tuple[str, ...], provider: str, 
     pod = own_pod(os.environ.get("LINKSEAL_POD_NODE", ""), os.environ.get("LINKSEAL_POD_ADDRESSES", ""))
     chosen = granting(provider, _networks("--node-network", networks), _networks("--pod-network", pod_networks), pod)
     namespace = session.namespace or KubeDirectorySettings().namespace
-    kube.run(Access(session.kubeconfig, session.context), namespace, chosen)
+    kube.run(Access(session.kubeconfig, session.context), namespace, chosen, lift_taint=lift_taint)
     return ExitCode.FINE
 
 

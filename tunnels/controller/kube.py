@@ -33,6 +33,7 @@ from linkseal.tunnels.controller.kubecopies import STAGE_KEY, STAGE_MAP, Copies,
 from linkseal.tunnels.controller.kubeevents import About, Events, News, of_cluster, of_node
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, Passed
 from linkseal.tunnels.controller.lease import Lease, while_leading
+from linkseal.tunnels.controller.lifter import Lifter, position_of
 from linkseal.tunnels.controller.nodefacts import NodeFacts
 from linkseal.tunnels.controller.providers.choice import Granting, misfits
 from linkseal.tunnels.controller.providers.copy import ProviderCopy
@@ -53,7 +54,7 @@ from linkseal.tunnels.directory.kubedocs import (
 )
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, parse_policy
-from linkseal.tunnels.stages import Evidence
+from linkseal.tunnels.stages import Evidence, Position
 from linkseal.tunnels.status import NodeEncryption
 
 _LOG: Final = logging.getLogger("linkseal.controller")
@@ -98,7 +99,9 @@ class _MapStore:
 class KubeController:
     """Signs for one cluster. `chosen`: from what grants are made."""
 
-    def __init__(self, api: KubeApi, namespace: str, chosen: Granting | None = None) -> None:
+    def __init__(
+        self, api: KubeApi, namespace: str, chosen: Granting | None = None, *, lift_taint: bool = False
+    ) -> None:
         self._api, self._namespace, self._chosen = api, namespace, chosen or Granting()
         self._news = asyncio.Event()
         self._told: set[str] = set()
@@ -109,6 +112,7 @@ class KubeController:
         self._verified: tuple[SignedPolicy, PolicyDocument | None] | None = None
         """The policy seen last, and what it says if it is by this CA for this cluster."""
         self._events = Events(api)
+        self._lifter = Lifter(api, self._events, wanted=lift_taint)
         self._status: ClusterStatus | None = None
         self._judged: tuple[Standing, float] | None = None
         self._reports: dict[str, NodeEncryption | None] = {}
@@ -177,7 +181,8 @@ class KubeController:
             _LOG.info("made the NodeEncryption %s", name)
         self._tell_of_nodes(nodes, granted.granted, [requests[name].asker for name in certified.certified], copies)
         problems = [] if wanted is None else await self._policy(copies, spec, wanted)
-        self._tell([*troubles, *certified.refused, *self._ungranted, *problems])
+        stuck = await self._lifter.step(nodes, lambda: self._standing(copies, spec))
+        self._tell([*troubles, *certified.refused, *self._ungranted, *problems, *stuck])
 
     async def _grant(self, nodes: Mapping[str, NodeFacts], spec: Mapping[str, Any], now: datetime) -> Passed:
         """Sign what nodes own; what is not granted, or not known, goes into the status too."""
@@ -282,15 +287,23 @@ class KubeController:
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": dict(data)}
         await self._api.apply(path, body, manager=MANAGER)
 
-    def _evidence(self, copies: Copies, spec: Mapping[str, Any]) -> Evidence:
-        assert self._stages is not None
+    def _standing(self, copies: Copies, spec: Mapping[str, Any]) -> tuple[Position, Evidence] | None:
+        """Where the cluster is, also without ClusterEncryption; None: there is a policy, and it cannot be read."""
+        if self._stages is not None:
+            return self._stages.position, self._evidence(copies, spec)
+        present = self._in_force(copies)
+        at = None if present is None and POLICY_MAP in copies.maps.objects else position_of(present)
+        return None if at is None else (at, self._evidence(copies, spec, 0 if present is None else present.serial))
+
+    def _evidence(self, copies: Copies, spec: Mapping[str, Any], serial: int = 0) -> Evidence:
         out = opted_out(spec)
         reports = {
             name: known.report if (known := copies.reports.objects.get(name)) is not None else None
             for name in copies.nodes.objects
             if name not in out
         }
-        return Evidence(self._stages.serial, reports, tuple(sorted(out & copies.nodes.objects.keys())))
+        serial = serial if self._stages is None else self._stages.serial
+        return Evidence(serial, reports, tuple(sorted(out & copies.nodes.objects.keys())))
 
     async def _report(
         self, stages: Stagekeeper, wanted: Wanted, target: Stage, evidence: Evidence, problem: str | None
@@ -330,14 +343,14 @@ class KubeController:
         self._told = set(messages)
 
 
-def run(access: Access, namespace: str, chosen: Granting) -> None:
+def run(access: Access, namespace: str, chosen: Granting, *, lift_taint: bool = False) -> None:
     """Work until SIGTERM or SIGINT, whenever this process holds the Lease. Raises ConfigError, ApiError."""
 
     async def work() -> None:
         stop, api = asyncio.Event(), KubeApi(access)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        controller = KubeController(api, namespace, chosen)
+        controller = KubeController(api, namespace, chosen, lift_taint=lift_taint)
         try:
             identity = f"{socket.gethostname()}_{uuid4()}"  # pods on the host's network share its name
             await api.opened()

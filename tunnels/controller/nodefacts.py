@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from linkseal.keys.documents import canonical_address, canonical_prefix
 from linkseal.keys.values import Prefix, is_node_name
+from linkseal.tunnels.controller.taint import PlacedTaint, placed_taints
 from linkseal.tunnels.directory.kubedocs import CERTIFICATE, GRANT
 
 OVN_SUBNETS: Final = "k8s.ovn.org/node-subnets"
@@ -43,6 +44,8 @@ class NodeFacts:
     tunnels: tuple[str, ...] = ()
     """Addresses that Calico's IPAM gave the node."""
     certificate: str = ""
+    taints: tuple[PlacedTaint, ...] = ()
+    """Ours among its taints."""
     network: str = ""
     """Reason of the condition NetworkUnavailable: who says that the network is up."""
 
@@ -63,6 +66,7 @@ def node_facts(item: Mapping[str, Any], before: NodeFacts | None) -> NodeFacts |
         unread=unread,
         subnets=str(annotations.get(OVN_SUBNETS, ""))[:MAX_ANNOTATION],
         tunnels=tuple(sorted({one for name in CALICO_TUNNELS if (one := _canonical(annotations.get(name)))})),
+        taints=placed_taints(spec),
         network=_network(status),
     )
     return before if found == before else found

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -29,6 +29,8 @@ METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s
 
 APPLY: Final = "application/apply-patch+yaml; charset=utf-8"
 """Content type of a server-side apply. By its bare name the client would write the body, in JSON that is no YAML."""
+
+PATCH: Final = "application/json-patch+json"
 
 _NOT_IN_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff]")
 """What JSON may have as it is, and YAML reads as a line break or not at all."""
@@ -53,6 +55,9 @@ class ApiError(DirectoryError):
     def __init__(self, message: str, status: int = 0, after: float = 0.0) -> None:
         super().__init__(message)
         self.status, self.after = status, after
+
+
+Body = Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,10 @@ class KubeApi:
         query = {"fieldManager": manager, "force": "true"}
         return await self._object("PATCH", path, query, accept, _yaml(body), APPLY)
 
+    async def patch(self, path: str, patch: Sequence[Mapping[str, Any]]) -> None:
+        """Carry out a JSON patch (RFC 6902), all of it or nothing. Raises ApiError (422: a `test` in it failed)."""
+        await self._object("PATCH", path, None, METADATA, patch, PATCH)
+
     async def replace(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Replace an object. Raises ApiError (409: it has changed since its resourceVersion)."""
         return await self._object("PUT", path, None, JSON, body)
@@ -145,7 +154,7 @@ class KubeApi:
         path: str,
         query: Mapping[str, str] | None,
         accept: str,
-        body: Mapping[str, Any] | str | None = None,
+        body: Body = None,
         kind: str = JSON,
     ) -> dict[str, Any]:
         try:
@@ -162,7 +171,7 @@ class KubeApi:
         path: str,
         query: Mapping[str, str],
         accept: str,
-        body: Mapping[str, Any] | str | None = None,
+        body: Body = None,
         kind: str = JSON,
         limits: aiohttp.ClientTimeout | None = None,
     ) -> aiohttp.ClientResponse:
