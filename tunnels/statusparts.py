@@ -11,6 +11,8 @@ from pydantic import Field, with_config
 MAX_FLOWS: Final = 50
 MAX_COUNTS: Final = 40
 MAX_VERIFIED: Final = 200
+MAX_UNGUARDED: Final = 1_000_000
+"""Seconds; eleven days and more are as good as never."""
 
 GuardMode = Literal["none", "count", "drop"]
 """There is none; it counts plaintext; it drops what concerns peers in stage enforce, and counts the rest."""
@@ -75,6 +77,11 @@ class GuardStatus:
     moves to the door or back; None: not counted."""
     uncovered: Annotated[tuple[Message, ...], Field(max_length=20)] = ()
     """What of this host is not covered at all: further NICs, other networks of pods, multicast."""
+    first_loaded_at: Time | None = None
+    """When this node's guard was loaded for the first time ever; None: not yet, or before that was recorded."""
+    unguarded: Count | None = None
+    """Seconds from the node's registration to its first guard, of a node that joined a cluster at stage enforce: what it
+    sent meanwhile was plaintext. None: it did not, or that is not known."""
 
 
 def quiet(guard: GuardStatus) -> GuardStatus:

@@ -67,6 +67,8 @@ class Knowledge:
         self._findings = findings
         self.policy_serial = 0
         """Of the policy in force; 0: none is."""
+        self.registered: float | None = None
+        """When the directory came to know this node, Unix seconds; None: it has not said."""
         self.held = False
         """Whether a running agent stands on the policy's numbers (`pinned`), so that they must stay."""
         self._signed: SignedPolicy | None = None
@@ -116,6 +118,7 @@ class Knowledge:
 
     def learn(self, view: DirectoryView, now: float) -> frozenset[str]:
         """Take in what the directory says; returns the names of nodes that changed."""
+        self.registered = view.registered if view.registered is not None else self.registered
         broken = self.anchors.offer(view.ca_bundle, view.cross_certificates)
         if self.trust is None:
             self._tell((*broken, *view.findings), now)

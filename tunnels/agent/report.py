@@ -85,7 +85,9 @@ def guard_status(worker: Worker, now: float) -> GuardStatus:
     worker.guard.look(worker.world, worker.observed.guard, frozenset(worker.book.current), now)
     with contextlib.suppress(HostError):  # read the next time
         worker.guard.programs(worker.host.redirect.counters(), now)
+    first = worker.first_guard.of(worker.keyring.uid)
     status = worker.guard.status(worker.desired, worker.observed)
+    status = replace(status, first_loaded_at=first.at, unguarded=first.unguarded)
     if worker.world is None or worker.world.layout.stage is Stage.OFF:
         return status
     return replace(status, redirects=redirects(worker.world, worker.observed.redirect).redirects)

@@ -33,6 +33,7 @@ from linkseal.tunnels.agent.facts import (
     peers_of,
     underlay_of,
 )
+from linkseal.tunnels.agent.firstguard import FirstGuard
 from linkseal.tunnels.agent.guardwatch import GuardWatch
 from linkseal.tunnels.agent.job import Job, Result
 from linkseal.tunnels.agent.keyring import Keyring
@@ -97,6 +98,7 @@ class Worker:
         self.speaker = Speaker(keyring, findings)
         self.guard = GuardWatch(host.guard.readings, findings)
         self._glass = BreakGlass(settings.state_directory)
+        self.first_guard = FirstGuard(settings.state_directory, findings)
         self.observed = Observed()
         self.desired = Desired()
         self.world: World | None = None
@@ -151,6 +153,8 @@ class Worker:
         if steps and settled:
             self.healed += tell_drift(self.findings, diff(before, seen), failures, job.now)
         self.guard.tell(world, seen, failures, self._exemptions(), job.now)
+        uid, registered = self.keyring.uid, self.knowledge.registered
+        self.first_guard.look(seen.guard, uid, world.layout.stage, registered, job.now)
         self._note(world, job.now, steady)
         self._save_links(job.now)
         publish = self._speak(world, job, steady, still=not due) if job.speak else None

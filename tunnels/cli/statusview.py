@@ -158,6 +158,7 @@ def text(seen: Seen, paint: Paint, *, node: str | None = None, wide: bool = Fals
     blocks = [
         [paint(answer.text, Tone.GOOD if answer.good else Tone.BAD)],
         paint.table(_headers(wide), [_node_row(seen, summary, wide) for summary in shown]) if shown else [],
+        _guard_lines(shown, seen.now) if node is not None else [],
         _pair_lines(_pairs(seen.status, node), paint),
         ["Not covered:", *paint.table(("WHAT", "WHY"), not_covered(seen), indent=2)[1:]],
         [paint(line, Tone.PLAIN) for line in rehearsalview.lines(seen)],
@@ -169,7 +170,11 @@ def text(seen: Seen, paint: Paint, *, node: str | None = None, wide: bool = Fals
 
 def _headers(wide: bool) -> tuple[str, ...]:  # noqa: FBT001 - the form of the output
     headers = ("NODE", "REPORT", "STAGE", "SEALED", "GENERATION", "KEY AGE", "FINDINGS")
-    return (*headers, "VERIFIED", "SCOPE", "DRIVER", "DOOR", "MTU", "SERIAL", "KERNEL", "VERSION") if wide else headers
+    return (
+        (*headers, "VERIFIED", "SCOPE", "DRIVER", "DOOR", "MTU", "UNGUARDED", "SERIAL", "KERNEL", "VERSION")
+        if wide
+        else headers
+    )
 
 
 def _node_row(seen: Seen, summary: NodeSummary, wide: bool) -> list[str | Cell]:  # noqa: FBT001 - the form
@@ -195,11 +200,23 @@ def _node_row(seen: Seen, summary: NodeSummary, wide: bool) -> list[str | Cell]:
             status.driver,
             door,
             str(status.mtu),
+            "" if status.guard.unguarded is None else f"{status.guard.unguarded} s",
             serial,
             status.kernel,
             status.version,
         ]
     return row
+
+
+def _guard_lines(summaries: Iterable[NodeSummary], now: float) -> list[str]:
+    """Return since when a node has a guard, and how long it had none while the cluster dropped plaintext already."""
+    found = [summary.status.guard for summary in summaries if summary.status is not None]
+    return [
+        f"First guard: {since(one.first_loaded_at, now)} ago"
+        + ("" if one.unguarded is None else f", {one.unguarded} s after the node was registered (at stage enforce)")
+        for one in found
+        if one.first_loaded_at is not None
+    ]
 
 
 def _pair_lines(pairs: list[DirectedPair], paint: Paint) -> list[str]:
@@ -287,9 +304,12 @@ def _directed(status: ClusterStatus) -> dict[str, int]:
 
 
 def _finding_object(row: Row) -> dict[str, Any]:
-    moment = None if row.since is None else format_time(row.since)
     fields = {"code": row.code, "severity": row.severity, "node": row.node, "subject": row.subject}
-    return {**fields, "message": row.message, "since": moment}
+    return {**fields, "message": row.message, "since": _moment(row.since)}
+
+
+def _moment(at: float | None) -> str | None:
+    return None if at is None else format_time(at)
 
 
 def _node_object(summary: NodeSummary) -> dict[str, Any]:
@@ -315,6 +335,8 @@ def _node_object(summary: NodeSummary) -> dict[str, Any]:
             for generation in status.generations
         ],
         "verified": verified_object(status.verified),
+        "guardedSince": _moment(status.guard.first_loaded_at),
+        "unguardedSeconds": status.guard.unguarded,
         "serial": status.serial,
         "publishedSerial": status.announced_serial,
         "driver": status.driver,

@@ -85,6 +85,9 @@ def of_cluster(before: ClusterStatus | None, after: ClusterStatus) -> Iterator[N
 
 def of_node(before: NodeEncryption | None, after: NodeEncryption | None) -> Iterator[News]:
     """Yield what has changed of a node by its reports."""
+    waited = _unguarded(after)
+    if before is not None and waited is not None and _unguarded(before) is None:
+        yield News("GuardedSince", f"first guard {waited} s after the node was registered")
     was, now = _sealed(before), _sealed(after)
     if before is None or after is None or after.status is None or now is None or was == now or (was, now) == _BEGUN:
         return
@@ -92,6 +95,10 @@ def of_node(before: NodeEncryption | None, after: NodeEncryption | None) -> Iter
     named = ", ".join(f"{one.name} {one.state.value} {one.code or ''}".strip() for one in after.status.unsealed[:5])
     note = f"{links.sealed} of {links.total} links are sealed" + (f": {named}" if named else "")
     yield News("LinksSealed" if now else "LinksNotSealed", note, not now)
+
+
+def _unguarded(report: NodeEncryption | None) -> int | None:
+    return None if report is None or report.status is None else report.status.guard.unguarded
 
 
 def _sealed(report: NodeEncryption | None) -> bool | None:

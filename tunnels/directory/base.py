@@ -40,6 +40,8 @@ class DirectoryView:
     """PEM text: what CAs say of other CAs."""
     uid: str | None = None
     """By which the directory knows the node; None: it has no say in that."""
+    registered: float | None = None
+    """Since when it knows the node, Unix seconds by its own clock; None: it does not say."""
 
 
 class Directory(Protocol):

@@ -231,6 +231,7 @@ class KubeDirectory:
             findings=tuple(findings),
             cross_certificates=_limited(maps.get(CA_MAP, {}).get(CROSS_KEY, ""), MAX_BUNDLE),
             uid=nodes[node].uid if node in nodes else None,
+            registered=nodes[node].made if node in nodes else None,
         )
 
     def _ask_for(self, missing: Collection[str]) -> None:

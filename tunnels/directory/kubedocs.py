@@ -22,6 +22,7 @@ from linkseal.keys.policydoc import MAX_POLICY, SignedPolicy
 from linkseal.keys.values import is_node_name
 from linkseal.tunnels.register import Finding, NodeDocuments
 from linkseal.tunnels.status import NodeEncryption, parse_report
+from linkseal.tunnels.statustypes import parse_time
 
 ANNOUNCEMENT: Final = "linkseal.io/announcement"
 SIGNATURE: Final = "linkseal.io/signature"
@@ -46,6 +47,8 @@ class NodeEntry:
     annotations: Mapping[str, str]
     documents: NodeDocuments
     problems: tuple[Finding, ...] = ()
+    made: float | None = None
+    """When the Node was, Unix seconds."""
 
 
 def node_entry(item: Mapping[str, Any], before: NodeEntry | None) -> NodeEntry | None:
@@ -60,7 +63,14 @@ def node_entry(item: Mapping[str, Any], before: NodeEntry | None) -> NodeEntry |
         return None
     problems: list[Finding] = []
     documents = NodeDocuments(_announcement(name, ours, problems), _grant(name, ours, problems))
-    return NodeEntry(uid, ours, documents, tuple(problems))
+    return NodeEntry(uid, ours, documents, tuple(problems), _made(meta))
+
+
+def _made(meta: Mapping[str, Any]) -> float | None:
+    try:
+        return parse_time(meta.get("creationTimestamp"))
+    except ValueError:
+        return None
 
 
 def _announcement(name: str, ours: Mapping[str, str], problems: list[Finding]) -> SignedAnnouncement | None:

@@ -16,6 +16,7 @@ from linkseal.tunnels.cli.output import Paint, structured
 from linkseal.tunnels.cli.svg import _PALETTE, svg
 from linkseal.tunnels.model import LinkState, Stage
 from linkseal.tunnels.status import MAX_PAIRS, FindingStatus
+from linkseal.tunnels.statusparts import GuardStatus
 
 from .samples import NOW, healthy, names, pair, report, seen, troubled
 
@@ -58,6 +59,25 @@ def test_one_direction_that_is_not_sealed_is_enough_for_a_no(state: LinkState) -
     assert not statusview.verdict(cluster, "n2").good
     assert statusview.verdict(cluster, "n3").good
     assert "2 of 3 links" in statusview.verdict(cluster).text
+
+
+def test_a_node_that_was_new_says_how_long_it_had_no_guard() -> None:
+    def guarded(at: float | None, unguarded: int | None) -> Seen:
+        found = report("n1", names(2), {})
+        assert found.status is not None
+        status = replace(found.status, guard=GuardStatus(first_loaded_at=at, unguarded=unguarded))
+        return seen({"n1": replace(found, status=status), "n2": report("n2", names(2), {})})
+
+    late = guarded(NOW - 7200, 12)
+    line = "First guard: 120m ago, 12 s after the node was registered (at stage enforce)"
+    assert line in statusview.text(late, PLAIN, node="n1").splitlines()
+    assert "First guard" not in statusview.text(late, PLAIN, node="n2")
+    assert "First guard" not in statusview.text(late, PLAIN)
+    assert " 12 s " in statusview.text(late, PLAIN, wide=True)
+    shown = statusview.as_object(late, "n1")["nodes"][0]
+    assert (shown["guardedSince"], shown["unguardedSeconds"]) == ("2026-11-05T08:00:00Z", 12)
+    assert "First guard: 120m ago" in statusview.text(guarded(NOW - 7200, None), PLAIN, node="n1").splitlines()
+    assert "First guard" not in statusview.text(guarded(None, None), PLAIN, node="n1")
 
 
 def test_an_old_report_is_no_evidence() -> None:

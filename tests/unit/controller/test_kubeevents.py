@@ -45,6 +45,15 @@ def test_what_is_found_at_the_start_and_what_stays_is_no_news() -> None:
     assert list(of_node(node(SEALED), None)) == []
 
 
+def test_how_long_a_new_node_had_no_guard_is_told_once() -> None:
+    late = node(replace(SEALED, guard=replace(SEALED.guard, first_loaded_at=T, unguarded=12)))
+    (told,) = of_node(node(SEALED), late)
+    assert told == News("GuardedSince", "first guard 12 s after the node was registered")
+    assert told in of_node(node(None), late)
+    assert list(of_node(late, late)) == []
+    assert list(of_node(None, late)) == [], "what a controller finds when it starts is no news"
+
+
 def test_a_stage_that_changes_and_is_reached_or_taken_back_is_told() -> None:
     walking = replace(ENFORCED, position=Position(Stage.PREFER), walking=True)
     assert reasons(seen(walking), seen()) == [("StageChanged", False), ("StageReached", False)]

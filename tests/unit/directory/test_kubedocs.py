@@ -43,9 +43,21 @@ def test_a_node_is_read_whole_and_what_others_write_is_no_news() -> None:
     assert first is not None
     assert (first.documents, first.problems) == (GOOD["n1"], ())
     assert node_entry({**item(**whole()), "spec": {"unschedulable": True}}, first) is first
+    assert first.made is None
     other = node_entry(item(uid="another", **whole()), first)
     assert other is not None
     assert (other.uid, other.documents) == ("another", GOOD["n1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "made"), [("2026-11-02T10:00:00Z", 1793613600.0), ("2026-11-02T10:00:00", None), ("x", None), (7, None)]
+)
+def test_when_a_node_was_made(text: object, made: float | None) -> None:
+    found = item()
+    found["metadata"]["creationTimestamp"] = text
+    entry = node_entry(found, None)
+    assert entry is not None
+    assert entry.made == made
 
 
 @pytest.mark.parametrize(
