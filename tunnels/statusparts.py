@@ -80,8 +80,8 @@ class GuardStatus:
     first_loaded_at: Time | None = None
     """When this node's guard was loaded for the first time ever; None: not yet, or before that was recorded."""
     unguarded: Count | None = None
-    """Seconds from the node's registration to its first guard, of a node that joined a cluster at stage enforce: what it
-    sent meanwhile was plaintext. None: it did not, or that is not known."""
+    """Seconds from the node's registration to its first guard, of a node that joined a cluster at stage enforce: what
+    it sent meanwhile was plaintext. None: it did not, or that is not known."""
 
 
 def quiet(guard: GuardStatus) -> GuardStatus:

@@ -2,8 +2,8 @@
 
     STATE/first-guard.json   {"uid": …, "at": … or null, "unguarded": … or null}     Unix seconds; seconds
 
-Written once for each UID of the node. A guard that is there already when nothing is recorded was loaded by an agent that
-kept no record: when is not known, and is not guessed.
+Written once for each UID of the node. A guard that is there already when nothing is recorded was loaded by an agent
+that kept no record: when is not known, and is not guessed.
 """
 
 from __future__ import annotations
