@@ -68,6 +68,7 @@ def schema() -> dict[str, Any]:
             resources=FREE,
             maxUnavailable={"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]+%$"}]},
         ),
+        "daemons": fields(enabled={"type": "boolean"}, resources=FREE),
         "controller": fields(
             replicas={"type": "integer", "minimum": 0, "maximum": 10},
             addressProvider={"enum": [*PROVIDER_NAMES]},

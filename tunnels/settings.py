@@ -94,6 +94,8 @@ class AgentSettings:
     state_directory: Path = Path("/var/lib/linkseal")
     run_directory: Path = Path("/run/linkseal")
     driver: Driver = "auto"
+    daemons: Path | None = None
+    """Socket of the supervisor that runs wireguard-go (`linkseal agent daemons`); None: the agent runs it itself."""
     endpoints: tuple[EndpointSetting, ...] | None = None
     """What is announced; None: the addresses granted; empty: this node cannot be reached (NAT) and initiates."""
     peer_endpoints: Mapping[str, EndpointSetting] = field(default_factory=dict)
@@ -136,6 +138,7 @@ def parse_agent_settings(data: object, source: str, *, hostname: str) -> AgentSe
         state_directory=Path(config.state_directory),
         run_directory=Path(config.run_directory),
         driver=config.wireguard.driver,
+        daemons=None if config.wireguard.daemons is None else Path(config.wireguard.daemons),
         endpoints=None if config.endpoints is None else tuple(parse_endpoint(text) for text in config.endpoints),
         peer_endpoints={name: parse_endpoint(text) for name, text in config.peer_endpoints.items()},
         interface=config.interface,
@@ -219,6 +222,12 @@ class WireguardConfig(Edge):
     """`wireguard`: this host's driver."""
 
     driver: Driver = "auto"
+    daemons: str | None = None
+
+    @field_validator("daemons")
+    @classmethod
+    def _absolute(cls, path: str | None) -> str | None:
+        return None if path is None else _absolute(path)
 
 
 class MetricsConfig(Edge):

@@ -6,14 +6,9 @@ network namespaces of a mount namespace: where several run on a host (the lab), 
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Iterable, Sequence
-from errno import EADDRINUSE, EEXIST, ENODEV, ENOENT
-from pathlib import Path
+from errno import EADDRINUSE, EEXIST
 from typing import Final
 
 from linkseal.keys.errors import HostError
@@ -21,60 +16,30 @@ from linkseal.keys.values import PublicKey
 from linkseal.wireguard import uapi
 from linkseal.wireguard.apply import SendRefused, apply_steps
 from linkseal.wireguard.driver import Secrets, port_in_use
+from linkseal.wireguard.launch import Launcher, OwnProcesses
 from linkseal.wireguard.links import delete_link, link_exists, link_is_up, set_link_mtu, set_link_up
 from linkseal.wireguard.model import DeviceState, Endpoint, PeerSpec, PeerState, ReprovokePeer, SetPeer, WireguardStep
 from linkseal.wireguard.netlink import NETLINK_ROUTE, NetlinkSocket
+from linkseal.wireguard.uapisocket import SOCKET_FOLDER, connect, exchange, socket_path
 
-SOCKET_FOLDER = Path("/var/run/wireguard")
-"""Where wireguard-go and `wg` look for sockets; compiled into them."""
-
-BINARY_VARIABLE = "LINKSEAL_WIREGUARD_GO"
-"""Names the wireguard-go to run; without it the one on PATH."""
-
-_TUN = Path("/dev/net/tun")
-_START_SECONDS = 10.0
 _STOP_SECONDS = 3.0
-"""Start to socket takes 6-11 ms, the end 5 ms; past these it hangs."""
+"""The end takes 5 ms; past this it hangs."""
 
 _BIND_SECONDS = 0.05
 """A daemon that cannot bind its port when the device comes up tells nobody but forgets the port, within some ms. Seen
 later than this it is a port that differs, and the next pass sets it and gets the error."""
 
-_ANSWER_SECONDS = 10.0
-"""`get` of 5,000 peers takes 24 ms."""
-
-
-def find_binary() -> Path:
-    """Return the wireguard-go to run; HostError if there is none, or no TUN device to run it on."""
-    named = os.environ.get(BINARY_VARIABLE)
-    found = shutil.which(named or "wireguard-go")
-    if found is None:
-        raise HostError(
-            f"no wireguard-go: {named + ' cannot be run' if named else 'none on PATH'}; install it "
-            f"(Debian: `apt install wireguard-go`) or set {BINARY_VARIABLE} to its path",
-            errno=ENOENT,
-        )
-    try:
-        os.close(os.open(_TUN, os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        raise HostError(
-            f"wireguard-go needs {_TUN}, which cannot be opened ({error.strerror}): run as root, load it "
-            "(`modprobe tun`), or give the container that device",
-            errno=error.errno,
-        ) from None
-    return Path(found)
-
 
 class UserspaceDriver:
     """Implements `driver.Driver` in the network namespace of the thread that makes it.
 
-    HostError if wireguard-go cannot be run here.
+    `launcher` starts its daemons, by default we do: HostError if wireguard-go cannot be run here then.
     """
 
     kind: Final = "userspace"
 
-    def __init__(self) -> None:
-        self._binary = find_binary()
+    def __init__(self, launcher: Launcher | None = None) -> None:
+        self._launcher = OwnProcesses() if launcher is None else launcher
         self._route = NetlinkSocket(NETLINK_ROUTE)
         self._writes = 0
         self._scoped: dict[tuple[str, PublicKey], Endpoint] = {}
@@ -95,38 +60,8 @@ class UserspaceDriver:
             )
         self._clear_stale(name)
         self._writes += 1
-        self._start(name)
+        self._launcher.start(name)
         set_link_mtu(self._route, name, mtu)
-
-    def _start(self, name: str) -> None:
-        # It puts itself into the background; a session of its own keeps our terminal's signals from it.
-        try:
-            done = subprocess.run(
-                [self._binary, name],
-                env={**os.environ, "LOG_LEVEL": "silent"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,
-                timeout=_START_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise HostError(f"cannot start {self._binary} for {name}: {error}") from None
-        deadline = time.monotonic() + _START_SECONDS
-        while done.returncode == 0 and time.monotonic() < deadline:
-            # The process it leaves behind sets the MTU once more before it answers.
-            try:
-                _exchange(name, uapi.GET_REQUEST)
-            except SendRefused:
-                time.sleep(0.005)
-            else:
-                return
-        raise HostError(
-            f"{self._binary} made no device {name} (exit status {done.returncode}): see what it says with "
-            f"`LOG_LEVEL=verbose {self._binary} -f {name}`"
-        )
 
     def delete(self, name: str) -> None:
         """Stop the daemon and with it the device; one that is absent is fine. HostError."""
@@ -135,7 +70,7 @@ class UserspaceDriver:
             self._clear_stale(name)
             return
         self._writes += 1
-        _socket_path(name).unlink(missing_ok=True)  # wireguard-go watches it and ends
+        socket_path(name).unlink(missing_ok=True)  # wireguard-go watches it and ends
         deadline = time.monotonic() + _STOP_SECONDS
         while link_exists(self._route, name):
             if time.monotonic() > deadline:
@@ -145,11 +80,11 @@ class UserspaceDriver:
 
     def _clear_stale(self, name: str) -> None:
         """Remove the socket that a killed daemon left; HostError if a daemon listens on it."""
-        path = _socket_path(name)
+        path = socket_path(name)
         if not path.exists():
             return
         try:
-            _connect(name).close()
+            connect(name).close()
         except SendRefused:
             path.unlink(missing_ok=True)
             return
@@ -174,7 +109,7 @@ class UserspaceDriver:
         for name in names:
             exists = link_exists(self._route, name)
             try:
-                lines = _exchange(name, uapi.GET_REQUEST)
+                lines = exchange(name, uapi.GET_REQUEST)
             except SendRefused as refused:
                 if not exists:
                     continue
@@ -204,7 +139,7 @@ class UserspaceDriver:
         for request in uapi.encode(steps, secrets):
             self._writes += 1
             try:
-                _exchange(request.device, request.payload)
+                exchange(request.device, request.payload)
             except SendRefused as refused:
                 refused.first = request.first
                 raise
@@ -221,43 +156,9 @@ class UserspaceDriver:
         self._route.close()
 
 
-def _socket_path(name: str) -> Path:
-    return SOCKET_FOLDER / f"{name}.sock"
-
-
 def _foreign(name: str) -> HostError:
     return HostError(
-        f"{_socket_path(name)} belongs to a daemon of another network namespace: give this one a {SOCKET_FOLDER} of "
+        f"{socket_path(name)} belongs to a daemon of another network namespace: give this one a {SOCKET_FOLDER} of "
         "its own (a private mount namespace with a tmpfs there), or use other device names",
         errno=EADDRINUSE,
     )
-
-
-def _connect(name: str) -> socket.socket:
-    """Connect to a device's daemon; SendRefused (ENODEV) if none listens."""
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    link.settimeout(_ANSWER_SECONDS)
-    try:
-        link.connect(str(_socket_path(name)))
-    except OSError as error:
-        link.close()
-        raise SendRefused(0, ENODEV, f"its socket: {error.strerror}") from None
-    return link
-
-
-def _exchange(name: str, request: bytes) -> list[str]:
-    """Return the lines of the answer without its `errno`; SendRefused if that is not 0 or there is no whole answer."""
-    lines: list[str] = []
-    with _connect(name) as link, link.makefile("r", encoding="ascii", newline="\n") as answer:
-        try:
-            link.sendall(request)
-            for line in answer:
-                field, _, value = line.rstrip("\n").partition("=")
-                if field == "errno":
-                    if errno := abs(int(value)):
-                        raise SendRefused(0, errno)
-                    return lines
-                lines.append(line.rstrip("\n"))
-        except OSError as error:
-            raise SendRefused(0, error.errno or ENODEV, "its daemon does not answer") from None
-    raise SendRefused(0, ENODEV, "its daemon ended in the middle of an answer")

@@ -32,7 +32,8 @@ from linkseal.tunnels.model import (
     SetRoute,
 )
 from linkseal.wireguard.kernel import KernelDriver
-from linkseal.wireguard.userspace import SOCKET_FOLDER, UserspaceDriver
+from linkseal.wireguard.uapisocket import SOCKET_FOLDER
+from linkseal.wireguard.userspace import UserspaceDriver
 
 
 @pytest.fixture

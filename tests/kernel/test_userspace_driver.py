@@ -20,6 +20,7 @@ from linkseal.keys.secrets import PrivateKey, fingerprint
 from linkseal.keys.values import Prefix, PublicKey
 from linkseal.wireguard.choose import choose_driver
 from linkseal.wireguard.diff import diff_device
+from linkseal.wireguard.launch import BINARY_VARIABLE
 from linkseal.wireguard.links import create_link
 from linkseal.wireguard.model import (
     ConfigureDevice,
@@ -32,7 +33,8 @@ from linkseal.wireguard.model import (
     SetPeer,
 )
 from linkseal.wireguard.netlink import NETLINK_ROUTE, NetlinkSocket
-from linkseal.wireguard.userspace import BINARY_VARIABLE, SOCKET_FOLDER, UserspaceDriver
+from linkseal.wireguard.uapisocket import SOCKET_FOLDER
+from linkseal.wireguard.userspace import UserspaceDriver
 
 pytestmark = pytest.mark.userspace
 

@@ -100,15 +100,21 @@ def test_every_node_gets_an_agent_and_control_plane_nodes_the_controllers(instal
 
 def test_the_policies_are_well_typed(installed: ControlPlane) -> None:
     """The API server takes what has the wrong types, says so in the status, and fails when it comes to it."""
+    helm(installed, "upgrade", "--set", "controller.liftTaint=true")
     policies = until(
         lambda: [
             one for one in installed.admin.get(POLICIES)["items"] if one["metadata"]["name"].startswith("linkseal")
         ],
-        lambda found: found and all("typeChecking" in one.get("status", {}) for one in found),
+        lambda found: found and all(judged(one) for one in found),
     )
     assert {one["metadata"]["name"]: one["status"]["typeChecking"] for one in policies} == {
         f"linkseal-{name}": {} for name in ("node-annotations", "node-reports", "own-requests", "own-writes")
     }
+
+
+def judged(policy: Object) -> bool:
+    status = policy.get("status", {})
+    return "typeChecking" in status and status.get("observedGeneration") == policy["metadata"]["generation"]
 
 
 def test_a_pod_asks_for_no_more_than_it_needs(installed: ControlPlane) -> None:
@@ -208,6 +214,73 @@ def test_the_agents_file_is_one_that_the_agent_takes(
     assert settings.metrics == parse_endpoint(listen)
     (container,) = objects["DaemonSet", AGENT]["spec"]["template"]["spec"]["containers"]
     assert container["readinessProbe"]["httpGet"]["host"] == asked
+
+
+def test_who_lifts_the_taint_is_told_to_and_does_not_wait_for_it(whole: ControlPlane) -> None:
+    for options, args in (((), None), (("--set", "controller.liftTaint=true"), ["--lift-taint"])):
+        spec = rendered(whole, *options)["Deployment", CONTROLLER]["spec"]["template"]["spec"]
+        assert spec["containers"][0].get("args") == args
+        assert spec["tolerations"][0] == {"key": "linkseal.io/not-sealed", "operator": "Exists"}
+        assert spec["tolerations"][1]["key"] == CONTROL_PLANE
+    assert rendered(whole)["DaemonSet", AGENT]["spec"]["template"]["spec"]["tolerations"] == [{"operator": "Exists"}]
+
+
+def test_a_tainted_node_gets_agent_and_controller_and_nothing_else(installed: ControlPlane) -> None:
+    taint = {"key": "linkseal.io/not-sealed", "effect": "NoSchedule"}
+    create_node(installed.admin, "m2", labels={CONTROL_PLANE: ""})
+    installed.admin.patch("/api/v1/nodes/m2", {"spec": {"taints": [taint]}})
+    try:
+        until(lambda: "m2" in {pod["spec"].get("nodeName") for pod in pods(installed, "agent")})
+        helm(installed, "upgrade", *CREATED, "--set", "controller.replicas=4")
+        until(lambda: "m2" in {pod["spec"].get("nodeName") for pod in pods(installed, "controller")})
+    finally:
+        installed.admin.delete("/api/v1/nodes/m2")
+        for pod in pods(installed):
+            if pod["spec"].get("nodeName") == "m2":
+                installed.admin.delete(f"{SPACE}/pods/{pod['metadata']['name']}", missing_ok=True)
+
+
+DAEMONS = ("DaemonSet", "linkseal-daemons")
+
+
+def test_wireguard_go_has_pods_of_its_own_where_it_is_wanted(whole: ControlPlane) -> None:
+    assert DAEMONS not in rendered(whole, "--set", "agent.config.wireguard.driver=kernel")
+    assert "wireguard" not in yaml.safe_load(rendered(whole)["ConfigMap", AGENT]["data"]["agent.yaml"])
+    for option, driver in (("daemons.enabled=true", "auto"), ("agent.config.wireguard.driver=userspace", "userspace")):
+        objects = rendered(whole, "--set", option)
+        file = yaml.safe_load(objects["ConfigMap", AGENT]["data"]["agent.yaml"])
+        settings = parse_agent_settings(file, "agent.yaml", hostname="n1")
+        daemons, agent = (one["spec"]["template"]["spec"] for one in (objects[DAEMONS], objects["DaemonSet", AGENT]))
+        (container,) = daemons["containers"]
+        assert settings.driver == driver
+        assert container["command"] == ["linkseal", "agent", "daemons", "--socket", str(settings.daemons)]
+        assert CliRunner().invoke(cli, [*container["command"][1:], "--help"]).exit_code == 0
+        assert objects[DAEMONS]["spec"]["updateStrategy"] == {"type": "OnDelete"}
+        assert mounted(daemons) == {
+            "/run/linkseal/daemons": "/run/linkseal/daemons",
+            "/run/wireguard": "/run/linkseal/wireguard",
+            "/dev/net/tun": "/dev/net/tun",
+        }
+        seen = mounted(agent)
+        assert (seen["/run/wireguard"], seen["/run/linkseal"]) == ("/run/linkseal/wireguard", "/run/linkseal")
+        assert "/dev/net/tun" in seen
+
+
+def test_the_daemons_pod_asks_for_no_more_than_it_needs(whole: ControlPlane) -> None:
+    spec = rendered(whole, "--set", "daemons.enabled=true")[DAEMONS]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["privileged"] is False
+    assert spec["automountServiceAccountToken"] is False
+    assert (spec["hostNetwork"], spec["tolerations"]) == (True, [{"operator": "Exists"}])
+
+
+def mounted(spec: Object) -> dict[str, str]:
+    """Path in the pod → path on the host."""
+    hosts = {one["name"]: one["hostPath"]["path"] for one in spec["volumes"] if "hostPath" in one}
+    mounts = spec["containers"][0]["volumeMounts"]
+    return {one["mountPath"]: hosts[one["name"]] for one in mounts if one["name"] in hosts}
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,17 @@ def test_an_unknown_key_like_no_other_lists_the_known_ones() -> None:
     ]
 
 
+def test_the_supervisor_of_wireguard_go_is_a_path() -> None:
+    given = MINIMAL | {"wireguard": {"daemons": "/run/linkseal/daemons/control.sock"}}
+    assert parse_agent_settings(given, "agent.yaml", hostname="n1").daemons == Path(
+        "/run/linkseal/daemons/control.sock"
+    )
+    assert parse_agent_settings(MINIMAL, "agent.yaml", hostname="n1").daemons is None
+    assert refused(MINIMAL | {"wireguard": {"daemons": "control.sock"}}) == [
+        "agent.yaml: wireguard.daemons: must be an absolute path (found 'control.sock')"
+    ]
+
+
 def test_snake_case_is_no_second_spelling() -> None:
     assert refused(MINIMAL | {"log_level": "info"}) == ["agent.yaml: log_level: unknown key; did you mean `logLevel`?"]
 

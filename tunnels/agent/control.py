@@ -51,10 +51,10 @@ def ask(run_directory: Path, request: Mapping[str, Any], timeout: float = 30.0) 
 
 
 class ControlServer(LocalSocket):
-    """Serves the socket until closed. Handlers run in the agent's loop."""
+    """Serves a socket until closed. Handlers run in the agent's loop."""
 
-    def __init__(self, run_directory: Path, handler: Handler) -> None:
-        super().__init__(run_directory / SOCKET, self._serve, MAX_REQUEST)
+    def __init__(self, folder: Path, handler: Handler, name: str = SOCKET) -> None:
+        super().__init__(folder / name, self._serve, MAX_REQUEST)
         self._handler = handler
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -77,7 +77,7 @@ def restore(settings: AgentSettings) -> int:
     start_logging(settings)
     require_net_admin()
     require_nft()
-    with only_one(settings.run_directory), driver_of(settings) as driver:
+    with only_one(settings.run_directory), driver_of(settings, alone=True) as driver:
         keyring, known, findings = _state(settings)
         if not keyring.open_existing():
             raise HostError(f"there is nothing to restore in {settings.state_directory}: this node was never set up")
@@ -174,13 +174,16 @@ def require_nft() -> None:
 def fit_driver(settings: AgentSettings) -> Driver:
     """The WireGuard driver of a host that has all an agent needs. HostError."""
     require_nft()
-    return choose_driver(settings.driver)
+    return choose_driver(settings.driver, settings.daemons)
 
 
 @contextlib.contextmanager
-def driver_of(settings: AgentSettings) -> Iterator[Driver]:
-    """The WireGuard driver of this host. HostError where there is none."""
-    driver = choose_driver(settings.driver)
+def driver_of(settings: AgentSettings, *, alone: bool = False) -> Iterator[Driver]:
+    """The WireGuard driver of this host. HostError where there is none.
+
+    `alone`: nobody else runs yet, as at boot: wireguard-go is started from here, and its supervisor takes it over.
+    """
+    driver = choose_driver(settings.driver, None if alone else settings.daemons)
     try:
         yield driver
     finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
+from typing import Final
 
 import click
 from linkseal.keys.errors import DirectoryError, PeerError, Refused
@@ -12,6 +14,9 @@ from linkseal.tunnels.cli.exits import ExitCode
 from linkseal.tunnels.cli.options import Group, output_option, pass_session
 from linkseal.tunnels.cli.output import Paint, emit, note, plural, structured
 from linkseal.tunnels.cli.session import Session
+
+DAEMONS: Final = Path("/run/linkseal/daemons/control.sock")
+"""Where the chart has the supervisor of wireguard-go listen."""
 
 
 @click.group(cls=Group)
@@ -143,6 +148,34 @@ def break_glass(session: Session, reason: str | None, duration: str | None, end:
         note("the guard closes again" if changed else "break-glass was not in force")
     else:
         note("the guard is lifted; end this with: linkseal agent break-glass --end")
+
+
+@agent.command(
+    hidden=True,
+    examples=("linkseal agent daemons", "linkseal agent daemons --list"),
+)
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=DAEMONS,
+    show_default=True,
+    help="Where it listens; `wireguard.daemons` of the agent's file.",
+)
+@click.option("--list", "listed", is_flag=True, help="Show which devices it runs wireguard-go for, and end.")
+@pass_session
+def daemons(_session: Session, socket: Path, listed: bool) -> None:  # noqa: FBT001 - click's flag
+    """Run wireguard-go for the agent of this host, until SIGTERM or SIGINT.
+
+    For a pod of its own, which is not replaced with the agent's: processes die with their pod. It takes over daemons
+    that it finds, and leaves those it started when it ends.
+    """
+    from linkseal.tunnels.agent import daemons
+    from linkseal.wireguard.launch import ask
+
+    if listed:
+        emit(json.dumps({key: value for key, value in ask(socket, {"do": "list"}).items() if key != "ok"}))
+    else:
+        daemons.run(socket)
 
 
 def _seconds(text: str) -> float:

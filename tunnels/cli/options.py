@@ -154,7 +154,8 @@ class Group(click.Group):
         """Write the list of commands without importing any."""
         del ctx
         rows = [(name, entry.summary) for name, entry in self.lazy.items()]
-        rows += [(name, command.get_short_help_str(200)) for name, command in self.commands.items()]
+        shown = {name: command for name, command in self.commands.items() if not command.hidden}
+        rows += [(name, command.get_short_help_str(200)) for name, command in shown.items()]
         if rows:
             with formatter.section("Commands"):
                 formatter.write_dl(rows)

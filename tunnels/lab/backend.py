@@ -15,7 +15,7 @@ from typing import Final
 
 from linkseal.keys.errors import ConfigError, HostError
 from linkseal.tunnels.lab.kernelcache import find_lab_kernel
-from linkseal.wireguard.userspace import find_binary
+from linkseal.wireguard.launch import find_binary
 
 TOOLS: Final = {"ip": "iproute2", "bridge": "iproute2", "nft": "nftables", "nsenter": "util-linux"}
 """Programs that the lab runs → Debian package."""

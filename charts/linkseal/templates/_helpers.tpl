@@ -18,3 +18,14 @@ system:serviceaccount:{{ .Release.Namespace }}:linkseal-agent
 {{- define "linkseal.controllerUser" -}}
 system:serviceaccount:{{ .Release.Namespace }}:linkseal-controller
 {{- end }}
+
+{{/* Whether wireguard-go runs, in pods of its own: where every node is to use it, or some may have to. */}}
+{{- define "linkseal.daemons" -}}
+{{- if or .Values.daemons.enabled (eq (dig "wireguard" "driver" "auto" .Values.agent.config) "userspace") -}}
+yes
+{{- end }}
+{{- end }}
+
+{{- define "linkseal.daemonsSocket" -}}
+/run/linkseal/daemons/control.sock
+{{- end }}

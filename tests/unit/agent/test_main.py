@@ -68,12 +68,12 @@ class Directory:
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AgentSettings:
     @contextlib.contextmanager
-    def no_driver(_: object) -> Iterator[None]:
+    def no_driver(_: object, **__: object) -> Iterator[None]:
         yield None
 
     monkeypatch.setattr(main, "require_net_admin", lambda: None)
     monkeypatch.setattr(main, "driver_of", no_driver)
-    monkeypatch.setattr(main, "choose_driver", lambda _: None)
+    monkeypatch.setattr(main, "choose_driver", lambda *_: None)
     monkeypatch.setattr(main, "Host", Host)
     monkeypatch.setattr(main, "FIRST_RETRY", 0.01)
     config = {
