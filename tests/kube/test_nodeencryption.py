@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from linkseal.tunnels.status import (
     Request,
     RequestStatus,
     UnsealedPeer,
+    parse_report,
     to_json,
 )
 from linkseal.tunnels.statusparts import (
@@ -158,6 +159,27 @@ async def test_a_report_is_replaced_as_a_whole_and_can_be_taken_back(directory: 
         text = to_json("a", status)
         await directory.publish_status("a", text)
         assert await published(directory, json.loads(text)["status"])
+    await directory.withdraw("a")
+    assert await directory.status("a") is None
+
+
+async def test_a_report_of_a_newer_agent_is_kept_without_what_this_version_does_not_know(
+    directory: KubeDirectory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after an upgrade by Helm, which replaces no CRDs."""
+    known = json.loads(to_json("a", replace(largest_status(), findings=(), verified=())))
+    newer = json.loads(json.dumps(known))
+    newer["status"] |= {"novelty": {"deep": [1, "x"]}, "count": 7}
+    newer["status"]["guard"]["novelty"] = True
+    newer["status"]["pairs"][0]["novelty"] = None
+    await directory.publish_status("a", json.dumps(newer))
+    assert await published(directory, known["status"])
+    report = parse_report(await directory.report("a") or "", "a")
+    assert report.status == parse_report(json.dumps(known), "a").status
+    text = to_json("a", barest_status())
+    await directory.publish_status("a", text)
+    assert await published(directory, json.loads(text)["status"]), "replaced as a whole"
+    assert caplog.text.count("is older than this agent") == 1
     await directory.withdraw("a")
     assert await directory.status("a") is None
 

@@ -45,6 +45,7 @@ from linkseal.tunnels.directory.kubedocs import (
 )
 from linkseal.tunnels.directory.mirror import Mirror
 from linkseal.tunnels.directory.outbox import Outbox
+from linkseal.tunnels.directory.reporting import Reporter
 from linkseal.tunnels.register import Finding, Snapshot
 from linkseal.tunnels.settings import KubeDirectorySettings
 from linkseal.tunnels.status import MAX_REPORT, MAX_REQUESTS, Request, parse_requests, requests_json
@@ -56,8 +57,8 @@ NODES: Final = "/api/v1/nodes"
 NAMESPACES: Final = "/api/v1/namespaces"
 KUBE_SYSTEM: Final = "kube-system"
 """Its UID is the cluster's: it is made with the cluster and cannot be deleted."""
-CSRS: Final = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 NODE_ENCRYPTIONS: Final = "/apis/linkseal.io/v1alpha1/nodeencryptions"
+CSRS: Final = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 
 MAX_BUNDLE: Final = 64 * 1024
 FIRST_LOOK: Final = 10.0
@@ -95,6 +96,7 @@ class KubeDirectory:
         """There was a policy."""
         self._asking: asyncio.Task[None] | None = None
         self._outbox = Outbox()
+        self._reporter = Reporter(api, NODE_ENCRYPTIONS, MANAGER)
         self._asked = ""
         """The name of our certificate request; empty: none was made yet."""
         self._request: Mapping[str, Any] = {}
@@ -282,7 +284,7 @@ class KubeDirectory:
         """Take the announcement off the Node, and empty the report."""
         await self._annotate(node, {})
         try:
-            await self._apply_status(node, {})
+            await self._reporter.put(_name(node), {})
         except ApiError as error:
             if error.status != HTTPStatus.NOT_FOUND:  # none was made
                 raise
@@ -326,16 +328,7 @@ class KubeDirectory:
 
     async def publish_status(self, node: str, report: str) -> None:
         """Put the node's report into the status of its NodeEncryption, which the controller made."""
-        await self._outbox.send("report", self._apply_status(node, json.loads(report)["status"]))
-
-    async def _apply_status(self, node: str, status: Mapping[str, Any]) -> dict[str, Any]:
-        body = {
-            "apiVersion": "linkseal.io/v1alpha1",
-            "kind": "NodeEncryption",
-            "metadata": {"name": _name(node)},
-            "status": status,
-        }
-        return await self._api.apply(f"{NODE_ENCRYPTIONS}/{node}/status", body, manager=MANAGER, accept=METADATA)
+        await self._outbox.send("report", self._reporter.put(_name(node), json.loads(report)["status"]))
 
     async def request(self, node: str, request: Request) -> None:
         """Ask something of the node's agent; the oldest of more than MAX_REQUESTS is forgotten."""
