@@ -24,8 +24,20 @@ from linkseal.keys.values import Prefix
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 FORMAT: Final = 1
-"""The format we write. Format N reads N and N-1 (there is no format 0)."""
-READABLE: Final = frozenset({FORMAT, FORMAT - 1}) - {0}
+"""The format we write. Format N reads N and N-1 (there is no format 0).
+
+A field that older versions may pass over needs no new format: it is optional, and they ignore it. One that they must
+not pass over, or a change of what is there, does. A version that can write a new format goes on writing the old one
+while some node cannot read the new: nodes are upgraded one after the other, and each must be understood by all.
+"""
+
+
+def readable(number: int) -> frozenset[int]:
+    """Return the formats that a version reads which writes format `number`: that one and the one before."""
+    return frozenset({number, number - 1}) - {0}
+
+
+READABLE: Final = readable(FORMAT)
 
 MAX_TEXT: Final = 16 * 1024
 """Bytes of a document: 256 IPv6 prefixes and 32 addresses fit; 5,000 nodes stay under 80 MiB at worst."""

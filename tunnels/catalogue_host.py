@@ -289,4 +289,12 @@ AGENT: Final = (
         "The address for /metrics, /healthz and /readyz cannot be listened on; everything else goes on.",
         "Choose another address under `metrics.listen` in the agent's file, or end what uses it.",
     ),
+    Finding(
+        "LS4015",
+        "warning",
+        "the cluster's policy says more than this version knows",
+        "A newer controller signed fields that this agent does not know. It does all else; an exemption with such a "
+        "field is not in force here.",
+        "Upgrade the agent of this node, or take the fields that the message names out of the policy.",
+    ),
 )

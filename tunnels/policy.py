@@ -5,6 +5,7 @@ A file of values; no I/O. `PolicySpec` is the edge, `Policy` what is used inside
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from linkseal.tunnels.guard.policy import MAX_EXEMPTIONS, ExemptionSpec, GuardPo
 from linkseal.tunnels.model import Scope, Stage
 from linkseal.tunnels.validation import Edge, parse_network, refuse, validate
 from linkseal.tunnels.world import STAGES
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 SLOT_PORTS: Final = 4
 """Consecutive UDP ports, one for each pair of parities (`linkseal.tunnels.addressing`)."""
@@ -119,6 +120,40 @@ def parse_policy(spec: Mapping[str, Any], source: str = "cluster policy") -> Pol
     if problems:
         refuse(source, problems)
     return policy
+
+
+def read_signed(spec: Mapping[str, Any], source: str = "cluster policy") -> tuple[Policy, tuple[str, ...]]:
+    """Return what a signed policy says to this version, and the fields of it that only a newer one knows.
+
+    Whoever signed it has checked it (`parse_policy`), so a field that is not known here is passed over, and a node
+    does all else: the stage must reach it. An exemption with such a field is passed over whole, as it may exempt less
+    than it seems to. What no older version may pass over needs a new format of the document
+    (`linkseal.keys.documents`). Raises ConfigError as `parse_policy` does.
+    """
+    known: dict[str, Any] = json.loads(json.dumps(dict(spec)))
+    strange = _strange(known)
+    for where in reversed(strange):  # the last of a list first
+        *way, last = where
+        place: Any = known
+        for part in way:
+            place = place[part]
+        del place[last]
+    names = tuple(".".join(str(part) for part in where) for where in strange)
+    return parse_policy(known, source), names
+
+
+def _strange(spec: Mapping[str, Any]) -> list[tuple[int | str, ...]]:
+    """Return where there is what this version does not know, in order; of an entry of a list, where the entry is."""
+    try:
+        PolicySpec.model_validate(spec)
+    except ValidationError as error:
+        found = {_entry(one["loc"]) for one in error.errors(include_url=False) if one["type"] == "extra_forbidden"}
+        return sorted(found, key=lambda where: [(isinstance(part, str), part) for part in where])
+    return []
+
+
+def _entry(where: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return next((where[: at + 1] for at, part in enumerate(where) if isinstance(part, int)), where)
 
 
 # --- the edge ------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from linkseal.tunnels.agent.state import KnownGood, SavedCluster
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.policy import Policy, parse_policy
+from linkseal.tunnels.policy import Policy, read_signed
 from linkseal.tunnels.register import Finding, Register
 
 _LOG: Final = logging.getLogger(__name__)
@@ -34,9 +34,13 @@ DOCUMENT_CODES: Final = frozenset(
 )
 """All codes the register can raise."""
 
-POLICY_CODES: Final = frozenset({codes.POLICY_REFUSED, codes.POLICY_OLDER, codes.POLICY_UNSIGNED})
+POLICY_CODES: Final = frozenset(
+    {codes.POLICY_REFUSED, codes.POLICY_OLDER, codes.POLICY_UNSIGNED, documents.UNKNOWN_FORMAT}
+)
 
-LEARNT_CODES: Final = DOCUMENT_CODES | POLICY_CODES | {codes.DIRECTORY_UNREADABLE, codes.DIRECTORY_PERMISSIONS}
+LEARNT_CODES: Final = (
+    DOCUMENT_CODES | POLICY_CODES | {codes.POLICY_NEWER, codes.DIRECTORY_UNREADABLE, codes.DIRECTORY_PERMISSIONS}
+)
 """And those the directory adds about single nodes' files, its policy and its own folder (`DirectoryView.findings`)."""
 
 _CLUSTER: Final = ""
@@ -75,6 +79,8 @@ class Knowledge:
         self._judged: tuple[SignedPolicy, Trust] | None = None
         """The policy that was judged last, and by which CAs."""
         self._wrong: tuple[Finding, ...] = ()
+        self._strange: tuple[str, ...] = ()
+        """Fields of the policy in force that only a newer version knows."""
         self._unsaved: set[str] = set()
 
     @property
@@ -107,7 +113,7 @@ class Knowledge:
         ever = self.anchors.ever()
         try:
             document = policydoc.verify(cluster.policy, ever, cluster=cluster.uid)
-            self.policy = parse_policy(document.spec, "last known policy")
+            self.policy, self._strange = read_signed(document.spec, "last known policy")
             self._signed, self.policy_serial = cluster.policy, document.serial
             self.anchors.told(document.authorities)
         except (ConfigError, PeerError) as error:
@@ -142,19 +148,21 @@ class Knowledge:
         elif self._judged != (offered, trust) or not self._wrong:  # what was refused once is not verified again
             self._wrong = self._take_policy(offered, trust, cluster)
             self._judged = (offered, trust)
-        return self._wrong
+        text = f"passed over, as only a newer version knows them: {', '.join(self._strange)}"
+        return (*self._wrong, *([Finding(codes.POLICY_NEWER, HOST_SUBJECT, text)] if self._strange else ()))
 
     def _take_policy(self, offered: SignedPolicy, trust: Trust, cluster: str) -> tuple[Finding, ...]:
         try:
             document = policydoc.verify(offered, trust, cluster=cluster)
         except PeerError as error:
-            return (Finding(codes.POLICY_UNSIGNED, HOST_SUBJECT, f"{error}; the last good one stays"),)
+            code = error.code if error.code == documents.UNKNOWN_FORMAT else codes.POLICY_UNSIGNED
+            return (Finding(code, HOST_SUBJECT, f"{error}; the last good one stays"),)
         if self._signed is not None and document.serial <= self.policy_serial:
             how = "has" if document.serial < self.policy_serial else "says something else and also has"
             message = f"the directory's policy {how} serial {document.serial}, in force is {self.policy_serial}"
             return (Finding(codes.POLICY_OLDER, HOST_SUBJECT, message),)
         try:
-            policy = parse_policy(document.spec)
+            policy, strange = read_signed(document.spec)
         except ConfigError as error:
             return (Finding(codes.POLICY_REFUSED, HOST_SUBJECT, f"policy refused, the last one stays: {error}"),)
         if self.policy is not None and self._is_held(self.policy) and pinned(policy) != pinned(self.policy):
@@ -164,6 +172,7 @@ class Knowledge:
             )
             return (Finding(codes.POLICY_REFUSED, HOST_SUBJECT, message),)
         self.policy, self._signed, self.policy_serial = policy, offered, document.serial
+        self._strange = strange
         self.anchors.told(document.authorities)
         return ()
 

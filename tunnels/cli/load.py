@@ -14,7 +14,7 @@ from linkseal.tunnels.cli.output import clean, note
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.cluster import ClusterStatus, cluster_status
 from linkseal.tunnels.directory.base import Directory, DirectoryView, reports
-from linkseal.tunnels.policy import Policy, parse_policy
+from linkseal.tunnels.policy import Policy, read_signed
 from linkseal.tunnels.register import NodeDocuments
 from linkseal.tunnels.status import NodeEncryption
 from linkseal.tunnels.statustypes import format_time
@@ -61,7 +61,10 @@ def policy_of(view: DirectoryView) -> Policy:
         spec = policydoc.parse(view.policy.text).spec
     except PeerError as error:
         raise ConfigError(f"{error}; the controller writes it anew") from None
-    return parse_policy(spec, "the cluster's policy")
+    policy, strange = read_signed(spec, "the cluster's policy")
+    if strange:
+        note(f"warning: the cluster's policy says more than this version knows: {clean(', '.join(strange))}")
+    return policy
 
 
 async def _read(directory: Directory) -> tuple[DirectoryView, dict[str, NodeEncryption | None]]:

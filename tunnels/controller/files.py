@@ -28,7 +28,7 @@ from linkseal.tunnels.controller.stagekeeper import Stagekeeper
 from linkseal.tunnels.controller.stageserver import StageServer
 from linkseal.tunnels.directory.inventory import Inventory, load_inventory
 from linkseal.tunnels.directory.signer import FileSigner, Signed
-from linkseal.tunnels.policy import parse_policy
+from linkseal.tunnels.policy import read_signed
 from linkseal.tunnels.stages import Evidence
 
 _LOG: Final = logging.getLogger("linkseal.controller")
@@ -83,7 +83,7 @@ class FileController:
         self._told: set[str] = set()
         signer = FileSigner(directory, self._authority, found)
         present = signer.policy()
-        self.stages = Stagekeeper(FileStore(ca), None if present is None else parse_policy(present.spec), time.time())
+        self.stages = Stagekeeper(FileStore(ca), None if present is None else read_signed(present.spec)[0], time.time())
         self._signer = self._prepared(signer)
         self.changed = asyncio.Event()
         """Somebody asks for something: do not wait for the next look."""

@@ -53,7 +53,7 @@ from linkseal.tunnels.directory.kubedocs import (
     uid_of,
 )
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.policy import Policy, parse_policy
+from linkseal.tunnels.policy import Policy, parse_policy, read_signed
 from linkseal.tunnels.stages import Evidence, Position
 from linkseal.tunnels.status import NodeEncryption
 
@@ -239,7 +239,7 @@ class KubeController:
         if self._stages is None:
             text = copies.maps.objects.get(STAGE_MAP, {}).get(STAGE_KEY)
             self._store = _MapStore(text)
-            policy = None if present is None else parse_policy(present.spec)
+            policy = None if present is None else read_signed(present.spec)[0]
             self._stages = Stagekeeper(self._store, policy, time.time())
             self._signed = present
         return self._stages

@@ -14,7 +14,7 @@ from linkseal.tunnels.controller.nodefacts import NodeFacts
 from linkseal.tunnels.controller.taint import TAINT, liftable, removal
 from linkseal.tunnels.directory.kube import NODES
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
-from linkseal.tunnels.policy import parse_policy
+from linkseal.tunnels.policy import read_signed
 from linkseal.tunnels.stages import Evidence, Position
 
 LOOK: Final = 5.0
@@ -30,7 +30,7 @@ def position_of(policy: PolicyDocument | None) -> Position | None:
     if policy is None:
         return Position()
     try:
-        found = parse_policy(policy.spec)
+        found, _ = read_signed(policy.spec)
     except ConfigError:
         return None
     return Position(found.stage, found.pool)

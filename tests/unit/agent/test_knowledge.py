@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from linkseal.keys.codes import UNKNOWN_FORMAT
 from linkseal.keys.errors import HostError
 from linkseal.keys.policydoc import SignedPolicy
 from linkseal.tunnels import codes
@@ -163,3 +164,39 @@ def test_numbers_change_at_stage_off_before_an_agent_stands_on_them(
     else:
         assert (node.knowledge.policy.wireguard.port, node.knowledge.policy_serial) == (51900, 2)
         assert node.shown() == []
+
+
+NARROWED = {
+    "name": "ssh", "protocol": "tcp", "port": 22, "cidr": "192.0.2.0/24", "owner": "ops", "reason": "rescue",
+    "expires": "2027-01-01T00:00:00Z", "direction": "in",
+}  # fmt: skip
+
+
+def test_of_a_newer_controller_s_policy_all_is_done_that_is_known_and_the_rest_is_told(tmp_path: Path) -> None:
+    node = start(tmp_path / "state")
+    newer = view(serial=5, stage="enforce", exemptions=[NARROWED], fresh={"x": 1})
+    said = (codes.POLICY_NEWER, "passed over, as only a newer version knows them: exemptions.0, fresh")
+    for _ in range(2):
+        node.knowledge.learn(newer, TIME)
+        assert node.shown() == [said]
+    again = start(tmp_path / "state")
+    for one in (node, again):
+        assert one.knowledge.policy is not None
+        assert (one.knowledge.policy.stage, one.knowledge.policy.exemptions) == (Stage.ENFORCE, ())
+    again.knowledge.learn(newer, TIME)
+    assert again.shown() == [said]
+    again.knowledge.learn(view(serial=6, stage="enforce"), TIME)
+    assert again.shown() == []
+
+
+def test_a_policy_of_the_next_format_is_told_and_the_last_one_stays(tmp_path: Path) -> None:
+    node = start(tmp_path / "state")
+    node.knowledge.learn(view(serial=5), TIME)
+    text = policy(6, stage="off").text.replace('"format":1', '"format":2')
+    node.knowledge.learn(replace(view(), policy=SignedPolicy(text, authority().sign_policy(text))), TIME)
+    ((code, message),) = node.shown()
+    assert code == UNKNOWN_FORMAT
+    assert "has format 2, this version reads [1]: upgrade Linkseal here; the last good one stays" in message
+    for one in (node, start(tmp_path / "state")):
+        assert one.knowledge.policy is not None
+        assert (one.knowledge.policy.stage, one.knowledge.policy_serial) == (Stage.PREFER, 5)
