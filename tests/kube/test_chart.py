@@ -258,11 +258,11 @@ def test_wireguard_go_has_pods_of_its_own_where_it_is_wanted(whole: ControlPlane
         assert objects[DAEMONS]["spec"]["updateStrategy"] == {"type": "OnDelete"}
         assert mounted(daemons) == {
             "/run/linkseal/daemons": "/run/linkseal/daemons",
-            "/run/wireguard": "/run/linkseal/wireguard",
+            "/var/run/wireguard": "/run/linkseal/wireguard",
             "/dev/net/tun": "/dev/net/tun",
         }
         seen = mounted(agent)
-        assert (seen["/run/wireguard"], seen["/run/linkseal"]) == ("/run/linkseal/wireguard", "/run/linkseal")
+        assert (seen["/var/run/wireguard"], seen["/run/linkseal"]) == ("/run/linkseal/wireguard", "/run/linkseal")
         assert "/dev/net/tun" in seen
 
 

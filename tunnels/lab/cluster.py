@@ -234,7 +234,9 @@ class Cluster(Sequence[Node]):
                 yield _veth(node.ns, "eth0", router.ns, "lan", self.mtu)
             else:
                 yield _veth(node.ns, "eth0", wire, uplink, self.mtu)
-            yield f"link add cni0 netns {node.ns} type bridge mcast_snooping 0"
+            # a bridge that was given no address takes one of its ports': pods would lose their gateway as others come
+            address = f"0a:58:0a:f4:{node.index % 256:02x}:01"
+            yield f"link add cni0 netns {node.ns} address {address} type bridge mcast_snooping 0"
             for k, pod in enumerate(node.pods, 1):
                 yield _veth(pod.ns, "eth0", node.ns, f"pod{k}", self.pod_mtu)
         if self.outside:
