@@ -214,8 +214,7 @@ def _view(ground: _Ground, peer: Peer) -> _View:
 def _carries(world: World, peer: Peer, links: PeerLinks, *, closed: bool) -> bool:
     if stage_towards(world, peer) in (Stage.OFF, Stage.PREPARE):
         return False
-    always = world.layout.scope is Scope.OVERLAY or closed
-    return (always and bool(peer.generations)) or links.current is not None or links.entered
+    return (closed and bool(peer.generations)) or links.current is not None or links.entered
 
 
 def _interfaces(ground: _Ground, devices: Mapping[str, DeviceSpec]) -> dict[str, Interface]:

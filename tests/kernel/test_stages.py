@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from ground.agents import Nodes
+from ground.agents import Deployment, Nodes
 from ground.walks import Walked, mesh_traffic
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
@@ -47,6 +47,17 @@ def test_up_and_down_again_nothing_is_lost(nodes: Nodes, scope: str, cni: str) -
             assert "lsl" not in node.run("ip -o link show; ip rule; nft list tables"), "everything is taken away"
             strict = node.run("cat /proc/sys/net/ipv4/conf/eth0/rp_filter").strip()
             assert strict == "1", "and what was loosened is strict again"
+
+
+@pytest.mark.parametrize(("scope", "cni"), [("overlay", "host-gw"), ("transparent", "host-gw")])
+def test_nodes_that_come_in_at_prefer_lose_nothing(nodes: Nodes, scope: str, cni: str) -> None:
+    """Until a link is proven its traffic goes the CNI's way."""
+    cluster = nodes(2, cni=cni, rp_filter=1)
+    with Deployment(cluster, scope=scope, stage="prefer") as linkseal:
+        with mesh_traffic(list(cluster)) as traffic:
+            linkseal.start()
+            linkseal.wait_sealed()
+        traffic.assert_unharmed()
 
 
 @pytest.mark.parametrize(("scope", "cni"), [("overlay", "host-gw"), ("transparent", "host-gw")])

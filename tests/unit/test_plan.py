@@ -57,9 +57,9 @@ def test_transparent_carries_node_addresses_too_from_the_nodes_own() -> None:
     assert {route.source for route in routed(desired).values()} == {"192.0.2.1", "2001:db8::1"}
 
 
-def test_without_a_proven_link_overlay_drops_and_transparent_leaves_it_alone() -> None:
+def test_at_prefer_what_has_no_proven_link_is_left_alone_since_a_cni_may_carry_it() -> None:
     overlay, transparent = plan(world(links=PeerLinks())), plan(world(Scope.TRANSPARENT, links=PeerLinks()))
-    assert set(routed(overlay)) == {"10.244.2.0/24", "fd00:244:0:2::/64"}
+    assert routed(overlay) == {}
     assert routed(transparent) == {}
     for desired in (overlay, transparent):
         assert desired.nft is not None

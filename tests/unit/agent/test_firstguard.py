@@ -39,7 +39,9 @@ def test_a_node_that_joins_at_enforce_says_how_long_it_had_no_guard(tmp_path: Pa
     assert (guard.first_loaded_at, guard.unguarded) == (T + 1, 13), "found in the pass after; rounded up"
 
 
-@pytest.mark.parametrize(("stage", "registered"), [("prefer", REGISTERED), ("enforce", None)])
+@pytest.mark.parametrize(
+    ("stage", "registered"), [("prefer", REGISTERED), ("enforce", None)], ids=["prefer", "unknown"]
+)
 def test_no_window_is_told_where_there_was_none_or_it_is_not_known(
     tmp_path: Path, stage: str, registered: float | None
 ) -> None:
