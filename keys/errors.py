@@ -46,6 +46,9 @@ class HostError(LinksealError):
 class DirectoryError(LinksealError):
     """The directory (cluster API or folder) cannot be read or written now; nothing that works is torn down."""
 
+    after: float = 0.0
+    """Seconds for which it wants to be left alone; 0: it does not say."""
+
 
 class Refused(LinksealError):  # noqa: N818 - a refusal is no failure
     """Doing this would be unsafe; `--yes` says it is meant."""

@@ -35,6 +35,10 @@ class Cadence:
             return self._refresh - steady
         return max(0.0, self._due - steady)
 
+    def lost(self) -> None:
+        """Note that what was written last never came there: it is due again."""
+        self._last = None
+
     def written(self, status: NodeStatus, steady: float) -> None:
         """Note that it was written."""
         self._last, self._ahead = status, status.observed_at - steady

@@ -16,19 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeVar
 
-from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.errors import DirectoryError, LinksealError
 from linkseal.tunnels import codes
-from linkseal.tunnels.agent.cadence import REFRESH, Cadence
 from linkseal.tunnels.agent.control import ControlServer
 from linkseal.tunnels.agent.enrolment import Enrolment
 from linkseal.tunnels.agent.evidence import News
 from linkseal.tunnels.agent.insight import Insight
+from linkseal.tunnels.agent.outgoing import PUBLISHING, REPORTING, Outgoing
 from linkseal.tunnels.agent.paths import PathMeter
 from linkseal.tunnels.agent.picture import picture_of
 from linkseal.tunnels.agent.prober import Picture, Prober, latest
 from linkseal.tunnels.agent.proofs import Proofs
-from linkseal.tunnels.agent.published import compare, published
 from linkseal.tunnels.agent.requests import RequestDesk
 from linkseal.tunnels.agent.silence import Silence
 from linkseal.tunnels.agent.trouble import Alarms, Trouble
@@ -58,11 +56,11 @@ DIRECTORY_LOOK: Final = 60.0
 """Seconds one wait for a change of the directory lasts."""
 SAVE_RETRY: Final = 60.0
 """Seconds until what could not be saved is tried again, if nothing changes before."""
-PUBLISH_RETRY: Final = 5.0
-"""Seconds until a publication that failed is tried again."""
+LOOK_RETRY: Final = 5.0
+"""Seconds until a directory that cannot be read is looked at again: of an API server that asks nothing."""
 
 PASS, TURN, LOOKING, COMPARING = "a pass", "a turn of the agent", "looking at the directory", "comparing with it"
-PUBLISHING, REPORTING, ENROLLING, PROBING = "publishing", "reporting", "enrolling", "probing"
+ENROLLING, PROBING = "enrolling", "probing"
 _LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
 
 
@@ -96,8 +94,6 @@ class Agent:
         self._next = 0.0
         self._poll_due = 0.0
         self._passes = 0
-        self._published_serial = 0
-        self._cadence = Cadence(worker.settings.status_interval)
         self._unprobed: tuple[float, str] | None = None
         """Since when (Unix seconds) and why no link is probed."""
         self._trouble = Trouble(steady_now)
@@ -105,6 +101,7 @@ class Agent:
         self._tasks: list[asyncio.Task[None]] = []
         self.desk = RequestDesk(worker)
         self.insight = Insight(worker)
+        self._outgoing = Outgoing(worker, directory, self._trouble, self._in_worker, self._look_again)
         self._enrolment = Enrolment(worker.keyring, worker.knowledge, directory, self._trouble.warn)
         self._events = Events(self._on_dirty, worker.host.table, worker.host.guard.table)
         self._paths = PathMeter(self._on_path)
@@ -174,7 +171,7 @@ class Agent:
             try:
                 changed = await self._directory.wait_for_change(DIRECTORY_LOOK)
             except DirectoryError:
-                await asyncio.sleep(PUBLISH_RETRY)
+                await asyncio.sleep(LOOK_RETRY)
                 changed = True
             if changed:
                 self._look_again()
@@ -221,8 +218,9 @@ class Agent:
         # Only ever sooner until it has been: proofs that keep waking us must not put it off.
         due = clock() + result.wake_in
         self._poll_due = due if polled else min(self._poll_due, due)
-        announced = await self._trouble.guard(PUBLISHING, self._publish(result.publish))
-        wake = min(result.wake_in, announced, await self._trouble.guard(REPORTING, self._report()))
+        announced = await self._trouble.guard(PUBLISHING, self._outgoing.publish(result.publish))
+        reported = await self._trouble.guard(REPORTING, self._outgoing.report(self._node_status))
+        wake = min(result.wake_in, announced, reported)
         if result.again:
             self._dirty |= result.again
             wake = min(wake, done.retry_in or DEBOUNCE)
@@ -301,7 +299,7 @@ class Agent:
             await self._in_worker(
                 lambda: self.worker.findings.raise_(codes.DIRECTORY_UNREADABLE, HOST_SUBJECT, message, unix_now())
             )
-            self._again.within(LOOKING, PUBLISH_RETRY)
+            self._again.within(LOOKING, LOOK_RETRY)
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is, tunnels must go on being looked after
             self._again.within(LOOKING, self._trouble.failed(LOOKING, error))
@@ -309,50 +307,15 @@ class Agent:
         if self._view is not None and set(self._view.snapshot.nodes) - set(view.snapshot.nodes):
             self._again.within("a second look", SECOND_LOOK)
         self._view = view
-        self._again.within(COMPARING, await self._trouble.guard(COMPARING, self._compare(view)))
+        self._again.within(COMPARING, await self._trouble.guard(COMPARING, self._outgoing.compare(view)))
         self._again.within(ENROLLING, await self._trouble.guard(ENROLLING, self._enrolment.step()))
         return view
-
-    async def _compare(self, view: DirectoryView) -> float:
-        self._published_serial = await self._in_worker(lambda: compare(self.worker, view, self._published_serial))
-        return 0.0
 
     def _known_names(self) -> tuple[str, ...]:
         register = self.worker.knowledge.register
         return () if register is None else tuple(register.peers)
 
-    async def _publish(self, signed: SignedAnnouncement | None) -> float:
-        if signed is None:
-            return REFRESH
-        if paused := self._trouble.paused(PUBLISHING):
-            return paused
-        findings = self.worker.findings
-        try:
-            await self._directory.publish(self._node, signed)
-        except DirectoryError as error:
-            message = str(error)
-            await self._in_worker(lambda: findings.raise_(codes.NOT_PUBLISHED, HOST_SUBJECT, message, unix_now()))
-            return PUBLISH_RETRY
-        self._published_serial = await self._in_worker(lambda: published(self.worker, signed))
-        return DEBOUNCE
-
     # --- what others see ----------------------------------------------------------------------------------------
-
-    async def _report(self) -> float:
-        """Write the status when it says something new, at most once in the interval; returns when to come back."""
-        if paused := self._trouble.paused(REPORTING):
-            return paused
-        now, steady = unix_now(), steady_now()
-        status = await self._in_worker(lambda: self._node_status(now))
-        if wait := self._cadence.wait(status, steady):
-            return wait
-        try:
-            await self._directory.publish_status(self._node, to_json(self._node, status))
-        except DirectoryError as error:
-            _LOG.debug("status not written: %s", error)
-            return PUBLISH_RETRY
-        self._cadence.written(status, steady)
-        return REFRESH
 
     async def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """The control socket's requests."""
@@ -381,7 +344,7 @@ class Agent:
         return {"generation": number}
 
     def _node_status(self, now: float, *, fresh: bool = False) -> NodeStatus:
-        status = self.insight.status(self.desk.states(now), self._published_serial, now, fresh=fresh)
+        status = self.insight.status(self.desk.states(now), self._outgoing.serial, now, fresh=fresh)
         return replace(status, verified=self._proofs.results())
 
     def _plan(self) -> Mapping[str, Any]:

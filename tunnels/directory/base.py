@@ -6,7 +6,7 @@ confirmed gone only after `Absences` has seen it missing twice from a directory 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -21,6 +21,14 @@ CONFIRM_AFTER: Final = 2.0
 
 MAX_NODES: Final = 10_000
 """Nodes of one directory; more are refused as a whole, since leaving some out would look like deletions."""
+
+
+Failed = Callable[[Exception], None]
+"""Is told of a write that takes long and fails after all; in the event loop."""
+
+
+def unheard(_: Exception) -> None:
+    """For who does not want to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +61,11 @@ class Directory(Protocol):
     async def wait_for_change(self, seconds: float) -> bool:
         """Return True as soon as another `view` may differ, False after `seconds` without a change."""
 
-    async def publish(self, node: str, signed: SignedAnnouncement) -> None:
-        """Put the node's announcement there; one that is there already is not written again."""
+    async def publish(self, node: str, signed: SignedAnnouncement, failed: Failed = unheard) -> None:
+        """Put the node's announcement there; one that is there already is not written again.
+
+        A write that takes long goes on when this has returned; `failed` is told if it fails then.
+        """
 
     async def request_certificate(self, node: str, csr: str) -> None:
         """Ask the signer to certify the node's identity key (PEM)."""
@@ -62,8 +73,8 @@ class Directory(Protocol):
     async def certificate(self, node: str) -> str | None:
         """Return the certificate that the signer issued to the node (PEM), None while there is none."""
 
-    async def publish_status(self, node: str, report: str) -> None:
-        """Put the node's report there (JSON text of `linkseal.tunnels.status.to_json`)."""
+    async def publish_status(self, node: str, report: str, failed: Failed = unheard) -> None:
+        """Put the node's report there (JSON text of `linkseal.tunnels.status.to_json`); `failed`: as of `publish`."""
 
     async def status(self, node: str) -> str | None:
         """Return one node's report as published, None while there is none."""

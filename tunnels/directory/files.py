@@ -36,7 +36,7 @@ from linkseal.tunnels.directory.access import (
     unsafe,
     write,
 )
-from linkseal.tunnels.directory.base import MAX_NODES, Absences, DirectoryView
+from linkseal.tunnels.directory.base import MAX_NODES, Absences, DirectoryView, Failed, unheard
 from linkseal.tunnels.directory.watch import Watcher
 from linkseal.tunnels.register import Finding, NodeDocuments, Snapshot
 from linkseal.tunnels.status import MAX_REPORT, MAX_REQUESTS, Request, parse_requests, requests_json
@@ -298,7 +298,7 @@ class FileDirectory:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    async def publish(self, node: str, signed: SignedAnnouncement) -> None:
+    async def publish(self, node: str, signed: SignedAnnouncement, _failed: Failed = unheard) -> None:
         """Put the announcement of `node` there. A node that was removed does not come back by this."""
         await self._write(node, ANNOUNCEMENT, wrap_announcement(signed))
 
@@ -306,7 +306,7 @@ class FileDirectory:
         """Ask the signer to certify the identity key of `node`; makes its folder."""
         await self._write(node, REQUEST, csr, make=True)
 
-    async def publish_status(self, node: str, report: str) -> None:
+    async def publish_status(self, node: str, report: str, _failed: Failed = unheard) -> None:
         """Put the report of `node` there."""
         await self._write(node, STATUS, report)
 

@@ -25,7 +25,7 @@ from linkseal.keys.ca import MAX_CERTIFICATE
 from linkseal.keys.errors import DirectoryError, PeerError
 from linkseal.keys.values import is_node_name
 from linkseal.tunnels import codes
-from linkseal.tunnels.directory.base import MAX_NODES, Absences, DirectoryView
+from linkseal.tunnels.directory.base import MAX_NODES, Absences, DirectoryView, Failed, unheard
 from linkseal.tunnels.directory.kubeapi import METADATA, Access, ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import (
     ANNOUNCEMENT,
@@ -272,13 +272,13 @@ class KubeDirectory:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    async def publish(self, node: str, signed: SignedAnnouncement) -> None:
+    async def publish(self, node: str, signed: SignedAnnouncement, failed: Failed = unheard) -> None:
         """Put the announcement on the Node, if it is not there already."""
         wanted = {ANNOUNCEMENT: signed.text, SIGNATURE: signed.signature, CERTIFICATE: signed.certificate}
         entry = self._copies.nodes.objects.get(node)
         if entry is not None and wanted.items() <= entry.annotations.items():
             return
-        await self._outbox.send("announcement", self._annotate(node, wanted))
+        await self._outbox.send("announcement", self._annotate(node, wanted), failed)
 
     async def withdraw(self, node: str) -> None:
         """Take the announcement off the Node, and empty the report."""
@@ -326,9 +326,9 @@ class KubeDirectory:
             if error.status != HTTPStatus.CONFLICT:  # the same request is there already
                 raise
 
-    async def publish_status(self, node: str, report: str) -> None:
+    async def publish_status(self, node: str, report: str, failed: Failed = unheard) -> None:
         """Put the node's report into the status of its NodeEncryption, which the controller made."""
-        await self._outbox.send("report", self._reporter.put(_name(node), json.loads(report)["status"]))
+        await self._outbox.send("report", self._reporter.put(_name(node), json.loads(report)["status"]), failed)
 
     async def request(self, node: str, request: Request) -> None:
         """Ask something of the node's agent; the oldest of more than MAX_REQUESTS is forgotten."""

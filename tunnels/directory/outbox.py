@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Final
 
 from linkseal.keys.errors import DirectoryError
+from linkseal.tunnels.directory.base import Failed, unheard
 
 PATIENCE: Final = 1.0
 """Seconds that whoever asks waits; then the request goes on alone."""
@@ -18,11 +20,11 @@ class Outbox:
     def __init__(self) -> None:
         self._under_way: dict[str, asyncio.Task[Any]] = {}
 
-    async def send(self, kind: str, request: Coroutine[Any, Any, Any]) -> Any:
+    async def send(self, kind: str, request: Coroutine[Any, Any, Any], failed: Failed = unheard) -> Any:
         """Begin a request; return its answer, or None if it takes longer than a moment: it goes on alone then.
 
         While one of this kind is under way no other is begun: DirectoryError, try again later. Raises what the request
-        raises, if that comes in time; what comes later shows when the same is tried again.
+        raises, if that comes in time; `failed` is told of what comes later.
         """
         before = self._under_way.get(kind)
         if before is not None and not before.done():
@@ -30,11 +32,12 @@ class Outbox:
         if before is not None and not before.done():
             request.close()
             raise DirectoryError(f"the directory has not answered yet ({kind})")
-        if before is not None and not before.cancelled():
-            before.exception()  # taken note of: this request is the answer to it
         task = self._under_way[kind] = asyncio.ensure_future(request)
         await asyncio.wait({task}, timeout=PATIENCE)
-        return task.result() if task.done() else None
+        if task.done():
+            return task.result()
+        task.add_done_callback(partial(_ended_late, failed))
+        return None
 
     async def close(self) -> None:
         """Break off what is under way."""
@@ -42,3 +45,9 @@ class Outbox:
             task.cancel()
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
         self._under_way.clear()
+
+
+def _ended_late(failed: Failed, task: asyncio.Task[Any]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception):
+        failed(error)

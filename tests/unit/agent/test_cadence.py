@@ -32,6 +32,12 @@ def test_what_says_nothing_new_waits_five_minutes(cadence: Cadence) -> None:
     assert cadence.wait(made(after=1.2 * REFRESH), STEADY + 1.2 * REFRESH) == 0.0
 
 
+def test_what_was_lost_on_the_way_is_due_after_the_interval(cadence: Cadence) -> None:
+    cadence.lost()
+    assert cadence.wait(made(after=3), STEADY + 3) == pytest.approx(EVERY - 3)
+    assert cadence.wait(made(after=EVERY), STEADY + EVERY) == 0.0
+
+
 def test_what_is_new_waits_for_the_interval_alone(cadence: Cadence) -> None:
     new = replace(made(after=3), stage=Stage.ENFORCE)
     assert cadence.wait(new, STEADY + 3) == pytest.approx(EVERY - 3)

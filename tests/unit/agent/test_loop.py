@@ -145,7 +145,7 @@ class Running:
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Running:
     monkeypatch.setattr(trouble, "FIRST_RETRY", 0.01)
     monkeypatch.setattr(trouble, "LAST_RETRY", 0.02)
-    monkeypatch.setattr(loop_module, "PUBLISH_RETRY", 0.01)
+    monkeypatch.setattr(loop_module, "LOOK_RETRY", 0.01)
     return Running(tmp_path, ThreadPoolExecutor(1, thread_name_prefix="worker"))
 
 

@@ -46,16 +46,31 @@ async def test_what_takes_long_goes_on_alone_and_no_second_of_its_kind_begins(bo
     assert done == ["first", "third"]
 
 
-async def test_what_failed_later_is_tried_anew(box: Outbox) -> None:
-    gate = asyncio.Event()
+async def test_what_fails_later_is_told_and_may_be_tried_anew(box: Outbox) -> None:
+    gate, told = asyncio.Event(), list[str]()
 
     async def fail() -> None:
         await gate.wait()
         raise DirectoryError("late")
 
-    assert await box.send("a", fail()) is None
+    assert await box.send("a", fail(), lambda error: told.append(str(error))) is None
+    assert told == []
     gate.set()
     assert await box.send("a", asyncio.sleep(0, "anew")) == "anew"
+    assert told == ["late"]
+
+
+async def test_what_goes_well_later_or_failed_in_time_is_not_told(box: Outbox) -> None:
+    async def fail() -> None:
+        raise DirectoryError("at once")
+
+    gate, told = asyncio.Event(), list[Exception]()
+    assert await box.send("a", slow(gate, [], "late"), told.append) is None
+    gate.set()
+    with pytest.raises(DirectoryError, match="at once"):
+        await box.send("a", fail(), told.append)
+    await asyncio.sleep(0)
+    assert told == []
 
 
 async def test_its_end_breaks_off_what_is_under_way() -> None:
