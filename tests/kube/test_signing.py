@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,17 +23,17 @@ from ground.controllers import granted, running, until
 from ground.controlplane import ControlPlane
 from ground.kubeapi import Api, Recorder
 from ground.kubeobjects import bound_token, create_node, unbound_token
+from ground.kubesigning import agent_directory as agent
+from ground.kubesigning import certificate
 from linkseal.keys import policydoc
 from linkseal.keys.ca import Trust, make_csr
 from linkseal.tunnels.controller import kube as controller
 from linkseal.tunnels.controller import lease
 from linkseal.tunnels.controller.lease import NAME, Lease, while_leading
 from linkseal.tunnels.controller.providers.choice import Granting
-from linkseal.tunnels.directory.choice import open_directory
-from linkseal.tunnels.directory.kube import CSRS, KubeDirectory
+from linkseal.tunnels.directory.kube import CSRS
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
 from linkseal.tunnels.directory.kubedocs import signed_policy
-from linkseal.tunnels.settings import KubeDirectorySettings
 from unit.keys.cluster import ONE
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(180), pytest.mark.usefixtures("chart")]
@@ -57,18 +55,6 @@ def nodes(kube: Recorder) -> Iterator[Recorder]:
         kube.delete(f"/api/v1/namespaces/{NAMESPACE}/{kind}/{name}", missing_ok=True)
 
 
-@asynccontextmanager
-async def agent(plane: ControlPlane, kube: Api, folder: Path, node: str) -> AsyncIterator[KubeDirectory]:
-    """The directory as the agent on a node opens it."""
-    config = plane.kubeconfig(folder / f"agent-{node}", bound_token(kube, agent_pod(kube, node, AGENT)))
-    directory = open_directory(KubeDirectorySettings(NAMESPACE, config), node)
-    assert isinstance(directory, KubeDirectory)
-    try:
-        yield directory
-    finally:
-        await directory.close()
-
-
 def uid(kube: Api, name: str) -> str:
     return str(kube.get(f"/api/v1/nodes/{name}")["metadata"]["uid"])
 
@@ -79,14 +65,6 @@ def policy_spec(kube: Api) -> dict[str, Any]:
     found = [one for one in maps if one["metadata"]["name"] == "linkseal-policy"]
     signed = signed_policy(found[0]["data"]) if found else None
     return {} if signed is None else dict(policydoc.parse(signed.text).spec)
-
-
-async def certificate(directory: KubeDirectory, node: str) -> str:
-    deadline = time.monotonic() + 30
-    while not (found := await directory.certificate(node)):
-        assert time.monotonic() < deadline, "no certificate came"
-        await asyncio.sleep(0.1)
-    return found
 
 
 async def test_an_agent_gets_its_certificate_and_every_node_its_grant(
