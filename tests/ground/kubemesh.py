@@ -1,8 +1,8 @@
 """Agents whose directory is a real API server: nodes are namespaces, the API server is a machine on their wire.
 
-    with control_plane_on(cluster, tmp_path) as plane, chart_installed(plane):
-        with KubeDeployment(cluster, plane) as linkseal:
-            linkseal.start()
+    with deployed(cluster, tmp_path) as (plane, linkseal, options):
+        linkseal.start()
+        main([*options, "status"])
 
 The thread that makes the control plane stays in the wire's namespace meanwhile, and so does what it starts.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ground.agents import Deployment
-from ground.charts import AGENT, CONTROLLER, NAMESPACE, NODE_ENCRYPTIONS, agent_pod
+from ground.charts import AGENT, CONTROLLER, NAMESPACE, NODE_ENCRYPTIONS, agent_pod, chart_installed
 from ground.controlplane import ControlPlane
 from ground.kubeobjects import bound_token, create_node, unbound_token
 from ground.namespaces import ForkedProcess
@@ -26,6 +26,9 @@ from linkseal.tunnels.cli.controller import _log_to_stderr
 from linkseal.tunnels.controller import kube as controller
 from linkseal.tunnels.controller.providers.choice import Granting
 from linkseal.tunnels.directory.kubeapi import Access
+
+USERSPACE = {"wireguard": {"driver": "userspace"}}
+"""Settings of agents that any kernel with TUN can run."""
 
 API = "192.0.2.250"
 """Address of the machine that the control plane is on."""
@@ -37,6 +40,17 @@ def control_plane_on(cluster: Cluster, folder: Path) -> Iterator[ControlPlane]:
     cluster.wire.run(f"ip link set lo up; ip address add {API}/24 dev br0; ip link set br0 up")
     with cluster.wire.entered(), ControlPlane(folder, address=API) as plane:
         yield plane
+
+
+@contextmanager
+def deployed(cluster: Cluster, folder: Path) -> Iterator[tuple[ControlPlane, KubeDeployment, list[str]]]:
+    """A control plane with the chart, agents that can be started, and the options that name it to the commands."""
+    with (
+        control_plane_on(cluster, folder) as plane,
+        chart_installed(plane),
+        KubeDeployment(cluster, plane, **USERSPACE) as linkseal,
+    ):
+        yield plane, linkseal, ["--kubeconfig", str(plane.kubeconfig(folder / "operator"))]
 
 
 class KubeDeployment(Deployment):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ground.charts import CLUSTER_ENCRYPTIONS, CONTROLLER, NAMESPACE, chart_installed, granted
+from ground.charts import CLUSTER_ENCRYPTIONS, CONTROLLER, NAMESPACE, granted
 from ground.controlplane import ControlPlane
-from ground.kubemesh import API, KubeDeployment, control_plane_on
+from ground.kubemesh import API, KubeDeployment, deployed
 from ground.net import Cluster
 from ground.probes import loss_probe
 from linkseal.tunnels.cli.main import main
@@ -18,7 +17,6 @@ from linkseal.tunnels.cli.main import main
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(420)]
 
 ENCRYPTION = f"{CLUSTER_ENCRYPTIONS}/default"
-USERSPACE = {"wireguard": {"driver": "userspace"}}
 
 
 @pytest.fixture
@@ -28,17 +26,6 @@ def cluster() -> Iterator[Cluster]:
         yield made
     finally:
         made.remove()
-
-
-@contextmanager
-def deployed(cluster: Cluster, folder: Path) -> Iterator[tuple[ControlPlane, KubeDeployment, list[str]]]:
-    """A control plane with the chart, agents that can be started, and the options that name it to the commands."""
-    with (
-        control_plane_on(cluster, folder) as plane,
-        chart_installed(plane),
-        KubeDeployment(cluster, plane, **USERSPACE) as linkseal,
-    ):
-        yield plane, linkseal, ["--kubeconfig", str(plane.kubeconfig(folder / "operator"))]
 
 
 def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
