@@ -59,6 +59,8 @@ SPEC_WORDS = {
     "routing": "Where our routes are, and the mark of packets that pass them by.",
     "wireguard": "First UDP port of four, MTU of the tunnels (by default that of the underlay less the overhead), "
     "seconds between keepalives (0: none).",
+    "restoredAt": "The time now, once the API server's store was restored from a backup, or many nodes went at once: "
+    "what it holds is right. Grants and policy are signed again; for an hour, nodes that are gone are removed.",
     "verify": "How often each node verifies by itself that nothing leaves in plaintext, and with how many peers.",
 }
 
@@ -232,6 +234,7 @@ def cluster_encryption() -> dict[str, Any]:
     fields["ca"] = {"description": SPEC_WORDS["ca"]} | structural(
         CaSpec.model_json_schema(by_alias=True), nullable=False
     )
+    fields["restoredAt"] |= {"format": "date-time", "maxLength": 40}
     exemption = fields["exemptions"]["items"]
     exemption["properties"]["cidr"]["maxLength"] = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255/128")
     exemption["properties"]["expires"] |= {"format": "date-time", "maxLength": 40}

@@ -137,7 +137,8 @@ DOCUMENTS: Final = (
         "error",
         "grant replayed",
         "The directory holds a grant older than the accepted one, or two with one serial.",
-        "Run the signer again, on a clock and state directory that were not set back: it signs with a higher serial.",
+        "Run the signer again, on a clock and state directory that were not set back: it signs with a higher serial. "
+        "On Kubernetes, if the API server's store was restored, set `restoredAt` in the ClusterEncryption to now.",
     ),
     Finding(
         "LS1016",
@@ -188,18 +189,19 @@ DOCUMENTS: Final = (
     Finding(
         "LS1022",
         "warning",
-        "many deletions at once are held",
-        "Many nodes, or this one, disappeared from the directory at once. It looks like a lost or restored directory, "
-        "so nothing is removed.",
-        "Restore the directory. If the nodes are really gone, remove them in smaller steps.",
+        "deletions are held",
+        "Many nodes, or this one, disappeared from the directory at once, or some with an older state of it that was "
+        "put back. It looks like a lost or restored directory, so nothing is removed.",
+        "Restore the directory, or let the nodes register again. If they are really gone, say so with `restoredAt`, "
+        "the time now, in the spec of the ClusterEncryption or inventory: for an hour it is then right as it is.",
     ),
     Finding(
         "LS1023",
         "error",
         "the directory belongs to another cluster",
         "The cluster UID in the directory is not the one this node was installed with. Nothing is changed.",
-        "Point the agent at its own directory. To move the node to another cluster, run `linkseal agent cleanup` "
-        "first.",
+        "Point the agent at its own directory. To move the node to another cluster, or where this one was made anew, "
+        "run `linkseal agent cleanup`, move the state directory away, and start the agent.",
     ),
     Finding(
         "LS1024",

@@ -76,7 +76,8 @@ STAGES: Final = (
         "the cluster's policy is older than the one in force",
         "The directory offers a policy with a lower serial than this node has accepted: a restored backup or a replay. "
         "The newer one stays in force.",
-        "If the directory was restored, let the controller sign the policy again. Else find out who wrote there.",
+        "If the directory was restored, let the controller sign the policy again: see that the stage it has is the one "
+        "you want, and set `restoredAt` in the spec to the time now. Else find out who wrote there.",
     ),
     Finding(
         "LS5102",

@@ -9,12 +9,20 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Final, Literal
 
 from linkseal.tunnels.addressing import ProbeRange
 from linkseal.tunnels.guard.exemption import Exemption
-from linkseal.tunnels.guard.policy import MAX_EXEMPTIONS, ExemptionSpec, GuardPolicy, GuardSpec, guard_collisions
+from linkseal.tunnels.guard.policy import (
+    MAX_EXEMPTIONS,
+    ExemptionSpec,
+    GuardPolicy,
+    GuardSpec,
+    guard_collisions,
+    parse_moment,
+)
 from linkseal.tunnels.model import Scope, Stage
 from linkseal.tunnels.validation import Edge, parse_network, refuse, validate
 from linkseal.tunnels.world import STAGES
@@ -104,6 +112,8 @@ class Policy:
     guard: GuardPolicy = field(default_factory=GuardPolicy)
     exemptions: tuple[Exemption, ...] = ()
     verify: VerifyPolicy = field(default_factory=VerifyPolicy)
+    restored_at: datetime | None = None
+    """When the operator said that the directory is right as it is, though it lost something."""
 
     def stage_of(self, node: str) -> Stage:
         """Return how far a node has gone; traffic between two goes by the lesser of theirs."""
@@ -273,6 +283,14 @@ class PolicySpec(Edge):
     guard: GuardSpec = Field(default_factory=GuardSpec)
     exemptions: list[ExemptionSpec] = Field(default_factory=list, max_length=MAX_EXEMPTIONS)
     verify: VerifySpec = Field(default_factory=VerifySpec)
+    restored_at: str | None = None
+
+    @field_validator("restored_at")
+    @classmethod
+    def _restored_at(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_moment(text)
+        return text
 
     @field_validator("protocol")
     @classmethod
@@ -300,6 +318,7 @@ class PolicySpec(Edge):
             guard=self.guard.policy(),
             exemptions=tuple(one.exemption() for one in self.exemptions),
             verify=VerifyPolicy(duration(self.verify.interval), self.verify.sample),
+            restored_at=None if self.restored_at is None else parse_moment(self.restored_at),
         )
 
 

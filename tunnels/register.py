@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -26,6 +26,10 @@ __all__ = ["Finding", "NodeDocuments", "Peer", "Refresh", "Register", "Snapshot"
 HELD_FROM: Final = 3
 HELD_SHARE_OF: Final = 10
 """Law 5: at least three deletions at once that are more than one in ten of the known peers are held."""
+WORD_HOLDS: Final = timedelta(hours=1)
+"""How long the operator's word counts that the directory is right as it is: later losses are another matter."""
+WORD_AHEAD: Final = timedelta(minutes=5)
+"""By which the clock of who gave it may be ahead."""
 REMEMBERED_NODES: Final = 1024
 """Removed nodes whose serials are remembered, so that their old documents cannot come back."""
 _NAMED: Final = 5
@@ -36,12 +40,14 @@ _UNSEEN: Final = NodeDocuments()
 class Snapshot:
     """The directory at one moment. A node missing from `nodes` is silence unless it is in `confirmed_gone`.
 
-    `cluster_uid` empty: the directory does not say.
+    `cluster_uid` empty: the directory does not say. `rolled_back`: nodes that went with an older state of it, which
+    was put back; whether they are gone nobody knows.
     """
 
     cluster_uid: str
     nodes: Mapping[str, NodeDocuments]
     confirmed_gone: frozenset[str] = frozenset()
+    rolled_back: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +100,16 @@ class Register:
         register, changed = cls(me, cluster_uid, _trust=trust).settled(accepted)
         return Refresh(register, _sorted({*findings, *register.conflicts}), changed)
 
-    def refresh(self, snapshot: Snapshot, trust: Trust, now: datetime) -> Refresh:
-        """Return the register after `snapshot` was seen at `now`. Nothing in the snapshot makes it raise."""
+    def refresh(self, snapshot: Snapshot, trust: Trust, now: datetime, word: datetime | None = None) -> Refresh:
+        """Return the register after `snapshot` was seen at `now`. Nothing in the snapshot makes it raise.
+
+        `word`: when the operator said that the directory is right as it is (`Policy.restored_at`).
+        """
         entries, gone = dict(self._entries), dict(self._gone)
         touched = self._judge_changed(snapshot, trust, now, entries, gone)
-        held = self._held(snapshot)
-        if not held:
-            touched |= _remove(self._deletions(snapshot), entries, gone)
+        said = word is not None and -WORD_AHEAD <= now - word <= WORD_HOLDS
+        deletions, held = self._deletions(snapshot, said=said)
+        touched |= _remove(deletions, entries, gone)
         for name in [n for n, e in entries.items() if e.grant is None and n not in snapshot.nodes]:
             del entries[name]  # nothing of it was ever accepted, so there is nothing to keep
         cluster_uid = self.cluster_uid or snapshot.cluster_uid
@@ -130,26 +139,30 @@ class Register:
             touched = True
         return touched
 
-    def _deletions(self, snapshot: Snapshot) -> list[str]:
-        return sorted(name for name in snapshot.confirmed_gone if name in self.peers and name not in snapshot.nodes)
-
-    def _held(self, snapshot: Snapshot) -> list[Finding]:
-        """Return why no deletion of this snapshot is carried out; empty: they are (law 5)."""
+    def _deletions(self, snapshot: Snapshot, *, said: bool) -> tuple[list[str], list[Finding]]:
+        """Return the deletions that are carried out, and why others are not (law 5); `said`: by the operator."""
         if self.cluster_uid and snapshot.cluster_uid != self.cluster_uid:
             message = (
                 f"the directory belongs to cluster {snapshot.cluster_uid[:80]!r}, this node to {self.cluster_uid!r}: "
-                "nothing is removed; if the cluster was made anew, run `linkseal agent cleanup` on its nodes"
+                "nothing is removed; if the cluster was made anew, run `linkseal agent cleanup` on its nodes, move "
+                "their state directories away and start their agents"
             )
-            return [Finding(codes.CLUSTER_CHANGED, self.me, message)]
-        gone = self._deletions(snapshot)
+            return [], [Finding(codes.CLUSTER_CHANGED, self.me, message)]
+        gone = sorted(name for name in snapshot.confirmed_gone if name in self.peers and name not in snapshot.nodes)
+        lost = [] if said else [name for name in gone if name in snapshot.rolled_back]
+        held = [self._kept(lost, "an older state of the directory was put back")] if lost else []
+        gone = [name for name in gone if name not in lost]
         others = len(self.peers) - (self.me in self.peers)
         many = len(gone) >= HELD_FROM and HELD_SHARE_OF * len(gone) > others
-        self_absent = self.me in self.peers and self.me not in snapshot.nodes
-        if not gone or not (many or self_absent):
-            return []
-        listed = ", ".join(islice(gone, _NAMED)) + (f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else "")
-        why = "this node itself is absent" if self_absent else f"{len(gone)} of {others} disappeared at once"
-        return [Finding(codes.DELETIONS_HELD, self.me, f"{listed}: gone from the directory, and {why}: all are kept")]
+        if gone and self.me in self.peers and self.me not in snapshot.nodes:
+            return [], [*held, self._kept(gone, "this node itself is absent")]
+        if many and not said:
+            return [], [*held, self._kept(gone, f"{len(gone)} of {others} disappeared at once")]
+        return gone, held
+
+    def _kept(self, names: list[str], why: str) -> Finding:
+        listed = ", ".join(islice(names, _NAMED)) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        return Finding(codes.DELETIONS_HELD, self.me, f"{listed}: gone from the directory, and {why}: all are kept")
 
     def settled(
         self, entries: Mapping[str, Entry], register: Register | None = None

@@ -51,6 +51,8 @@ def cluster(kube: Recorder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorde
     """Three nodes with grants, a CA bundle and a policy; the directory waits a fifth of what it does in life."""
     monkeypatch.setattr(mirror, "LAST_PAUSE", 2.0)
     monkeypatch.setattr(mirror, "RELIST_PAUSE", 0.3)
+    monkeypatch.setattr(mirror, "STEADY", 1.0)
+    monkeypatch.setattr(mirror, "AFTER_OUTAGE", (1.0, 2.0))
     create_namespace(kube, SPACE)
     for name in ("n1", "n2", "n3"):
         create_node(kube, name)
@@ -219,6 +221,28 @@ async def test_a_store_that_was_wiped_is_another_cluster(plane: ControlPlane, cl
         assert after.snapshot.cluster_uid != before.snapshot.cluster_uid
         assert after.snapshot.confirmed_gone == frozenset()
         assert codes.POLICY_UNSIGNED in {finding.code for finding in after.findings}
+
+
+async def test_who_came_after_the_backup_is_held_when_it_is_restored(
+    plane: ControlPlane, cluster: Recorder, config: Path
+) -> None:
+    plane.snapshot("before")
+    create_node(cluster, "late")
+    async with opened(config, "n1") as directory:
+        await until(directory, lambda view: "late" in view.snapshot.nodes)
+        uid = (await directory.view("n1")).snapshot.cluster_uid
+        await asyncio.to_thread(plane.restore, "before")
+        for _ in range(3):  # what is written meanwhile brings the versions no nearer to what was seen
+            heartbeat(cluster, "n1")
+        after = await until(directory, lambda view: view.snapshot.confirmed_gone, 60.0)
+        assert after.snapshot.cluster_uid == uid
+        assert (after.snapshot.confirmed_gone, after.snapshot.rolled_back) == ({"late"}, {"late"})
+        create_node(cluster, "late")
+        back = await until(directory, lambda view: "late" in view.snapshot.nodes)
+        assert back.snapshot.rolled_back == frozenset()
+        cluster.delete("/api/v1/nodes/late")
+        gone = await until(directory, lambda view: view.snapshot.confirmed_gone)
+        assert gone.snapshot.rolled_back == frozenset(), "that was a deletion like any other"
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,31 @@ async def test_what_another_node_holds_is_not_granted_to_who_claims_it_later(
         assert (mine.addresses, theirs.addresses) == (("192.0.2.1", "192.0.2.99"), ("192.0.2.2",))
 
 
+async def test_at_the_operator_s_word_that_the_store_was_restored_all_is_signed_again_once(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path
+) -> None:
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    names = ("n1", "n2", "n3")
+
+    def serials() -> dict[str, int]:
+        found = {name: granted(nodes, name) for name in names}
+        return {name: one.serial for name, one in found.items() if one is not None}
+
+    async with running(plane, nodes, tmp_path):
+        before = await until(lambda: len(found := serials()) == len(names) and found)
+        await until(lambda: policy_spec(nodes))
+        await asyncio.sleep(1.1)
+        word = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        nodes.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"restoredAt": word}})
+        await until(lambda: all(serial > before[name] for name, serial in serials().items()))
+        await until(lambda: policy_spec(nodes).get("restoredAt") == word)
+        again = serials()
+        await asyncio.sleep(2)
+        nodes.patch("/api/v1/nodes/n1", {"metadata": {"labels": {"x": "y"}}})
+        await asyncio.sleep(1)
+        assert serials() == again
+
+
 @pytest.mark.parametrize("case", ["another node", "no pod", "another account", "the pod is gone", "another UID"])
 async def test_who_is_not_the_agent_of_the_node_gets_no_certificate(
     plane: ControlPlane, nodes: Recorder, tmp_path: Path, case: str

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from linkseal.keys import codes
 from linkseal.keys.grant import SignedGrant
-from linkseal.tunnels.register import NodeDocuments, Refresh, Register
-from unit.keys.cluster import GOOD, TWO, altered, fresh, nodes, see, told, trust
+from linkseal.tunnels.register import NodeDocuments, Refresh, Register, Snapshot
+from unit.keys.cluster import GOOD, NOW, TWO, altered, fresh, nodes, see, told, trust
 
 
 def without(count: int, *, of: int) -> Refresh:
@@ -32,6 +34,49 @@ def test_ones_own_absence_holds_every_deletion() -> None:
     after = see(fresh(), {"n3": GOOD["n3"]}, {"n2"})
     assert told(after) == [(codes.OWN_DOCUMENTS, "n1", None), (codes.DELETIONS_HELD, "n1", None)]
     assert set(after.register.peers) == {"n1", "n2", "n3"}
+
+
+REST = {"n1": GOOD["n1"], "n3": GOOD["n3"]}
+
+
+def look(register: Register, *, word: float | None = None, docs: object = None, lost: bool = True) -> Refresh:
+    """n2 is gone, with an older state of the directory if `lost`; `word`: minutes since the operator's."""
+    snapshot = Snapshot("c1", docs or REST, frozenset({"n2"}), frozenset({"n2"} if lost else ()))  # type: ignore[arg-type]
+    said = None if word is None else NOW - timedelta(minutes=word)
+    return register.refresh(snapshot, trust(), NOW, said)
+
+
+def test_who_went_with_an_older_state_that_was_put_back_is_kept_until_the_operator_s_word() -> None:
+    held = look(fresh())
+    assert told(held) == [(codes.DELETIONS_HELD, "n1", None)]
+    assert "older state" in held.findings[0].message
+    assert set(held.register.peers) == {"n1", "n2", "n3"}
+    after = look(held.register, word=1)
+    assert (told(after), set(after.register.peers)) == ([], {"n1", "n3"})
+
+
+@pytest.mark.parametrize(("minutes", "counts"), [(59, True), (61, False), (-4, True), (-6, False)])
+def test_the_operator_s_word_counts_for_an_hour(minutes: float, counts: bool) -> None:  # noqa: FBT001
+    assert (look(fresh(), word=minutes).changed == {"n2"}) is counts
+
+
+def test_many_deletions_are_carried_out_at_the_operator_s_word_and_ones_own_absence_is_not_overruled() -> None:
+    docs = {node.name: NodeDocuments(None, node.grant()) for node in nodes(9)}
+    gone = {f"n{i}" for i in range(2, 7)}
+    rest = {name: found for name, found in docs.items() if name not in gone}
+    register = fresh(docs)
+    assert see(register, rest, gone).changed == set()
+    assert register.refresh(Snapshot("c1", rest, frozenset(gone)), trust(), NOW, NOW).changed == gone
+    alone = {"n3": GOOD["n3"]}
+    assert look(fresh(), word=1, docs=alone).changed == set()
+
+
+def test_a_deletion_beside_those_of_an_older_state_is_carried_out() -> None:
+    docs = {node.name: NodeDocuments(None, node.grant()) for node in nodes(9)}
+    rest = {name: found for name, found in docs.items() if name not in {"n2", "n3"}}
+    after = fresh(docs).refresh(Snapshot("c1", rest, frozenset({"n2", "n3"}), frozenset({"n3"})), trust(), NOW)
+    assert after.changed == {"n2"}
+    assert told(after) == [(codes.DELETIONS_HELD, "n1", None)]
 
 
 @pytest.mark.parametrize("cluster_uid", ["c2", ""])

@@ -27,6 +27,10 @@ class Cadence:
         self._due = self._refresh = 0.0
         self._ahead = 0.0
 
+    def early(self, steady: float) -> float:
+        """Return the rest of the interval: till then no report need be made, for which the kernel is looked at."""
+        return max(0.0, self._due - steady)
+
     def wait(self, status: NodeStatus, steady: float) -> float:
         """Return the seconds until `status` is to be written, 0.0 for now. It is dated by the wall clock."""
         stepped = abs(status.observed_at - steady - self._ahead) > STEP

@@ -132,7 +132,8 @@ class Knowledge:
         if self.register is None:
             self.register = Register(self.node, view.snapshot.cluster_uid)
         wrong = self._learn_policy(view.policy, self.trust, self.register.cluster_uid or view.snapshot.cluster_uid)
-        refresh = self.register.refresh(view.snapshot, self.trust, datetime.fromtimestamp(now, UTC))
+        word = None if self.policy is None else self.policy.restored_at
+        refresh = self.register.refresh(view.snapshot, self.trust, datetime.fromtimestamp(now, UTC), word)
         self.register = refresh.register
         self._tell((*refresh.findings, *view.findings, *broken, *wrong), now)
         self._save(refresh.changed, view, now)

@@ -52,6 +52,9 @@ FULL_LOOK_EVERY: Final = 6
 """Polls after which everything is looked at: nothing depends on events alone."""
 SECOND_LOOK: Final = 2.5
 """Seconds after a node disappeared from the directory: a deletion counts when it is seen twice, two seconds apart."""
+RESTS: Final = 3.0
+"""Times the length of a pass until the next one by the clock: a young link is looked at often, which with many peers
+would fill the time, and what has changed would wait."""
 DIRECTORY_LOOK: Final = 60.0
 """Seconds one wait for a change of the directory lasts."""
 SAVE_RETRY: Final = 60.0
@@ -210,17 +213,19 @@ class Agent:
         self._wake.clear()
         self._passes += 1
         view = await self._look_at_directory()
+        began = clock()
         done = await self._pass(view)
         if done is None:
             return 0.0
         self._after(done)
         result = done.result
+        wake_in = max(result.wake_in, RESTS * (clock() - began))
         # Only ever sooner until it has been: proofs that keep waking us must not put it off.
-        due = clock() + result.wake_in
+        due = clock() + wake_in
         self._poll_due = due if polled else min(self._poll_due, due)
         announced = await self._trouble.guard(PUBLISHING, self._outgoing.publish(result.publish))
         reported = await self._trouble.guard(REPORTING, self._outgoing.report(self._node_status))
-        wake = min(result.wake_in, announced, reported)
+        wake = min(wake_in, announced, reported)
         if result.again:
             self._dirty |= result.again
             wake = min(wake, done.retry_in or DEBOUNCE)

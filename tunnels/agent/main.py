@@ -308,7 +308,9 @@ async def _prepare(
     knowledge = Knowledge(settings.node, keyring, known, findings)
     async with answering(settings.metrics if saved is None else None):
         view = await _first_view(directory, settings.node, patient=saved is None)
-    uid = settings.uid or (None if view is None else view.uid)
+    # What another cluster calls this node says nothing of the one it belongs to (LS1023).
+    known_cluster = view is not None and (saved is None or view.snapshot.cluster_uid == saved.uid)
+    uid = settings.uid or (view.uid if view is not None and known_cluster else None)
     if saved is not None:
         keyring.open(uid, saved.uid)
     else:

@@ -81,7 +81,7 @@ class Outgoing:
         `status` makes it, in the worker's thread, for a time in Unix seconds.
         """
         now, steady = unix_now(), steady_now()
-        if paused := self._trouble.paused(REPORTING) or self._reporting.wait(steady):
+        if paused := self._trouble.paused(REPORTING) or self._reporting.wait(steady) or self._cadence.early(steady):
             return paused
         found = await self._in_worker(lambda: status(now))
         if wait := self._cadence.wait(found, steady):

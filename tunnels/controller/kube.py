@@ -49,6 +49,7 @@ from linkseal.tunnels.directory.kubedocs import (
     POLICY_MAP,
     POLICY_SIGNATURE,
     opted_out,
+    restored_at,
     signed_policy,
     uid_of,
 )
@@ -188,7 +189,7 @@ class KubeController:
         """Sign what nodes own; what is not granted, or not known, goes into the status too."""
         await self._provider.first(RETRY)
         offered = self._provider.offer(nodes)
-        granted = await self._signer.grant(nodes, offered, opted_out(spec), self._chosen, now)
+        granted = await self._signer.grant(nodes, offered, opted_out(spec), self._chosen, now, restored_at(spec))
         told = [self._provider.trouble] if self._provider.trouble else []
         if offered is not None:
             told += [*misfits(self._chosen, nodes, offered.prefixes), *offered.problems]

@@ -89,10 +89,12 @@ class KubeSigner:
         opted_out: Collection[str],
         chosen: Granting,
         now: datetime,
+        restored: datetime | None = None,
     ) -> Passed:
         """Sign what each Node owns, where that differs from what it carries, or another CA has signed it.
 
         `offered` None: the address provider has not been read yet, so nodes keep what they have and new ones wait.
+        `restored`: all that was signed before is signed again.
         """
         for name in self._sent.keys() - nodes.keys():
             del self._sent[name]
@@ -109,7 +111,7 @@ class KubeSigner:
         by_name = {node.name: node for node in seen}
         granted = []
         for claim in found.claims:
-            grant = self._due(claim, by_name[claim.name], held[claim.name], now)
+            grant = self._due(claim, by_name[claim.name], held[claim.name], now, restored)
             if grant is not None:
                 await self._annotate(grant)
                 granted.append(claim.name)
@@ -177,17 +179,19 @@ class KubeSigner:
             return found
         return found._replace(grant=grant, by=trust.grant_signer(signed.text, signed.signature))
 
-    def _due(self, claim: Claim, node: SeenNode, held: _Held, now: datetime) -> Grant | None:
+    def _due(self, claim: Claim, node: SeenNode, held: _Held, now: datetime, restored: datetime | None) -> Grant | None:
         """Return the grant to sign.
 
-        None if what is there, or was sent and is not seen yet, says the same by the CA that signs now.
+        None if what is there, or was sent and is not seen yet, says the same by the CA that signs now, and is no older
+        than `restored`.
         """
         newest, sent = node.newest, self._sent.get(claim.name)
         said = (claim.index, claim.addresses, claim.prefixes, claim.opted_out)
         if newest is not None and (newest.index, newest.addresses, newest.prefixes, newest.opted_out) == said:
             lost = sent is not None and (claim.name in self._doubted or now - sent[0].issued > SETTLE)
+            older = restored is not None and newest.issued < restored <= now
             by = held.by if sent is None else sent[1]
-            if not lost and by == self._ca.keys.signer.fingerprint:
+            if not lost and not older and by == self._ca.keys.signer.fingerprint:
                 return None
         # The serial follows the clock, so that it rises above what peers have seen even if the Node was made anew.
         serial = max(int(now.timestamp()), newest.serial + 1 if newest else 1)

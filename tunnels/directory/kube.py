@@ -226,7 +226,7 @@ class KubeDirectory:
                 )
             findings.append(Finding(codes.POLICY_UNSIGNED, "", f"{where} holds no signed policy"))
         return DirectoryView(
-            snapshot=Snapshot(self._uid, documents, frozenset(self._gone) & missing),
+            snapshot=Snapshot(self._uid, documents, frozenset(self._gone) & missing, frozenset(copies.nodes.vanished)),
             policy=policy,
             ca_bundle=_limited(maps.get(CA_MAP, {}).get(CA_KEY, ""), MAX_BUNDLE),
             requests=self._requests(node, findings),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from linkseal.keys import codes
@@ -154,3 +155,12 @@ def opted_out(spec: Mapping[str, Any]) -> frozenset[str]:
     """Return the nodes that a ClusterEncryption takes out of scope, by name."""
     out = spec.get(OPT_OUT) or {}
     return frozenset(map(str, out.get("nodes") or ())) if isinstance(out, dict) else frozenset()
+
+
+def restored_at(spec: Mapping[str, Any]) -> datetime | None:
+    """Return when the operator said, in a ClusterEncryption, that the store is right; None: never, or unreadable."""
+    try:
+        found = datetime.fromisoformat(str(spec.get("restoredAt")))
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None

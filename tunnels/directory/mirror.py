@@ -44,6 +44,10 @@ FIRST_PAUSE: Final = 0.5
 LAST_PAUSE: Final = 15.0
 """Seconds before another try: at random up to a bound that grows from the first to the last."""
 
+AFTER_OUTAGE: Final = (STEADY, 120.0)
+"""Seconds after an outage, at random between these, until all is listed once: a store that was restored meanwhile may
+have gone on beyond what was seen, and a watch from there misses what it lost. Spread, lest it be a storm."""
+
 RELIST_PAUSE: Final = 3.0
 """Seconds up to which a list is put off at random where everybody's watch is gone at once (410)."""
 
@@ -74,12 +78,22 @@ class Mirror(Generic[T]):
         self.objects: dict[str, T] = {}
         self.trouble: str | None = f"{path} has not been read yet"
         """Why the copy may be old; None: a watch stands, or has just ended as it should."""
+        self.vanished: set[str] = set()
+        """Names that went with an older state of the server's store, which was put back, and are not there again."""
         self.lists = 0
         """How often everything was listed."""
         self._api, self._path, self._parse, self._changed = api, path, parse, changed
         self._list_type, self._watch_type = (METADATA_LIST, METADATA) if metadata else (JSON, JSON)
         self._query, self._namespaced = dict(query or {}), namespaced
         self._version: str | None = None
+        self._versions: dict[str, int] = {}
+        """By name, of the objects as last seen."""
+        self._behind = False
+        """The server was found to be behind what was seen."""
+        self._away = False
+        """The server did not answer at all, or broke off."""
+        self._check: float | None = None
+        """When everything is to be listed to be sure, by the loop's clock."""
         self._tried = asyncio.Event()
         self._doubted = False
         """The last watch did not end as it should."""
@@ -100,14 +114,24 @@ class Mirror(Generic[T]):
 
     async def _follow(self) -> None:
         """List if need be, and watch until the server ends that. Raises ApiError."""
-        if self._doubted and self._version is not None:
-            await self._compare()
-        if self._version is None:
-            await self._list()
-        self._doubted = True
-        began = asyncio.get_running_loop().time()
-        await self._watch()
-        if asyncio.get_running_loop().time() - began < STEADY:
+        clock = asyncio.get_running_loop().time
+        if self._check is not None and clock() >= self._check:
+            self._version = None
+        try:
+            if self._doubted and self._version is not None:
+                await self._compare()
+            if self._version is None:
+                await self._list()
+                self._away, self._check = False, None
+            if self._away:
+                self._away, self._check = False, clock() + random.uniform(*AFTER_OUTAGE)  # noqa: S311 - no secret
+            self._doubted = True
+            began = clock()
+            await self._watch()
+        except ApiError as error:
+            self._away |= not error.status
+            raise
+        if clock() - began < STEADY:
             raise _CutError(f"the watch of {self._path} is cut again and again")
         self._doubted = False
 
@@ -117,11 +141,12 @@ class Mirror(Generic[T]):
         now, seen = str((page.get("metadata") or {}).get("resourceVersion", "")), str(self._version)
         if not (now.isdecimal() and seen.isdecimal() and int(now) >= int(seen)):
             _LOG.warning("the API server is at version %s of %s, before %s that was seen", now, self._path, seen)
-            self._version = None
+            self._version, self._behind = None, True
 
     async def _list(self) -> None:
         """Take in everything. What is not there any more is gone: this answer was whole."""
         found: dict[str, T] = {}
+        before, self._versions = self._versions, {}
         query = {**self._query, "limit": str(PAGE)}
         while True:
             page = await self._api.get(self._path, query, accept=self._list_type)
@@ -132,6 +157,11 @@ class Mirror(Generic[T]):
                 break
             query["continue"] = str(meta["continue"])
         self.lists += 1
+        # A store that was put back may count on from above (etcd's --bump-revision): then its objects are older.
+        if self._behind or any(version < before.get(name, 0) for name, version in self._versions.items()):
+            self.vanished |= self.objects.keys()
+        self.vanished -= found.keys()
+        self._behind = False
         differs = found != self.objects
         self.objects, self._version = found, str(meta.get("resourceVersion", ""))
         if differs:
@@ -139,7 +169,10 @@ class Mirror(Generic[T]):
 
     def _take(self, item: Mapping[str, Any], into: dict[str, T]) -> bool:
         """Take in one object; whether anything changed."""
-        name = self._key(item.get("metadata") or {})
+        meta = item.get("metadata") or {}
+        name, version = self._key(meta), str(meta.get("resourceVersion", ""))
+        if version.isdecimal():
+            self._versions[name] = int(version)
         before = self.objects.get(name)
         after = self._parse(item, before)
         if after is None:
@@ -153,11 +186,14 @@ class Mirror(Generic[T]):
         return f"{space}/{name}" if self._namespaced and space else name
 
     async def _watch(self) -> None:
+        lasts = random.randint(*WATCH_SECONDS)  # noqa: S311 - no secret
+        if self._check is not None:
+            lasts = min(lasts, 1 + int(max(STEADY, self._check - asyncio.get_running_loop().time())))
         query = {
             **self._query,
             "resourceVersion": str(self._version),
             "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(random.randint(*WATCH_SECONDS)),  # noqa: S311 - no secret
+            "timeoutSeconds": str(lasts),
         }
         try:
             async for event in self._api.watch(self._path, query, accept=self._watch_type, silence=SILENCE):
@@ -177,10 +213,13 @@ class Mirror(Generic[T]):
             raise ApiError(f"the watch of {self._path}: {item.get('message', '')}", int(item.get("code", 0)))
         meta = item.get("metadata") or {}
         if kind == "DELETED":
+            self._versions.pop(self._key(meta), None)
             if self.objects.pop(self._key(meta), None) is not None:
                 self._changed()
-        elif kind in {"ADDED", "MODIFIED"} and self._take(item, self.objects):
-            self._changed()
+        elif kind in {"ADDED", "MODIFIED"}:
+            self.vanished.discard(self._key(meta))
+            if self._take(item, self.objects):
+                self._changed()
         if version := meta.get("resourceVersion"):
             self._version = str(version)
 

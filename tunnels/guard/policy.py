@@ -70,7 +70,7 @@ class ExemptionSpec(Edge):
     @field_validator("expires")
     @classmethod
     def _expires(cls, text: str) -> str:
-        _time(text)
+        parse_moment(text)
         return text
 
     @model_validator(mode="after")
@@ -84,10 +84,12 @@ class ExemptionSpec(Edge):
 
     def exemption(self) -> Exemption:
         """Return it as the value used inside."""
-        return Exemption(self.name, self.protocol, self.port, self.cidr, self.owner, self.reason, _time(self.expires))
+        expires = parse_moment(self.expires)
+        return Exemption(self.name, self.protocol, self.port, self.cidr, self.owner, self.reason, expires)
 
 
-def _time(text: str) -> datetime:
+def parse_moment(text: str) -> datetime:
+    """Return an RFC 3339 time. Raises ValueError, also without a time zone."""
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:

@@ -32,6 +32,12 @@ def test_what_says_nothing_new_waits_five_minutes(cadence: Cadence) -> None:
     assert cadence.wait(made(after=1.2 * REFRESH), STEADY + 1.2 * REFRESH) == 0.0
 
 
+def test_before_the_interval_is_over_no_report_need_be_made(cadence: Cadence) -> None:
+    assert cadence.early(STEADY + 3) == pytest.approx(EVERY - 3)
+    assert cadence.early(STEADY + EVERY) == 0.0
+    assert Cadence(EVERY).early(STEADY) == 0.0
+
+
 def test_what_was_lost_on_the_way_is_due_after_the_interval(cadence: Cadence) -> None:
     cadence.lost()
     assert cadence.wait(made(after=3), STEADY + 3) == pytest.approx(EVERY - 3)

@@ -1,0 +1,102 @@
+"""The API server away for long, and its store lost or put back: nothing is removed, nothing is lost on the way.
+
+The long form of the outage, ten minutes as in a bad night, is for a machine with time:
+
+    LINKSEAL_LONG=1 PYTHONPATH=tests .venv/bin/python -m ground.run kube tests/kube/test_outages.py
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ground.charts import AGENT, CLUSTER_ENCRYPTIONS, NAMESPACE
+from ground.controlplane import ControlPlane
+from ground.kubemesh import API, KubeDeployment, deployed
+from ground.net import Cluster
+from ground.probes import loss_probe
+from linkseal.tunnels.cli.main import main
+
+OUTAGE = 600.0 if os.environ.get("LINKSEAL_LONG") else 45.0
+"""Seconds. What an agent does after that long is what it does after ten minutes: its longest pauses are over
+(tests/unit/agent/test_retry.py and tests/unit/directory/test_pauses.py count them with clocks of their own)."""
+
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(400 + OUTAGE)]
+
+COPIES = 4
+"""Collections that an agent watches."""
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    made = Cluster(3, cni="host-gw")
+    try:
+        yield made
+    finally:
+        made.remove()
+
+
+def codes(linkseal: KubeDeployment) -> set[str]:
+    return {code for node in linkseal.cluster for code in linkseal.codes(node)}
+
+
+def asked_by_agents(plane: ControlPlane, since: int) -> Counter[tuple[str, str]]:
+    user = f"system:serviceaccount:{NAMESPACE}:{AGENT}"
+    return Counter((one.verb, one.resource) for one in plane.requests(user=user, since=since))
+
+
+def all_known(linkseal: KubeDeployment) -> bool:
+    """Whether every agent still has its links to all others, sealed, and their documents on its disk."""
+    return linkseal.all_sealed() and all(
+        len(list((linkseal.state(node) / "peers").glob("*.json"))) == len(linkseal.cluster) for node in linkseal.cluster
+    )
+
+
+def test_a_long_outage_loses_nothing_and_its_end_is_no_storm(
+    cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Agents that are restarted or killed meanwhile come back encrypted, from their disks."""
+    a, b, c = cluster
+    with deployed(cluster, tmp_path) as (plane, linkseal, at):
+        assert main([*at, "enable", "--to", "prepare"]) == 0
+        linkseal.start()
+        assert main([*at, "enable", "--to", "prefer"]) == 0
+        plane.admin.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"verify": {"interval": 0}}})
+        linkseal.wait_sealed()
+        assert main([*at, "enable", "--to", "enforce", "--wait=120s", "--yes"]) == 0, capfd.readouterr().err
+        linkseal.until(lambda: all(linkseal.status(n).guard.mode == "drop" for n in cluster), "guards that drop", 60)
+        with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
+            plane.stop_api(kill=True)
+            began = time.monotonic()
+            linkseal.until(lambda: "LS4001" in codes(linkseal), "a finding")
+            linkseal.stop(c)
+            linkseal.start(c)
+            linkseal.stop(b, signal.SIGKILL)
+            linkseal.start(b)
+            linkseal.wait_sealed(60)
+            time.sleep(max(0.0, began + OUTAGE - time.monotonic()))
+            assert all_known(linkseal), linkseal.report()
+            with cluster.capture() as wire:
+                time.sleep(1)
+            assert wire.count("wireguard")
+            assert [text for text in wire.plaintext() if API not in text] == []
+            mark = plane.audit_mark()
+            plane.start_api()
+            linkseal.until(lambda: "LS4001" not in codes(linkseal), "no finding about the directory", 60)
+            time.sleep(20)
+            asked = asked_by_agents(plane, mark)
+        assert all_known(linkseal), linkseal.report()
+    assert loss.lost == [], loss
+    assert loss.sent > OUTAGE * 50
+    # Each copy asks how far the server is, watches, and lists once to be sure; twice if the server was not ready. Each
+    # agent reports, and again that nothing is wrong any more; those that started anew ask for more of their own.
+    most = {"list": 3 * COPIES, "watch": 2 * COPIES, "get": 6, "patch": 6}
+    assert {verb for verb, _ in asked} <= set(most), asked
+    for verb, count in most.items():
+        assert sum(n for (v, _), n in asked.items() if v == verb) <= count * len(cluster), asked
+    assert asked["patch", "nodes"] <= 2, "only who started anew, and knew not yet that the server has it"
