@@ -319,6 +319,7 @@ async def test_a_swapped_ca_is_not_trusted_and_a_controller_puts_its_own_back(
     nodes.patch(f"{MAPS}/{CA_MAP}", {"data": {CA_KEY: other.certificate_pem()}})
     await observer.until(lambda: observer.bundle == other.certificate_pem(), "the swapped bundle")
     assert observer.knowledge.trust == trusted
+    assert {code for code, _ in observer.told()} == {codes.CA_NOT_VOUCHED}
     stolen = Grant("n3", town.n3.uid, 3, 2**40, now, ("192.0.2.2",), (Prefix("10.244.2.0/24"),))
     with admission_taken_away(plane):
         nodes.patch(f"{NODES}/n3", {"metadata": {"annotations": {GRANT: grants.wrap(grants.sign(other, stolen))}}})
