@@ -202,7 +202,7 @@ def test_the_stage_decides_what_is_routed(data: st.DataObject) -> None:
         current = world.links[name].current
         carried = layout.stage is not Stage.PREPARE and bool(peer.generations)
         closed = is_closed(world, peer)
-        carried = carried and (layout.scope is Scope.OVERLAY or closed or current is not None)
+        carried = carried and (closed or current is not None)
         for prefix in protected(layout.scope, peer.addresses, peer.prefixes):
             assert ((layout.table, prefix) in desired.routes) == carried
             assert ((layout.table + 1, prefix) in desired.routes) == (carried and closed)
