@@ -15,7 +15,7 @@ from linkseal.tunnels.settings import AgentConfig
 FILE = Path(__file__).with_name("linkseal") / "values.schema.json"
 
 SET_BY_THE_CHART = frozenset({
-    "apiVersion", "kind", "directory", "metrics", "node", "runDirectory", "stateDirectory", "uid",
+    "apiVersion", "boot", "kind", "directory", "metrics", "node", "runDirectory", "stateDirectory", "uid",
 })  # fmt: skip
 
 TEXT: dict[str, Any] = {"type": "string"}
@@ -64,6 +64,7 @@ def schema() -> dict[str, Any]:
         "imagePullSecrets": LIST,
         "agent": fields(
             config=agent_config(defs),
+            bootUnit=fields(enabled={"type": "boolean"}),
             metrics=fields(address=ADDRESS, port={"type": "integer", "minimum": 1, "maximum": 65535}),
             resources=FREE,
             maxUnavailable={"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[0-9]+%$"}]},

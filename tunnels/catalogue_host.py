@@ -174,6 +174,15 @@ HOST: Final = (
         "to their prefixes until whoever made them makes them again.",
         "Have their maker name the NIC (`dev`); before `linkseal disable`, make them anew that way.",
     ),
+    Finding(
+        "LS3023",
+        "error",
+        "no boot unit",
+        "What restores guard and tunnels when this host boots could not be installed on it: until its agent runs again "
+        "after a reboot its traffic is plaintext, or lost. It goes to no stage enforce meanwhile.",
+        "Do what the message says; it is tried again every minute. A host without systemd, or with a read-only /etc, "
+        "cannot have one.",
+    ),
 )
 
 AGENT: Final = (

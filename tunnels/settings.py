@@ -27,6 +27,7 @@ __all__ = [
     "API_VERSION",
     "AgentConfig",
     "AgentSettings",
+    "BootSettings",
     "EndpointSetting",
     "FileDirectorySettings",
     "KubeDirectorySettings",
@@ -84,6 +85,14 @@ class KubeDirectorySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BootSettings:
+    """The host's folders, as the agent sees them: in its pod they are mounted somewhere."""
+
+    units: Path = Path("/etc/systemd/system")
+    systemd: Path = Path("/run/systemd")
+
+
+@dataclass(frozen=True, slots=True)
 class AgentSettings:
     """What one agent is told about its own host."""
 
@@ -110,6 +119,8 @@ class AgentSettings:
     log_level: LogLevel = "info"
     metrics: EndpointSetting | None = None
     """Where /metrics, /healthz and /readyz are served; None: nowhere."""
+    boot: BootSettings | None = None
+    """The agent keeps units on the host that restore it at boot; None: it is not asked to."""
 
 
 def load_agent_settings(path: Path | str) -> AgentSettings:
@@ -147,6 +158,7 @@ def parse_agent_settings(data: object, source: str, *, hostname: str) -> AgentSe
         log_format=config.log_format,
         log_level=config.log_level,
         metrics=None if config.metrics.listen is None else parse_listen(config.metrics.listen),
+        boot=None if config.boot is None else BootSettings(Path(config.boot.units), Path(config.boot.systemd)),
     )
 
 
@@ -243,6 +255,18 @@ class MetricsConfig(Edge):
         return text
 
 
+class BootConfig(Edge):
+    """`boot`: where the host has its systemd units, and what systemd itself has in /run."""
+
+    units: str = "/etc/systemd/system"
+    systemd: str = "/run/systemd"
+
+    @field_validator("units", "systemd")
+    @classmethod
+    def _folders(cls, path: str) -> str:
+        return _absolute(path)
+
+
 class AgentConfig(Edge):
     """The file."""
 
@@ -262,6 +286,7 @@ class AgentConfig(Edge):
     log_format: LogFormat = "text"
     log_level: LogLevel = "info"
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
+    boot: BootConfig | None = None
 
     @field_validator("node")
     @classmethod

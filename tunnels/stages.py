@@ -161,6 +161,12 @@ def guard_ready(step: _Step) -> Iterator[str]:
     yield from _named("break-glass is in force on", [n for n, status in nodes if status.guard.broken_glass is not None])
 
 
+def boot_ready(step: _Step) -> Iterator[str]:
+    """Every node that was asked to have a boot unit has one: at a reboot plaintext is to be dropped as well."""
+    without = [n for n, status in step.reports(Stage.ENFORCE) if status.boot.state in ("absent", "failed")]
+    yield from _named("the boot unit (LS3023) is missing on", without)
+
+
 def plaintext_still(step: _Step) -> Iterator[str]:
     """No plaintext for half a minute: what is sealed leaves none.
 
@@ -178,7 +184,7 @@ def plaintext_still(step: _Step) -> Iterator[str]:
 CONDITIONS: Final[Mapping[tuple[Stage, Stage], tuple[Callable[[_Step], Iterator[str]], ...]]] = {
     (Stage.OFF, Stage.PREPARE): (),
     (Stage.PREPARE, Stage.PREFER): (links_proven,),
-    (Stage.PREFER, Stage.ENFORCE): (links_sealed, guard_ready, plaintext_still),
+    (Stage.PREFER, Stage.ENFORCE): (links_sealed, guard_ready, boot_ready, plaintext_still),
     (Stage.ENFORCE, Stage.PREFER): (),
     (Stage.PREFER, Stage.PREPARE): (),
     (Stage.PREPARE, Stage.OFF): (),

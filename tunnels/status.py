@@ -20,7 +20,15 @@ from linkseal.keys.codes import MALFORMED, TOO_LARGE
 from linkseal.keys.errors import PeerError
 from linkseal.tunnels.findings import CATALOGUE, MAX_MESSAGE, MAX_SUBJECT, SEVERITY_ORDER, printable
 from linkseal.tunnels.model import LinkState, Scope, Stage
-from linkseal.tunnels.statusparts import MAX_VERIFIED, WORST_RESULT, AppliedStatus, GuardStatus, Verification, quiet
+from linkseal.tunnels.statusparts import (
+    MAX_VERIFIED,
+    WORST_RESULT,
+    AppliedStatus,
+    BootStatus,
+    GuardStatus,
+    Verification,
+    quiet,
+)
 from linkseal.tunnels.statustypes import (
     EDGE,
     Bytes,
@@ -185,6 +193,7 @@ class NodeStatus:
     verified: Annotated[tuple[Verification, ...], Field(max_length=MAX_VERIFIED)] = ()
     trust: Annotated[tuple[Short, ...], Field(max_length=MAX_AUTHORITIES)] = ()
     """Fingerprints of the CAs it trusts: SHA-256 of their public keys."""
+    boot: BootStatus = field(default_factory=BootStatus)
 
 
 @with_config(EDGE)
@@ -282,6 +291,7 @@ def bounded(status: NodeStatus) -> NodeStatus:
     """Return `status` in its stable order and cut to what a reader accepts; of too many, the worst are kept."""
     return replace(
         status,
+        boot=replace(status.boot, reason=printable(status.boot.reason, MAX_MESSAGE)),
         unsealed=_cut(status.unsealed, MAX_UNSEALED, lambda u: _RANK[u.state], lambda u: u.name),
         pairs=_cut(status.pairs, MAX_PAIRS, lambda p: _RANK[p.state], lambda p: (p.peer, p.own, p.remote)),
         findings=_cut(

@@ -105,6 +105,22 @@ class AppliedStatus:
     """The kernel was found to be as that policy wants it, with nothing left to do."""
 
 
+BootState = Literal["installed", "absent", "failed", "notAsked"]
+"""The units are on the host; they are not (yet); they cannot be; the agent is not asked for them."""
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
+class BootStatus:
+    """What brings this node's guard and tunnels back at boot, without agent and API server."""
+
+    state: BootState = "notAsked"
+    reason: Message = ""
+    """Why it is not installed."""
+    root: Short = ""
+    """Name of the folder that the units run in; it changes with version and settings."""
+
+
 @with_config(EDGE)
 @dataclass(frozen=True, slots=True)
 class Verification:

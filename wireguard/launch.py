@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from linkseal.keys.errors import HostError
-from linkseal.wireguard.uapisocket import serves
+from linkseal.wireguard.uapisocket import SOCKET_FOLDER, serves
 
 BINARY_VARIABLE: Final = "LINKSEAL_WIREGUARD_GO"
 """Names the wireguard-go to run; without it the one on PATH."""
@@ -80,6 +80,8 @@ class OwnProcesses:
         """Start the daemon of a device, and return when it answers. HostError."""
         # It puts itself into the background; a session of its own keeps our terminal's signals from it.
         try:
+            # which makes its folder itself, but not the target of a link in its place
+            Path(os.path.realpath(SOCKET_FOLDER)).mkdir(mode=0o755, parents=True, exist_ok=True)
             done = subprocess.run(
                 [self._binary, name],
                 env={**os.environ, "LOG_LEVEL": "silent"},

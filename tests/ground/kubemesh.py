@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ground.agents import Deployment
+from ground.boot import BootHost
 from ground.charts import AGENT, CONTROLLER, NAMESPACE, NODE_ENCRYPTIONS, agent_pod, chart_installed
 from ground.controlplane import ControlPlane
 from ground.kubeobjects import bound_token, create_node, unbound_token
@@ -59,7 +60,8 @@ class KubeDeployment(Deployment):
     def __init__(self, cluster: Cluster, plane: ControlPlane, **settings: Any) -> None:
         super().__init__(cluster)
         self.plane = plane
-        self.settings = {node.name: dict(settings) for node in cluster}
+        self.hosts = {node.name: BootHost(self.folder / "host" / node.name) for node in cluster}
+        self.settings = {node.name: {"boot": self.hosts[node.name].settings, **settings} for node in cluster}
         self._recorder = plane.recorder()
         for node in cluster:
             node.hold()  # sockets of wireguard-go outlive an agent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -22,7 +23,7 @@ from ground.daemons import DaemonError
 from ground.kubeapi import Object
 from ground.kubeobjects import create_node
 from linkseal.tunnels.cli.main import cli
-from linkseal.tunnels.settings import KubeDirectorySettings, parse_agent_settings, parse_endpoint
+from linkseal.tunnels.settings import BootSettings, KubeDirectorySettings, parse_agent_settings, parse_endpoint
 
 pytestmark = pytest.mark.kube
 
@@ -123,12 +124,14 @@ def test_a_pod_asks_for_no_more_than_it_needs(installed: ControlPlane) -> None:
     assert "initContainers" not in pod["spec"]
     assert container["securityContext"]["capabilities"] == {
         "drop": ["ALL"],
-        "add": ["NET_ADMIN", "NET_RAW", "SYS_ADMIN"],
+        "add": ["NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SYS_CHROOT"],
     }
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["securityContext"]["privileged"] is False
     paths = {volume["hostPath"]["path"] for volume in pod["spec"]["volumes"] if "hostPath" in volume}
-    assert paths == {"/var/lib/linkseal", "/run/linkseal"}
+    assert paths == {"/var/lib/linkseal", "/run/linkseal", "/etc/systemd/system", "/run/systemd"}
+    mounts = {mount["name"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
+    assert mounts["systemd"]
     (pod, *_) = until(lambda: pods(installed, "controller"))
     (container,) = pod["spec"]["containers"]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
@@ -212,6 +215,7 @@ def test_the_agents_file_is_one_that_the_agent_takes(
     assert settings.directory == KubeDirectorySettings(NAMESPACE)
     assert settings.log_format == "json"
     assert settings.metrics == parse_endpoint(listen)
+    assert settings.boot == BootSettings(Path("/host/etc/systemd/system"), Path("/host/run/systemd"))
     (container,) = objects["DaemonSet", AGENT]["spec"]["template"]["spec"]["containers"]
     assert container["readinessProbe"]["httpGet"]["host"] == asked
 
@@ -281,6 +285,16 @@ def mounted(spec: Object) -> dict[str, str]:
     hosts = {one["name"]: one["hostPath"]["path"] for one in spec["volumes"] if "hostPath" in one}
     mounts = spec["containers"][0]["volumeMounts"]
     return {one["mountPath"]: hosts[one["name"]] for one in mounts if one["name"] in hosts}
+
+
+def test_without_the_boot_unit_the_agent_asks_for_less(whole: ControlPlane) -> None:
+    objects = rendered(whole, "--set", "agent.bootUnit.enabled=false")
+    file = yaml.safe_load(objects["ConfigMap", AGENT]["data"]["agent.yaml"])
+    assert parse_agent_settings(file, "agent.yaml", hostname="n1").boot is None
+    pod = objects["DaemonSet", AGENT]["spec"]["template"]["spec"]
+    assert "SYS_CHROOT" not in pod["containers"][0]["securityContext"]["capabilities"]["add"]
+    paths = {volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+    assert paths == {"/var/lib/linkseal", "/run/linkseal"}
 
 
 @pytest.mark.parametrize(

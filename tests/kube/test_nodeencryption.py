@@ -49,6 +49,7 @@ from linkseal.tunnels.statusparts import (
     MAX_FLOWS,
     MAX_VERIFIED,
     AppliedStatus,
+    BootStatus,
     GuardStatus,
     PlaintextCount,
     PlaintextFlow,
@@ -98,6 +99,7 @@ def largest_status() -> NodeStatus:
         ),
         verified=tuple(Verification(name(n), "leaked", T, LONG, 1_000_000) for n in range(MAX_VERIFIED)),
         trust=("f" * 128,) * MAX_AUTHORITIES,
+        boot=BootStatus("failed", LONG, "r" * 40),
     )  # fmt: skip
 
 

@@ -221,7 +221,7 @@ def test_a_state_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     assert "/proc/linkseal" in done.said
 
 
-@pytest.mark.parametrize("command", [("run",), ("restore",), ("cleanup", "--yes")])
+@pytest.mark.parametrize("command", [("run",), ("cleanup", "--yes")])
 def test_a_second_agent_on_a_host_leaves_the_first_alone(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "run").mkdir()
     with (tmp_path / "run" / "agent.lock").open("w") as lock:
@@ -230,6 +230,15 @@ def test_a_second_agent_on_a_host_leaves_the_first_alone(tmp_path: Path, command
     assert (done.code, done.changed) == (ExitCode.FOUND, False)
     assert "another agent runs on this host" in done.said
     assert "stop it first" in done.said
+
+
+def test_restore_leaves_an_agent_that_runs_alone_and_ends_well(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / "agent.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run("agent", "restore", "--config", config(tmp_path))
+    assert (done.code, done.changed) == (ExitCode.FINE, False)
+    assert "the agent runs on this host" in done.said
 
 
 def test_an_agent_waits_for_a_directory_that_is_not_there_yet_and_says_so_once(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_the_agents_file_can_say_all_but_what_the_chart_says() -> None:
     taken = set(schema["properties"]["agent"]["properties"]["config"]["properties"])
     aliases = {field.alias or name for name, field in AgentConfig.model_fields.items()}
     assert aliases - taken == {
-        *("apiVersion", "kind", "directory", "metrics"),
+        *("apiVersion", "kind", "directory", "metrics", "boot"),
         *("node", "uid", "stateDirectory", "runDirectory"),
     }
 
@@ -136,7 +136,13 @@ def test_every_policy_and_value_is_documented() -> None:
     text = "".join(TEMPLATES.values())
     for name in re.findall(r"kind: ValidatingAdmissionPolicy\nmetadata:\n  name: ([a-z-]+)", text):
         assert f"`{name}`" in DOCS
-    for name in ("agent.config", "agent.metrics", "controller.nodeAffinity", "clusterEncryption.create"):
+    for name in (
+        "agent.config",
+        "agent.bootUnit",
+        "agent.metrics",
+        "controller.nodeAffinity",
+        "clusterEncryption.create",
+    ):
         assert f"`{name}`" in DOCS
 
 

@@ -29,7 +29,7 @@ from linkseal.tunnels.stages import (
     stepped,
 )
 from linkseal.tunnels.status import STILL, LinkCounts, Metadata, NodeEncryption, NodeStatus, PairStatus
-from linkseal.tunnels.statusparts import AppliedStatus, GuardStatus, PlaintextFlow
+from linkseal.tunnels.statusparts import AppliedStatus, BootStatus, GuardStatus, PlaintextFlow
 from linkseal.tunnels.world import STAGES
 
 NOW = 1_000_000.0
@@ -144,6 +144,19 @@ def test_nobody_enforces_before_all_is_sealed_guarded_and_still() -> None:
     long_ago = evidence(n2=with_guard(last_plaintext=NOW - STILL))
     assert judge(Position(PREFER), walk(), long_ago, later) == Advance(Position(ENFORCE))
     assert "no node reports" in reasons(judge(Position(PREFER), walk(), Evidence(7, {"n1": None}), later))
+
+
+@pytest.mark.parametrize(
+    ("state", "held"), [("installed", False), ("notAsked", False), ("absent", True), ("failed", True)]
+)
+def test_a_node_that_was_asked_for_a_boot_unit_goes_to_enforce_with_one(state: Any, held: bool) -> None:  # noqa: FBT001
+    found = report("n2", boot=BootStatus(state, "read-only"))
+    verdict = judge(Position(PREFER), walk(), evidence(n2=found), NOW + STILL + 1)
+    assert isinstance(verdict, Hold if held else Advance)
+    if held:
+        assert reasons(verdict) == "the boot unit (LS3023) is missing on n2"
+    onward = judge(Position(PREPARE), walk(), evidence(n2=found), NOW + 1)
+    assert isinstance(onward, Advance), "other stages need none"
 
 
 def with_guard(**fields: Any) -> NodeEncryption:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from linkseal.keys.errors import DirectoryError, LinksealError
 from linkseal.tunnels import codes
+from linkseal.tunnels.agent.bootunit import BootUnit
 from linkseal.tunnels.agent.control import ControlServer
 from linkseal.tunnels.agent.enrolment import Enrolment
 from linkseal.tunnels.agent.evidence import News
@@ -125,6 +126,7 @@ class Agent:
         self._spawn("verifying", self._proofs.run)
         self._spawn("asking for reports", Silence(self.worker, self._directory, self._in_worker).run)
         self._spawn("serving metrics", self.insight.serve)
+        self._spawn("keeping the boot unit", BootUnit(self.worker, self._in_worker).run)
         try:
             while not self._stopping.is_set():
                 pause = await self._trouble.guard(TURN, self._turn())

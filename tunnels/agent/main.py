@@ -30,6 +30,7 @@ from linkseal.tunnels.agent.memory import no_core, one_arena
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.agent.waiting import answering
 from linkseal.tunnels.agent.worker import Job, Worker, steady_now, unix_now
+from linkseal.tunnels.boot.install import remove as remove_boot
 from linkseal.tunnels.directory.base import Directory, DirectoryView
 from linkseal.tunnels.directory.choice import open_directory
 from linkseal.tunnels.findings import ActiveFindings
@@ -38,9 +39,10 @@ from linkseal.tunnels.host.host import Host
 from linkseal.tunnels.host.nft import Nft
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy
-from linkseal.tunnels.settings import AgentSettings
+from linkseal.tunnels.settings import AgentSettings, BootSettings
 from linkseal.wireguard.choose import choose_driver
 from linkseal.wireguard.driver import Driver
+from linkseal.wireguard.missing import MissingDriver
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 _LOG: Final = logging.getLogger("linkseal.agent")
@@ -71,8 +73,15 @@ def run(settings: AgentSettings) -> int:
     return 0
 
 
+class AgentRuns(HostError):  # noqa: N818 - for `restore` that is no failure
+    """The lock of this host's agent is held."""
+
+
 def restore(settings: AgentSettings) -> int:
-    """Rebuild the data path from disk alone; returns how many steps it took. Raises HostError, ConfigError."""
+    """Rebuild the data path from disk alone; returns how many steps it took. Raises HostError, ConfigError.
+
+    Without WireGuard on this host what needs none is put back all the same, the guard above all; then HostError.
+    """
     no_core()
     start_logging(settings)
     require_net_admin()
@@ -141,7 +150,8 @@ def cleanup(settings: AgentSettings, *, withdraw: bool) -> list[str]:
                 knowledge.recall()
                 policy = knowledge.policy or policy
         lines = [_withdraw(settings)] if withdraw else []
-        return lines + _clean(driver, policy, known)
+        units = (settings.boot or BootSettings()).units
+        return lines + remove_boot(settings.state_directory, units) + _clean(driver, policy, known)
 
 
 def _clean(driver: Driver, policy: Policy, known: KnownGood) -> list[str]:
@@ -181,9 +191,16 @@ def fit_driver(settings: AgentSettings) -> Driver:
 def driver_of(settings: AgentSettings, *, alone: bool = False) -> Iterator[Driver]:
     """The WireGuard driver of this host. HostError where there is none.
 
-    `alone`: nobody else runs yet, as at boot: wireguard-go is started from here, and its supervisor takes it over.
+    `alone`: nobody else runs yet, as at boot: wireguard-go is started from here, and its supervisor takes it over; and
+    where there is no WireGuard one is returned that can make no device.
     """
-    driver = choose_driver(settings.driver, None if alone else settings.daemons)
+    try:
+        driver = choose_driver(settings.driver, None if alone else settings.daemons)
+    except HostError as error:
+        if not alone:
+            raise
+        _LOG.error("no tunnels: %s", error)
+        driver = MissingDriver(error)
     try:
         yield driver
     finally:
@@ -208,7 +225,7 @@ def only_one(run_directory: Path) -> Iterator[None]:
         raise HostError(f"cannot use {run_directory}: {error.strerror}", errno=error.errno) from error
     try:
         if not _locked(file):
-            raise HostError(f"another agent runs on this host ({run_directory}/agent.lock is held): stop it first")
+            raise AgentRuns(f"another agent runs on this host ({run_directory}/agent.lock is held): stop it first")
         yield
     finally:
         os.close(file)

@@ -77,6 +77,7 @@ def node_status(
         policy=worker.applied,
         guard=guard_status(worker, now),
         trust=() if worker.knowledge.trust is None else worker.knowledge.trust.fingerprints,
+        boot=worker.boot,
     )
 
 

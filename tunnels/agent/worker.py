@@ -55,7 +55,7 @@ from linkseal.tunnels.links import PROOF_LASTS, LinkBook, Move
 from linkseal.tunnels.model import Desired, LinkKey, NftTransaction, Observed, SetRoute, Stage, Step
 from linkseal.tunnels.plan import plan
 from linkseal.tunnels.settings import AgentSettings
-from linkseal.tunnels.statusparts import AppliedStatus
+from linkseal.tunnels.statusparts import AppliedStatus, BootStatus
 from linkseal.tunnels.ways import ways
 from linkseal.tunnels.world import Underlay, World, endpoint_of
 from linkseal.wireguard.model import ConfigureDevice, PeerSpec, ReprovokePeer, SetPeer
@@ -116,6 +116,7 @@ class Worker:
         """Seconds the wall clock is ahead of the book's, which never jumps."""
         self._saved_underlay: Underlay | None = None
         self.applied = AppliedStatus()
+        self.boot = BootStatus()
         self.unfit: frozenset[str] | None = frozenset()
         """Peers whose traffic may not take the way it should, because the kernel refused a step; None: every peer."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -45,19 +46,39 @@ def run(session: Session) -> int:
 
 @agent.command(
     uses=("config",),
-    examples=("linkseal agent restore        # from a boot unit, before networking is offered to anyone",),
+    examples=(
+        "linkseal agent restore        # from a boot unit, before networking is offered to anyone",
+        "linkseal agent restore --wait 60s        # once more, when this host has its addresses",
+    ),
 )
+@click.option("--wait", "wait", metavar="TIME", help="Wait this long for one of this node's addresses, such as 60s.")
+@click.option("--check", is_flag=True, help="Say whether all that is needed is there; change nothing.")
+@click.option("--state", type=click.Path(path_type=Path), hidden=True, help="Another state directory, to check.")
 @pass_session
-def restore(session: Session) -> None:
+def restore(session: Session, wait: str | None, check: bool, state: Path | None) -> None:  # noqa: FBT001 - click's flag
     """Rebuild this host's data path from its disk alone.
 
     For the boot: no directory, API or peer is asked. What last carried traffic is put back; the agent goes on from
-    there. Running it again changes nothing.
+    there. Before this host has its addresses the guard comes up, and tunnels that carry nothing until they are there.
+    Running it again changes nothing; where the agent runs there is nothing to do.
     """
-    from linkseal.tunnels.agent import main
+    from linkseal.tunnels.agent import main, rescue
 
-    steps = main.restore(session.settings())
+    settings = session.settings()
+    seconds = 0.0 if wait is None else seconds_of("--wait", wait)
+    if check or state is not None:
+        note(rescue.check(settings if state is None else replace(settings, state_directory=state)))
+        return
+    if seconds:
+        rescue.wait_for_address(settings, seconds)
+    try:
+        steps = main.restore(settings)
+    except main.AgentRuns:
+        note("the agent runs on this host, and looks after the tunnels itself")
+        return
     note(f"restored with {plural(steps, 'step')}" if steps else "everything was in place already")
+    if missing := rescue.missing_addresses(settings):
+        note(f"not on this host yet: {', '.join(missing)}; run it again when they are")
 
 
 @agent.command(
@@ -142,7 +163,7 @@ def break_glass(session: Session, reason: str | None, duration: str | None, end:
 
     if (reason is not None) == end or (end and duration is not None):
         raise click.UsageError("say why with --reason TEXT (and for how long with --for), or --end")
-    seconds = None if duration is None else _seconds(duration)
+    seconds = None if duration is None else seconds_of("--for", duration)
     changed = main.break_glass(session.settings(), reason, seconds)
     if end:
         note("the guard closes again" if changed else "break-glass was not in force")
@@ -178,12 +199,12 @@ def daemons(_session: Session, socket: Path, listed: bool) -> None:  # noqa: FBT
         daemons.run(socket)
 
 
-def _seconds(text: str) -> float:
+def seconds_of(option: str, text: str) -> float:
     """Read 90s, 30m, 1h or 2d. Raises UsageError."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     number, unit = text[:-1], text[-1:]
     if unit not in units or not (number.isascii() and number.isdecimal()) or not 0 < int(number) < 10_000:  # noqa: PLR2004
-        raise click.UsageError(f"--for {text}: must be a time such as 30m, 1h or 2d")
+        raise click.UsageError(f"{option} {text}: must be a time such as 90s, 30m, 1h or 2d")
     return float(int(number) * units[unit])
 
 

@@ -47,4 +47,6 @@ def _facts(status: NodeStatus) -> Iterator[tuple[str, str]]:
         yield f"generation {generation.number}", f"{generation.state}, {generation.fingerprint}, {created} old"
     published = "published" if status.serial == status.announced_serial else f"published is {status.announced_serial}"
     yield "announcement", f"serial {status.serial}, {published}"
+    if status.boot.state != "notAsked":
+        yield "boot unit", " ".join(filter(None, (status.boot.state, status.boot.root, status.boot.reason)))
     yield "version", f"{status.version} on kernel {status.kernel}"

@@ -33,6 +33,9 @@ API: Final = "192.0.2.250"
 NODE_FOLDERS: Final = (*OWN_FOLDERS, "/var/lib/linkseal", "/etc/systemd/system", "/run/systemd")
 """What is each node's own of the host's file system, empty at first."""
 
+LASTING: Final = ("/var/lib/linkseal", "/etc/systemd/system")
+"""Of these: those that outlast a reboot. An agent looks at their file system, and takes no tmpfs for a disk."""
+
 CONTROL_PLANE: Final = "node-role.kubernetes.io/control-plane"
 
 POD_NETWORKS: Final = "10.244.0.0/16"
@@ -81,6 +84,7 @@ class KubeCluster:
         if node.holder is None:
             node.hold(folders=NODE_FOLDERS)
             node.run("mkdir /run/systemd/system")  # which says that systemd runs the host
+            node.run("; ".join(_overlaid(folder) for folder in LASTING))
         serve_api(node, self.plane.address, self.plane.port)
         self.start(node)
 
@@ -114,6 +118,13 @@ class KubeCluster:
         for kubelet in self.kubelets.values():
             kubelet.wait()
         self.kubelets.clear()
+
+
+def _overlaid(folder: str) -> str:
+    """Return the shell line that puts an overlay over a tmpfs."""
+    lower, upper, work = (f"{folder}/.{name}" for name in ("lower", "upper", "work"))
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    return f"mkdir {lower} {upper} {work} && mount -t overlay -o {options} disk {folder}"
 
 
 def start_kubelet(node: Node, plane: ControlPlane, folder: Path) -> ForkedProcess:

@@ -1,0 +1,135 @@
+"""What `agent restore` does before there is a network, and without WireGuard; any kernel with TUN does."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+from ground.agents import Deployment, Nodes
+from ground.boot import BootHost
+from ground.net import Node
+from linkseal.keys.errors import HostError
+from linkseal.tunnels.agent import main as agent
+from linkseal.tunnels.agent import rescue
+from linkseal.tunnels.boot.install import install
+from linkseal.tunnels.lab.reset import forget_kernel
+
+
+@contextmanager
+def without_power(nodes: Nodes, scope: str) -> Iterator[tuple[Deployment, Node]]:
+    """A node of a sealed cluster whose kernel has forgotten everything, addresses included."""
+    cluster = nodes(2, cni="host-gw", families=("4", "6"))
+    with Deployment(cluster, scope=scope, stage="enforce") as linkseal:
+        for node in cluster:
+            node.hold()
+            linkseal.settings[node.name] = {"wireguard": {"driver": "userspace"}}
+        linkseal.start()
+        linkseal.wait_sealed()
+        node = cluster[0]
+        linkseal.stop(node, signal.SIGKILL)
+        forget(linkseal, node)
+        yield linkseal, node
+
+
+def forget(linkseal: Deployment, node: Node) -> None:
+    lab = SimpleNamespace(cluster=linkseal.cluster, node_folder=lambda node: linkseal.folder / "none" / node.name)
+    forget_kernel(lab, node)  # type: ignore[arg-type]
+    node.ip("addr flush dev eth0", "link set eth0 down")
+
+
+@pytest.mark.userspace
+@pytest.mark.parametrize("scope", ["overlay", "transparent"])
+def test_restore_needs_no_address_and_finishes_when_there_is_one(nodes: Nodes, scope: str) -> None:
+    with without_power(nodes, scope) as (linkseal, node):
+        settings = linkseal.agent_settings(node)
+        assert set(linkseal.run_in(node, rescue.missing_addresses, settings)) == set(node.addresses)
+        assert linkseal.run_in(node, agent.restore, settings) > 10
+        assert "lsl0" in node.run("ip -br link")
+        assert "drop" in node.run("nft list table inet linkseal_guard")
+        with linkseal.cluster.capture() as wire:
+            linkseal.cluster.new_nic(node)
+            linkseal.run_in(node, rescue.wait_for_address, settings, 10.0)
+            assert linkseal.run_in(node, rescue.missing_addresses, settings) == ()
+            peer = linkseal.cluster[1].pods[0]
+            assert linkseal.run_in(node, agent.restore, settings) > 0, "what is on the NIC"
+            node.pods[0].run(f"ping -c 20 -i 0.5 -W 1 {peer.address4}")  # fails if none is answered
+            assert linkseal.run_in(node, agent.restore, settings) == 0
+        assert wire.plaintext() == []
+        assert "wireguard" in wire.kinds()
+
+
+@pytest.mark.userspace
+def test_a_wait_for_addresses_ends(nodes: Nodes) -> None:
+    with without_power(nodes, "overlay") as (linkseal, node):
+        linkseal.run_in(node, rescue.wait_for_address, linkseal.agent_settings(node), 0.5)
+
+
+@pytest.mark.userspace
+def test_without_wireguard_the_guard_comes_up_all_the_same(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an upgrade of the kernel that has none: nothing is carried, and nothing leaks."""
+    with without_power(nodes, "transparent") as (linkseal, node):
+        monkeypatch.setenv("LINKSEAL_WIREGUARD_GO", "/none")
+        with pytest.raises(HostError, match="not everything could be restored: no WireGuard on this host"):
+            linkseal.run_in(node, agent.restore, linkseal.agent_settings(node))
+        linkseal.cluster.new_nic(node)
+        with linkseal.cluster.capture() as wire:
+            node.pods[0].run(f"ping -c 2 -i 0.2 -W 1 {linkseal.cluster[1].pods[0].address4}", check=False)
+            node.run(f"ping -c 2 -i 0.2 -W 1 {linkseal.cluster[1].address4}", check=False)
+        assert wire.plaintext() == []
+
+
+@pytest.mark.userspace
+def test_cleanup_takes_the_boot_unit_too(nodes: Nodes) -> None:
+    cluster = nodes(1)
+    with Deployment(cluster, stage="prepare") as linkseal:
+        (node,) = cluster
+        node.hold()
+        host = BootHost(linkseal.folder / "host")
+        linkseal.settings[node.name] = {"wireguard": {"driver": "userspace"}, "boot": host.settings}
+        linkseal.start()
+        linkseal.until(lambda: linkseal.status(node).boot.state == "installed", "a boot unit")
+        assert "linkseal-restore" in " ".join(unit.name for unit in host.enabled("multi-user.target"))
+        linkseal.stop(node)
+        assert "nothing" not in linkseal.run_in(node, rescue.check, linkseal.agent_settings(node))
+        lines = linkseal.run_in(node, lambda: agent.cleanup(linkseal.agent_settings(node), withdraw=False))
+        assert len([line for line in lines if line.startswith(("systemd unit", "boot root"))]) == 3, lines
+        assert not list(host.units.rglob("*.service"))
+        assert not (linkseal.state(node) / "boot").exists()
+
+
+@pytest.mark.userspace
+def test_where_a_supervisor_runs_wireguard_go_its_sockets_are_where_pods_see_them(nodes: Nodes) -> None:
+    with without_power(nodes, "overlay") as (linkseal, node):
+        host = BootHost(linkseal.folder / "host")
+        daemons = {"driver": "userspace", "daemons": "/run/linkseal/daemons/daemons.sock"}
+        settings = linkseal.agent_settings(node, boot=host.settings, wireguard=daemons, runDirectory="/run/linkseal")
+        linkseal.run_in(node, install, settings, settings.boot)
+        host.boot(node, "sysinit.target")
+        assert "lsl11.sock" in node.run("ls /run/linkseal/wireguard")
+        assert node.run("ls /run/wireguard") == ""
+
+
+@pytest.mark.kernel
+def test_the_units_bring_back_the_kernels_own_tunnels(nodes: Nodes) -> None:
+    """From the files on its disk alone; making them takes the lab kernel half a minute a node."""
+    cluster = nodes(2, cni="host-gw")
+    a, b = cluster
+    with Deployment(cluster, scope="transparent", stage="enforce") as linkseal:
+        host = BootHost(linkseal.folder / "host")
+        linkseal.settings[a.name] = {"boot": host.settings}
+        linkseal.start()
+        linkseal.wait_sealed()
+        linkseal.until(lambda: linkseal.status(a).boot.state == "installed", "a boot unit")
+        linkseal.stop(a, signal.SIGKILL)
+        linkseal.stop(b)
+        forget(linkseal, a)
+        with cluster.capture() as wire:
+            host.boot(a, "sysinit.target")
+            cluster.new_nic(a)
+            host.boot(a, "multi-user.target")
+            a.pods[0].run(f"ping -c 20 -i 0.5 -W 1 {b.pods[0].address4}")
+        assert wire.plaintext() == []
+        assert "wireguard" in wire.kinds()
