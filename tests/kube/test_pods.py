@@ -53,7 +53,8 @@ def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: p
         say("upgraded")
         assert pods.linkseal("disable", "--wait=180s") == 0, failed()
         say("disabled")
+        logs = pods.logs()
         pods.helm("uninstall")
         pods.until(lambda: not pods.pods_of("agent") + pods.pods_of("controller"), "no pods")
         say("uninstalled")
-    assert loss.lost == [], loss
+    assert loss.lost == [], f"{loss}\n{logs}"
