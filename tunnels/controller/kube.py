@@ -241,7 +241,7 @@ class KubeController:
             text = copies.maps.objects.get(STAGE_MAP, {}).get(STAGE_KEY)
             self._store = _MapStore(text)
             policy = None if present is None else read_signed(present.spec)[0]
-            self._stages = Stagekeeper(self._store, policy, time.time())
+            self._stages = Stagekeeper(self._store, policy, time.time(), source="ClusterEncryption")
             self._signed = present
         return self._stages
 

@@ -47,11 +47,11 @@ class Ended:
 class Stagekeeper:
     """The state in `store`; `present`: the policy in the directory, if there is one by this CA.
 
-    Raises ConfigError, HostError (the file cannot be read or written).
+    `source` is what the operator writes, by name. Raises ConfigError, HostError (the file cannot be read or written).
     """
 
-    def __init__(self, store: Store, present: Policy | None, now: float) -> None:
-        self._store = store
+    def __init__(self, store: Store, present: Policy | None, now: float, source: str = INVENTORY) -> None:
+        self._store, self._source = store, source
         saved = stagefile.load(store)
         if saved is None:
             saved = Saved() if present is None else _taken_over(present)
@@ -103,8 +103,9 @@ class Stagekeeper:
         if pinned is None or pinned == wanted or self.position == Position():
             return None
         return (
-            f"the inventory wants {wanted[1]} in scope {wanted[0]}, the cluster runs {pinned[1]} in scope {pinned[0]} "
-            f"at stage {self.position}: go to off first (`linkseal disable`), change it there, and enable again"
+            f"the {self._source} wants {wanted[1]} in scope {wanted[0]}, the cluster runs {pinned[1]} in scope "
+            f"{pinned[0]} at stage {self.position}: go to off first (`linkseal disable`), change it there, and enable "
+            "again"
         )
 
     def signed(self, serial: int) -> None:
@@ -119,7 +120,8 @@ class Stagekeeper:
         here, there = STAGES.index(self.position.stage), STAGES.index(target)
         if there < here and lower_to != target.value:
             _LOG.warning(
-                "the inventory says stage %s, the cluster is at %s: not lowered unless `lowerTo: %s` stands beside it",
+                "the %s says stage %s, the cluster is at %s: not lowered unless `lowerTo: %s` stands beside it",
+                self._source,
                 target.value,
                 self.position,
                 target.value,
@@ -130,12 +132,12 @@ class Stagekeeper:
                 return  # somebody looks on: the inventory's turn comes after
             if walk is not None and walk.nodes is None and (there == here or walk.up == (there > here)):
                 # further the same way, or no further: the step under way stays, taking it back would bring plaintext
-                _LOG.info("%s asks for stage %s", INVENTORY, target.value)
+                _LOG.info("%s asks for stage %s", self._source, target.value)
                 self._keep(replace(self._saved, walk=replace(walk, target=target)))
             elif there != here:
                 if walk is not None:
-                    self.abort("the inventory was changed", now)
-                self._begin(Walk(target, there > here, INVENTORY, now, now, attached=False))
+                    self.abort(f"the {self._source} was changed", now)
+                self._begin(Walk(target, there > here, self._source, now, now, attached=False))
         self._keep(replace(self._saved, seen=wanted))
 
     def start(self, walk: Walk) -> int:
