@@ -68,15 +68,19 @@ class PodCluster(KubeCluster):
 
 
 @contextmanager
-def pod_cluster(folder: Path, count: int = 3) -> Iterator[PodCluster]:
-    """Nodes with plain routes between pods, as a CNI in host-gw mode leaves them."""
+def pod_cluster(folder: Path, count: int = 3, *, on_a_node: bool = False) -> Iterator[PodCluster]:
+    """Nodes with plain routes between pods, as a CNI in host-gw mode leaves them.
+
+    The control plane is a machine on their wire, or is on the first of them.
+    """
     cluster = Cluster(count, cni="host-gw")
+    place, address = (cluster[0], str(cluster[0].address4)) if on_a_node else (cluster.wire, API)
+    options = {"controllers": True, "scheduler": True, "kubelets": [node.name for node in cluster]}
     try:
         plug_in(cluster)
-        names = [node.name for node in cluster]
         with (
-            cluster.wire.entered(),
-            ControlPlane(folder / "plane", address=API, controllers=True, scheduler=True, kubelets=names) as plane,
+            place.entered(),
+            ControlPlane(folder / "plane", address=address, endpoints=on_a_node, **options) as plane,
             PodCluster(cluster, plane, folder) as made,
         ):
             yield made

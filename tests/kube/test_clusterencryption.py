@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from ground.charts import CLUSTER_ENCRYPTIONS, cluster_encryption
 from ground.controlplane import ControlPlane
 from ground.daemons import DaemonError
 from ground.kubeapi import Api, ApiError, Recorder
+from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.clusterobject import CaStatus, ClusterStatus, Condition, status_object
 from linkseal.tunnels.guard.policy import MAX_EXEMPTIONS
 from linkseal.tunnels.model import Stage
@@ -172,3 +174,17 @@ def test_its_status_is_kept_whole_and_replaced_as_a_whole(cluster: Recorder) -> 
     twice = {"status": {"conditions": status_object(full)["conditions"] * 2}}
     with pytest.raises(ApiError, match="Duplicate value"):
         cluster.patch(f"{DEFAULT}/status", twice)
+
+
+def test_what_a_command_asked_for_stands_though_the_next_does_not_say_it_again(
+    kube: Recorder, plane: ControlPlane, tmp_path: Path
+) -> None:
+    """The commands apply from the server's side, where leaving a field out means giving it up."""
+    at = ["--kubeconfig", str(plane.kubeconfig(tmp_path / "operator"))]
+    try:
+        assert main([*at, "enable", "--to", "prepare", "--scope", "transparent", "--detach"]) == 0
+        assert main([*at, "enable", "--to", "prefer", "--detach"]) == 0
+        spec = kube.get(DEFAULT)["spec"]
+        assert (spec["scope"], spec["protocol"], spec["stage"]) == ("transparent", "wireguard", "prefer")
+    finally:
+        kube.delete(DEFAULT, missing_ok=True)

@@ -75,7 +75,7 @@ async def ask(api: KubeApi, target: Target) -> int:
             f"the cluster is at stage {here.value} and was asked to go to {wished.value}: "
             + ("use `linkseal disable` to go back" if target.up else "use `linkseal enable` to go on")
         )
-    spec: dict[str, Any] = {"stage": target.stage.value}
+    spec: dict[str, Any] = {**_kept(found), "stage": target.stage.value}
     spec |= {name: value for name, value in (("scope", target.scope), ("protocol", target.protocol)) if value}
     return await _apply(api, spec if target.up else {**spec, "lowerTo": target.stage.value})
 
@@ -85,7 +85,7 @@ async def stay(api: KubeApi) -> Stage:
     found = await api.get(PATH)
     here = _stage(found.get("status") or {})
     lower = {"lowerTo": here.value} if _order(here) < _order(_wished(found)) else {}
-    await _apply(api, {"stage": here.value, **lower})
+    await _apply(api, {**_kept(found), "stage": here.value, **lower})
     return here
 
 
@@ -107,6 +107,12 @@ async def look_on(api: KubeApi, generation: int) -> AsyncIterator[Shown]:
                 "; the wish stands"
             )
         await asyncio.sleep(LOOK)
+
+
+def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an earlier command may have asked for: what its manager no longer applies goes to its default."""
+    spec = found.get("spec") or {}
+    return {name: spec[name] for name in ("scope", "protocol") if name in spec}
 
 
 async def _apply(api: KubeApi, spec: Mapping[str, Any]) -> int:

@@ -58,7 +58,8 @@ class ControlPlane:
     """A control plane that runs from entry to exit. All its files, logs included, lie in `folder`.
 
     `address` is the IP address of this machine that the API server listens on; `controllers` and `scheduler` say
-    whether kube-controller-manager and kube-scheduler run; `kubelets` names the nodes that get a kubelet's token.
+    whether kube-controller-manager and kube-scheduler run; `kubelets` names the nodes that get a kubelet's token;
+    `endpoints` has the API server say in EndpointSlices of `default/kubernetes` where it is.
     `programs` is the folder that they all are in. Entry raises DaemonError where one does not start, OSError where
     `address` is none of this machine's; what had been started is ended then.
     """
@@ -72,10 +73,12 @@ class ControlPlane:
         controllers: bool = False,
         scheduler: bool = False,
         kubelets: Sequence[str] = (),
+        endpoints: bool = False,
     ) -> None:
         self.folder = folder
         self._programs = programs
         self._kubelets = tuple(kubelets)
+        self._endpoints = endpoints
         self._address = address
         self._optional = [("kube-controller-manager", controllers), ("kube-scheduler", scheduler)]
         self._ports: list[Port] = []
@@ -168,14 +171,22 @@ class ControlPlane:
         """Let a frozen API server go on."""
         self._daemons["kube-apiserver"].resume()
 
-    def wipe(self) -> None:
-        """Lose all objects, as a cluster set up anew in the same place would: same address, CA, keys and tokens."""
+    def lose_power(self) -> None:
+        """Kill all of it; what etcd has written stays."""
         for daemon in reversed(self._daemons.values()):
             daemon.kill()
-        shutil.rmtree(self.folder / "etcd")
+
+    def boot(self) -> None:
+        """Start all of it again, after `lose_power`. DaemonError where a program does not start."""
         self._start_etcd()
         self.start_api()
         self._start_others()
+
+    def wipe(self) -> None:
+        """Lose all objects, as a cluster set up anew in the same place would: same address, CA, keys and tokens."""
+        self.lose_power()
+        shutil.rmtree(self.folder / "etcd")
+        self.boot()
 
     def is_ready(self) -> bool:
         """Whether the API server says so and has made the namespaces that every cluster has."""
@@ -240,6 +251,7 @@ class ControlPlane:
             f"--secure-port={api}",
             f"--audit-log-path={self._audit_log}",
             *api_options(self._credentials),
+            f"--endpoint-reconciler-type={'lease' if self._endpoints else 'none'}",
         ])  # fmt: skip
         for name, wanted in self._optional:
             if wanted:
@@ -326,7 +338,6 @@ def api_options(credentials: Credentials) -> list[str]:
         f"--service-account-issuer={ISSUER}",
         f"--service-account-key-file={credentials.accounts_key}",
         f"--service-account-signing-key-file={credentials.accounts_key}",
-        "--endpoint-reconciler-type=none",  # nothing here asks for the service `kubernetes`
         f"--audit-policy-file={credentials.audit_policy}",
         "--audit-log-mode=blocking",  # a test that has its answer finds it in the log
         "--audit-log-maxsize=4096",  # in MB: never a second file
