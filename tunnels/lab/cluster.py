@@ -187,7 +187,7 @@ class Cluster(Sequence[Node]):
         uplink = f"up{node.index}"
         mac = json.loads(node.run("ip -j link show eth0"))[0]["address"]
         self.wire.ip(f"link del {uplink}")
-        namespaces.ip_batch([_veth(node.ns, "eth0", self.wire.ns, uplink, self.mtu)])
+        self.wire.ip(_veth(node.ns, "eth0", self.wire.ns, uplink, self.mtu))  # where no other eth0 is in the way
         self.wire.ip(f"link set {uplink} master br0 {'up' if plugged else 'down'}")
         routes = _default_routes(self.families, *_GATEWAYS[""]) if self.outside else ()
         addresses = _addresses(node, "eth0", self.families)
