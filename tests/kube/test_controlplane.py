@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import urllib3
-from ground import controlbuild, controlplane
+from ground import controlbuild
 from ground.controlplane import ControlPlane
 from ground.daemons import DaemonError
 from ground.kubeapi import Api, ApiError, Recorder
@@ -27,6 +27,7 @@ from ground.kubeobjects import (
     heartbeat,
     unbound_token,
 )
+from linkseal.tunnels.lab.kube import controlplane
 
 pytestmark = pytest.mark.kube
 

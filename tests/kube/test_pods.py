@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ground.charts import CHART, NAMESPACE
 from ground.podcluster import PodCluster, pod_cluster
 from ground.probes import loss_probe
 from linkseal.tunnels.lab.kube.cluster import API
@@ -57,4 +58,26 @@ def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: p
         pods.helm("uninstall")
         pods.until(lambda: not pods.pods_of("agent") + pods.pods_of("controller"), "no pods")
         say("uninstalled")
+        forget(pods)
     assert loss.lost == [], f"{loss}\n{logs}"
+
+
+def forget(pods: PodCluster) -> None:
+    """What docs/kubernetes.md says of the end; then nothing of ours is left in the API or on nodes."""
+    kubectl = pods.plane.kubectl
+    names = ("announcement", "signature", "certificate", "grant")
+    kubectl("annotate", "nodes", "--all", *(f"linkseal.io/{name}-" for name in names))
+    kubectl("delete", "namespace", NAMESPACE, "--timeout=60s")
+    kubectl("delete", "-f", str(CHART / "crds"), "--timeout=60s")
+    kinds = "crd,namespaces,clusterroles,clusterrolebindings,validatingadmissionpolicies,priorityclasses,nodes"
+    left = kubectl("get", kinds, "-o", "yaml") + kubectl("get", "roles,rolebindings,leases", "-A", "-o", "yaml")
+    assert "linkseal" not in left
+    for node in pods.cluster:
+        found = "ip -o link; ip rule; ip route show table all; nft list tables; ls /sys/fs/bpf"
+        assert "lsl" not in node.run(found, check=False)
+        assert "linkseal" not in node.run(found, check=False)
+        node.run("rm -rf /var/lib/linkseal/* /run/linkseal/*")  # they are mounts here
+        node.run("rm -rf /etc/systemd/system/linkseal-restore*.service /etc/systemd/system/*.target.wants/linkseal-r*")
+        assert (
+            node.run("ls /var/lib/linkseal /run/linkseal; find /etc/systemd/system -name 'linkseal*'").count("\n") <= 3
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -96,8 +97,12 @@ class Daemon:
             time.sleep(POLL_SECONDS)
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay, and nothing answers."""
+        """SIGSTOP: connections stay, and nothing answers once this returns."""
         self.signal(signal.SIGSTOP)
+        if self.runs and self._process:
+            os.waitid(
+                os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT
+            )  # all its threads have stopped
 
     def resume(self) -> None:
         """SIGCONT."""
