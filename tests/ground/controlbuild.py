@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ground.kernel import BuildError, about, cache_folder, clock, locked, logged, say, tail, watched
+from ground.kernel import BuildError, about, cache_folder, clock, locked, logged, point_current_at, say, tail, watched
 
 NAME = "control plane"
 
@@ -75,8 +75,13 @@ def build() -> Path:
     BuildError names the log of what failed; what was built before that stays.
     """
     into = folder()
-    if is_built():
-        return into
+    if not is_built():
+        _build_into(into)
+    point_current_at(into)
+    return into
+
+
+def _build_into(into: Path) -> None:
     with locked(into, NAME):
         missing = [program for program in PROGRAMS if not (into / program.name).exists()]
         began = time.monotonic()
@@ -84,7 +89,6 @@ def build() -> Path:
             _build_program(program, into)
         if missing:
             say(f"built in {clock(time.monotonic() - began)}, kept in {into}", NAME)
-    return into
 
 
 def _flags() -> list[str]:
@@ -182,6 +186,8 @@ def _pinned(file: Path, pattern: str) -> str:
 
 def main() -> int:
     try:
+        if not is_built():
+            say("it is built once, in about 8 minutes on two processors; what it says is how far it is", NAME)
         print(build())
     except BuildError as error:
         say(str(error), NAME)

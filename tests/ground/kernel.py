@@ -104,7 +104,7 @@ def build(*, fast: bool = False) -> Path:
         if not kernel.exists():
             _build_into(kernel, FAST if fast else {})
         if not fast:
-            _point_current_at(kernel.parent)
+            point_current_at(kernel.parent)
     return kernel
 
 
@@ -240,8 +240,8 @@ def tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
 
 
-def _point_current_at(folder: Path) -> None:
-    """`kernel/current` is what the product looks for (linkseal.tunnels.lab.kernelcache)."""
+def point_current_at(folder: Path) -> None:
+    """`current` beside it is what the product looks for (linkseal.tunnels.lab.kernelcache, .kube.programs)."""
     link = folder.parent / f".current-{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(folder.name)

@@ -1,5 +1,5 @@
 # ruff: noqa: PLC0415 - the lab's modules are loaded by the command that needs them, so that --help is quick
-"""`linkseal lab …`: a cluster of network namespaces on this machine, no Kubernetes needed."""
+"""`linkseal lab …`: a cluster of network namespaces on this machine; with a Kubernetes control plane if asked for."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ _scope = click.option(
     default="overlay",
     help="overlay carries pod networks; transparent carries host traffic too (default overlay).",
 )
+_kubernetes = click.option(
+    "--kubernetes",
+    is_flag=True,
+    help="With a Kubernetes control plane: the chart is installed by Helm, agents and controller run as pods. Takes a "
+    "clone, and what `make test-kube` or `make demo KUBERNETES=1` builds once.",
+)
 
 
 class PlaceCommand(Command):
@@ -51,6 +57,7 @@ def lab() -> None:
         "linkseal lab up",
         "linkseal lab up --nodes 5 --scope transparent --families 4,6 --cni vxlan",
         "linkseal lab up --backend userspace --name other",
+        "linkseal lab up --kubernetes --cni host-gw",
     )
 )
 @click.option("--nodes", type=click.IntRange(2, 40), default=3, help="How many (default 3).")
@@ -64,8 +71,18 @@ def lab() -> None:
     help="How pods of different nodes reach each other without Linkseal (default none: not at all).",
 )
 @click.option("--stage", type=click.Choice(STAGES), default="prefer", help="Stage of the cluster (default prefer).")
+@_kubernetes
 @_name
-def up(nodes: int, backend: str, scope: str, families: str, cni: str, stage: str, name: str) -> int:
+def up(
+    nodes: int,
+    backend: str,
+    scope: str,
+    families: str,
+    cni: str,
+    stage: str,
+    kubernetes: bool,  # noqa: FBT001
+    name: str,
+) -> int:
     """Start a lab and leave it running: namespaces, a controller, an agent on each node.
 
     It stays until `linkseal lab down` or the next boot. Look into it with `linkseal lab exec`.
@@ -73,7 +90,7 @@ def up(nodes: int, backend: str, scope: str, families: str, cni: str, stage: str
     from linkseal.tunnels.lab import lifecycle
     from linkseal.tunnels.lab.state import LabSpec
 
-    spec = LabSpec(name, nodes, scope, stage, tuple(families.split(",")), cni)
+    spec = LabSpec(name, nodes, scope, stage, tuple(families.split(",")), cni, kubernetes=kubernetes)
     return lifecycle.up(spec, backend)
 
 
@@ -84,6 +101,7 @@ def up(nodes: int, backend: str, scope: str, families: str, cni: str, stage: str
         "linkseal lab exec n1 -- wg show",
         "linkseal lab exec n1.p1 -- ping -c1 10.244.2.2",
         "linkseal lab exec wire -- tcpdump -ni br0 -c 20",
+        "linkseal lab exec n1 -- kubectl get nodeencryption -o wide     # after lab up --kubernetes",
     ),
 )
 @_name
@@ -92,7 +110,8 @@ def up(nodes: int, backend: str, scope: str, families: str, cni: str, stage: str
 def exec(name: str, place: str, command: tuple[str, ...]) -> int:  # noqa: A001 - the command's name
     """Run a program on a node, in a pod, or on the wire between the nodes.
 
-    On a node, `linkseal` finds that node's agent and the lab's directory by itself. Exit code: the program's.
+    On a node, `linkseal` finds that node's agent and the lab's directory by itself; with --kubernetes kubectl and helm
+    find the cluster everywhere. Exit code: the program's.
     """
     from linkseal.tunnels.lab import lifecycle
 
@@ -156,10 +175,12 @@ def down(name: str) -> int:
         "linkseal lab demo                  # the same as `make demo`",
         "linkseal lab demo --scope transparent --backend userspace",
         "linkseal lab demo --keep           # leaves the lab up, to look around",
+        "linkseal lab demo --kubernetes     # the same as `make demo KUBERNETES=1`",
     )
 )
 @_backend
 @_scope
+@_kubernetes
 @click.option("--keep", is_flag=True, help="Leave the lab up afterwards, under the name demo.")
 @click.option(
     "--out",
@@ -169,7 +190,7 @@ def down(name: str) -> int:
     help="Where the pictures go (default out/demo).",
 )
 @pass_session
-def demo(session: Session, backend: str, scope: str, keep: bool, out: Path) -> int:  # noqa: FBT001 - click's flag
+def demo(session: Session, backend: str, scope: str, kubernetes: bool, keep: bool, out: Path) -> int:  # noqa: FBT001
     """Show the main job in under a minute: plaintext on the wire, then Linkseal, then none.
 
     Three nodes with two pods each. A sentence is read off the wire; agents start; a file crosses while the wire is
@@ -177,4 +198,5 @@ def demo(session: Session, backend: str, scope: str, keep: bool, out: Path) -> i
     """
     from linkseal.tunnels.lab import lifecycle
 
-    return lifecycle.demo(backend, scope, out.absolute(), keep=keep, colour=session.colour())
+    colour = session.colour()
+    return lifecycle.demo(backend, scope, out.absolute(), keep=keep, colour=colour, kubernetes=kubernetes)

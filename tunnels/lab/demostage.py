@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from linkseal.tunnels.cli.output import Paint, Tone, emit
+from linkseal.tunnels.lab.lab import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,12 @@ class Stage:
         """Print what a command prints, as it is (its colours are its own)."""
         for line in text.splitlines():
             emit(f"   │ {line}")
+
+    def views(self, views: Iterable[View]) -> None:
+        """Print commands and what they printed."""
+        for view in views:
+            self.line(f"$ {view.command}", Tone.DIM)
+            self.block(view.output)
 
     def claim(self, text: str, held: bool, otherwise: str = "") -> None:  # noqa: FBT001 - the answer
         """Say whether something held; `otherwise`: what was seen instead."""

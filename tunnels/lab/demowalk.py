@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from linkseal.keys.errors import LinksealError
-from linkseal.tunnels.controller.stageserver import Wish, asked
 from linkseal.tunnels.lab.lab import Lab
-from linkseal.tunnels.model import Stage
 
 
 class WalkUp:
@@ -21,8 +19,7 @@ class WalkUp:
         self._closed = threading.Event()
         self.good = False
         self._error: LinksealError | None = None
-        wish = Wish(target=Stage.ENFORCE, up=True, who="demo")
-        self._thread = threading.Thread(target=self._look_on, args=(lab, wish), daemon=True)
+        self._thread = threading.Thread(target=self._look_on, args=(lab,), daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -51,13 +48,12 @@ class WalkUp:
         """Whether the walk is over. Raises what it failed with."""
         return self.checked() and not self._thread.is_alive()
 
-    def _look_on(self, lab: Lab, wish: Wish) -> None:
+    def _look_on(self, lab: Lab) -> None:
         try:
-            lab.wait((lab.folder / "ca" / "controller.sock").exists, "a controller that listens")
-            for answer in asked(lab.folder / "ca", wish):
-                self._lines.append(str(answer.get("text", "")))
-                if answer.get("event") == "end":
-                    self.good = bool(answer.get("good"))
+            for told in lab.walk_up():
+                self._lines.append(told.text)
+                if told.good is not None:
+                    self.good = told.good
                     return
                 if self._closed.is_set():
                     return

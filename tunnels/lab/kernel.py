@@ -23,10 +23,13 @@ COLOUR: Final = "LINKSEAL_LAB_COLOUR"
 MEMORY: Final = "1G"
 """A demo takes half of it; pages are given back to nobody, so not more."""
 
+KUBERNETES_MEMORY: Final = "3G"
+"""With a control plane, and a boot unit's root file system on each node."""
 
-def boot() -> LabKernel:
+
+def boot(memory: str = MEMORY) -> LabKernel:
     """Boot a lab kernel that stays up. Its folder is no part of /run, which is another inside. HostError."""
-    lab_kernel = LabKernel(Path(tempfile.mkdtemp(prefix="linkseal-lab-")), memory=MEMORY)
+    lab_kernel = LabKernel(Path(tempfile.mkdtemp(prefix="linkseal-lab-")), memory=memory)
     try:
         lab_kernel.start()
     except BaseException:

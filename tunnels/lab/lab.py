@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from linkseal.keys.errors import ConfigError, HostError, LinksealError
 from linkseal.tunnels.agent import main as agent
@@ -19,14 +21,16 @@ from linkseal.tunnels.agent.control import ask
 from linkseal.tunnels.cli.load import Seen, look
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.controller import files as controller
+from linkseal.tunnels.controller.stageserver import Wish, asked
 from linkseal.tunnels.directory.files import CLUSTER
 from linkseal.tunnels.directory.inventory import parse_inventory
 from linkseal.tunnels.lab import namespaces, state
 from linkseal.tunnels.lab.backend import Backend
+from linkseal.tunnels.lab.capture import Capture
 from linkseal.tunnels.lab.cluster import Cluster, Cni, Node
 from linkseal.tunnels.lab.namespaces import Namespace
 from linkseal.tunnels.lab.state import LabRecord, LabSpec
-from linkseal.tunnels.model import LinkState
+from linkseal.tunnels.model import LinkState, Stage
 from linkseal.tunnels.settings import load_agent_settings
 
 PATIENCE: Final = 60.0
@@ -68,8 +72,35 @@ def inventory_of(spec: LabSpec, cluster: Cluster) -> dict[str, Any]:
     return inventory
 
 
+def kind_of(spec: LabSpec) -> type[Lab]:
+    """Return what kind of lab it is. ConfigError where this installation lacks what it needs."""
+    if not spec.kubernetes:
+        return Lab
+    try:
+        from linkseal.tunnels.lab.kube.lab import KubeLab  # noqa: PLC0415 - which is a kind of what follows
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--kubernetes needs more: {error}; install linkseal[kubernetes]") from error
+    return KubeLab
+
+
+class Told(NamedTuple):
+    """What is said of a walk of stages. `good`: it has ended, there or not; None: it goes on."""
+
+    text: str
+    good: bool | None = None
+
+
+class View(NamedTuple):
+    """A command, and what it printed."""
+
+    command: str
+    output: str
+
+
 class Lab:
     """One lab. Made by `build` or `find`; every change of its processes is on disk at once."""
+
+    patience = PATIENCE
 
     def __init__(self, record: LabRecord, cluster: Cluster) -> None:
         self.record = record
@@ -85,20 +116,14 @@ class Lab:
         HostError, ConfigError; no namespace stays of a failure.
         """
         spec = replace(spec, driver="userspace" if backend is Backend.USERSPACE else "kernel")
-        cluster = cluster_of(spec)
-        lab = cls(LabRecord(spec, backend), cluster)
-        inventory = inventory_of(spec, cluster)
+        cls.check(spec)
+        lab = cls(LabRecord(spec, backend), cluster_of(spec))
         try:
-            cluster.build()
-            (lab.folder / "inventory.yaml").write_text(json.dumps(inventory, indent=2) + "\n", encoding="utf-8")
-            for node in cluster:
-                lab.node_folder(node).mkdir(parents=True, mode=0o700)
-                lab.config(node).write_text(json.dumps(lab.agent_config(node), indent=2) + "\n", encoding="utf-8")
-                holder = node.hold(lab.node_folder(node))
-                (lab.node_folder(node) / HOLDER).write_text(str(holder), encoding="ascii")
-                lab._remember(f"{node.name}.mounts", holder)
+            lab.cluster.build()
+            lab._furnish()
         except BaseException:
-            cluster.remove()
+            lab._end_processes()
+            lab.cluster.remove()
             raise
         return lab
 
@@ -106,6 +131,29 @@ class Lab:
     def find(cls, record: LabRecord) -> Lab:
         """Return a lab that is up in this kernel."""
         return cls(record, cluster_of(record.spec))
+
+    @classmethod
+    def check(cls, spec: LabSpec) -> None:
+        """Raise ConfigError or HostError for what cannot be made: before anything is."""
+        inventory_of(spec, cluster_of(spec))
+
+    def _furnish(self) -> None:
+        """Give the nodes what they have before any agent runs."""
+        inventory = inventory_of(self.record.spec, self.cluster)
+        (self.folder / "inventory.yaml").write_text(json.dumps(inventory, indent=2) + "\n", encoding="utf-8")
+        for node in self.cluster:
+            self._furnish_node(node)
+
+    def _furnish_node(self, node: Node) -> None:
+        folder = self.node_folder(node)
+        folder.mkdir(parents=True, mode=0o700)
+        self.config(node).write_text(json.dumps(self.agent_config(node), indent=2) + "\n", encoding="utf-8")
+        holder = self._hold(node)
+        (folder / HOLDER).write_text(str(holder), encoding="ascii")
+        self._remember(f"{node.name}.mounts", holder)
+
+    def _hold(self, node: Node) -> int:
+        return node.hold(self.node_folder(node))
 
     # --- where things are -------------------------------------------------------------------------------------------
 
@@ -213,8 +261,7 @@ class Lab:
 
     def down(self) -> list[str]:
         """End every process of the lab and remove everything; returns what could not be ended."""
-        for known in self.record.processes.values():
-            known.end()
+        self._end_processes()
         spaces = [space.ns for space in self.cluster.namespaces()]
         self.cluster.remove()
         left = [space for space in spaces if (namespaces.NETNS_FOLDER / space).exists()]
@@ -222,22 +269,77 @@ class Lab:
         state.forget(self.record.spec.name)
         return left
 
+    def _end_processes(self) -> None:
+        for known in self.record.processes.values():
+            known.end()
+
     def _remember(self, process: str, pid: int | None) -> None:
         self.record = self.record.with_process(process, pid)
         self.record.save()
+
+    # --- as an operator has it --------------------------------------------------------------------------------------
+
+    @property
+    def title(self) -> str:
+        """What starts with it, for a reader."""
+        return "Linkseal starts: a controller that signs, and an agent on each node"
+
+    def reaching(self) -> AbstractContextManager[None]:
+        """Have the block (this thread only) where an operator's commands find the cluster."""
+        return contextlib.nullcontext()
+
+    def words(self) -> list[str]:
+        """Options by which an operator's command finds it."""
+        return ["--directory", str(self.directory)]
+
+    def variables(self, place: Namespace) -> dict[str, str]:
+        """Environment of what is run in a place of it."""
+        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+        found = {"LINKSEAL_DIRECTORY": str(self.directory), "LINKSEAL_CA": str(self.folder / "ca"), "PATH": path}
+        return found | ({"LINKSEAL_CONFIG": str(self.config(place))} if isinstance(place, Node) else {})
+
+    def walk_up(self) -> Iterator[Told]:
+        """Ask for stage enforce, and yield what is said until the end. ConfigError, DirectoryError, HostError."""
+        self.wait((self.folder / "ca" / "controller.sock").exists, "a controller that listens")
+        for answer in asked(self.folder / "ca", Wish(target=Stage.ENFORCE, up=True, who="demo")):
+            ended = answer.get("event") == "end"
+            yield Told(str(answer.get("text", "")), bool(answer.get("good")) if ended else None)
+
+    def stray(self, wire: Capture) -> list[str]:
+        """Return what was captured and should not cross when everything between nodes is encrypted."""
+        return wire.plaintext()
+
+    @property
+    def may_cross(self) -> str:
+        """What `stray` lets pass beside WireGuard, in words."""
+        return "neighbour discovery"
+
+    def views(self, when: str) -> list[View]:
+        """Return what an operator would look at: `built`, `started` or `enforced`. HostError."""
+        del when
+        return []
 
     # --- looking ----------------------------------------------------------------------------------------------------
 
     def seen(self) -> Seen:
         """Return what the directory says, as `linkseal status` has it. DirectoryError."""
-        return look(Session(directory=self.directory))
+        with self.reaching():
+            return look(self.session())
+
+    def session(self) -> Session:
+        """Return what finds the directory."""
+        return Session(directory=self.directory)
 
     def ask(self, node: Node, what: str) -> dict[str, Any]:
         """Ask a node's agent over its control socket. DirectoryError, HostError."""
         return ask(self.node_folder(node) / "run", {"do": what})
 
-    def wait(self, condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> float:
-        """Wait until `condition` (errors of Linkseal count as no); returns the seconds. HostError past `patience`."""
+    def wait(self, condition: Callable[[], bool], what: str, patience: float | None = None) -> float:
+        """Wait until `condition` (errors of Linkseal count as no); returns the seconds. HostError past `patience`.
+
+        Without it the lab's own patience counts.
+        """
+        patience = self.patience if patience is None else patience
         began = time.monotonic()
         pause = LOOK_AGAIN / 8
         while not _holds(condition):
@@ -250,11 +352,14 @@ class Lab:
     def last_words(self) -> str:
         """Return the end of every log: for an error."""
         lines = []
-        for folder in (self.folder / CONTROLLER, *(self.node_folder(node) for node in self.cluster)):
-            log = folder / "log"
+        for log in self.logs():
             text = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-            lines += [f"{folder.name}: {line}" for line in text[-5:]]
+            lines += [f"{log.parent.name}: {line}" for line in text[-5:]]
         return "\n".join(lines)
+
+    def logs(self) -> list[Path]:
+        """Return where its processes say what they do; some may not be there."""
+        return [folder / "log" for folder in (self.folder / CONTROLLER, *map(self.node_folder, self.cluster))]
 
     def ready(self) -> bool:
         """Whether the agents have got as far as the stage lets them: reporting, proven, or sealed."""
@@ -273,13 +378,11 @@ def command_in(record: LabRecord, place: str, words: Sequence[str], folder: Path
 
     Needs nothing of Python's, whose start takes three seconds in a lab kernel. ConfigError for an unknown place.
     """
-    lab = Lab(replace(record, processes={}), cluster_of(record.spec))
+    lab = kind_of(record.spec)(replace(record, processes={}), cluster_of(record.spec))
     space = lab.place(place)
-    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
-    variables = [f"LINKSEAL_DIRECTORY={lab.directory}", f"LINKSEAL_CA={lab.folder / 'ca'}", f"PATH={path}"]
+    variables = [f"{name}={value}" for name, value in lab.variables(space).items()]
     mounts = ""
     if isinstance(space, Node):
-        variables.append(f"LINKSEAL_CONFIG={lab.config(space)}")
         mounts = f'--mount="/proc/$(cat {shlex.quote(str(lab.node_folder(space) / HOLDER))})/ns/mnt"'
     enter = f'exec nsenter --net=/run/netns/{space.ns} {mounts} -- env -C "$0" "$@"'
     return ["sh", "-c", enter, str(folder), *variables, *words]

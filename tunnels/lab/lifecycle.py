@@ -21,7 +21,7 @@ from linkseal.tunnels.lab import faults, kernel, namespaces, state
 from linkseal.tunnels.lab.backend import Backend, Choice
 from linkseal.tunnels.lab.demo import Demo, farewell, introduction, prepare_out
 from linkseal.tunnels.lab.demostage import Stage
-from linkseal.tunnels.lab.lab import CONTROLLER, Lab, cluster_of, command_in, inventory_of
+from linkseal.tunnels.lab.lab import CONTROLLER, Lab, command_in, kind_of
 from linkseal.tunnels.lab.state import LabRecord, LabSpec
 from linkseal.tunnels.lab.uml import LabKernel
 
@@ -36,9 +36,9 @@ _IPV6: Final = Path("/proc/sys/net/ipv6")
 def up(spec: LabSpec, wish: str) -> int:
     """Start a lab and leave it running. Exit code 4 if it is up but did not get as far as its stage says."""
     backends.require_host()
-    inventory_of(spec, cluster_of(spec))  # what is wrong with it is said before anything is made
+    kind_of(spec).check(spec)  # what is wrong with it is said before anything is made
     with _claimed(spec.name), _interruptible():
-        choice, lab_kernel = _settle(wish)
+        choice, lab_kernel = _settle(wish, spec)
         if lab_kernel is None:
             return _up_here(spec, choice.backend)
         with _recorded(LabRecord(spec, Backend.LAB, str(lab_kernel.folder))):
@@ -50,9 +50,10 @@ def up(spec: LabSpec, wish: str) -> int:
 
 def _up_here(spec: LabSpec, backend: Backend) -> int:
     began = time.monotonic()
-    lab = Lab.build(spec, backend)
+    lab = kind_of(spec).build(spec, backend)
     try:
-        note(f"built {plural(len(lab.cluster), 'node')} on one bridge in {time.monotonic() - began:.1f} s")
+        what = " and a Kubernetes control plane" if spec.kubernetes else ""
+        note(f"built {plural(len(lab.cluster), 'node')} on one bridge{what} in {time.monotonic() - began:.1f} s")
         lab.start_all()
     except BaseException:
         lab.down()
@@ -64,8 +65,9 @@ def _up_here(spec: LabSpec, backend: Backend) -> int:
         note(f"{error}\nThe lab stays up: see `linkseal lab status`, end it with `linkseal lab down`.")
         return ExitCode.WAITED
     suffix = "" if spec.name == state.DEFAULT_NAME else f" --name {spec.name}"
+    first = "kubectl -n linkseal get pods -o wide" if spec.kubernetes else "linkseal status"
     note(
-        f"Next: linkseal lab exec{suffix} n1 -- linkseal status\n"
+        f"Next: linkseal lab exec{suffix} n1 -- {first}\n"
         f"      linkseal lab exec{suffix} n1.p1 -- ping -c1 {lab.cluster[1].pods[0].address4 or 'ADDRESS'}\n"
         f"      linkseal lab break{suffix} --list\n"
         f"      linkseal lab down{suffix}"
@@ -89,7 +91,7 @@ def down(name: str) -> int:
         kernel.clear(record)
         left: list[str] = []
     else:
-        left = Lab.find(record).down()
+        left = _found(record).down()
     if left:
         raise HostError(f"not everything could be ended: {', '.join(left)}")
     note(f"the lab {name} is gone")
@@ -100,10 +102,14 @@ def _arguments(spec: LabSpec) -> list[str]:
     """Return the options of `lab up` that say what `spec` says."""
     values = {"name": spec.name, "nodes": spec.nodes, "scope": spec.scope, "stage": spec.stage, "cni": spec.cni}
     options = [word for option, value in values.items() for word in (f"--{option}", str(value))]
-    return [*options, "--families", ",".join(spec.families)]
+    return [*options, "--families", ",".join(spec.families), *(["--kubernetes"] if spec.kubernetes else [])]
 
 
-def _settle(wish: str) -> tuple[Choice, LabKernel | None]:
+def _found(record: LabRecord) -> Lab:
+    return kind_of(record.spec).find(record)
+
+
+def _settle(wish: str, spec: LabSpec) -> tuple[Choice, LabKernel | None]:
     """Choose a backend, say which and why, and boot the lab kernel if it is that."""
     if os.environ.get(kernel.INSIDE):
         return Choice(Backend.LAB, "inside"), None
@@ -112,7 +118,7 @@ def _settle(wish: str) -> tuple[Choice, LabKernel | None]:
     lab_kernel: LabKernel | None = None
     if choice.backend is Backend.LAB:
         try:
-            lab_kernel = kernel.boot()
+            lab_kernel = kernel.boot(kernel.KUBERNETES_MEMORY if spec.kubernetes else kernel.MEMORY)
         except HostError as error:
             if wish != "auto":
                 raise
@@ -184,7 +190,7 @@ def break_it(name: str, fault: str, node: str) -> int:
         raise ConfigError(f"there is no fault {fault!r}; `linkseal lab break --list` shows them")
     if record.kernel is not None:
         return kernel.forward(kernel.kernel_of(record), ["break", "--name", name, fault, node])
-    lab = Lab.find(record)
+    lab = _found(record)
     done, watch = faults.break_it(lab, fault, lab.node(node))
     emit(done)
     note(f"watch: {watch}")
@@ -198,7 +204,7 @@ def status(name: str, output: str, paint: Paint) -> int:
     if record.kernel is not None:
         arguments = ["status", "--name", name, "-o", output]
         return kernel.forward(kernel.kernel_of(record), arguments, colour=paint.colour)
-    lab = Lab.find(record)
+    lab = _found(record)
     seen = lab.seen()
     emit(structured(_as_object(lab, seen), output) if output != "table" else _as_text(lab, seen, paint))
     running = all(lab.running(process) for process in (CONTROLLER, *(node.name for node in lab.cluster)))
@@ -216,7 +222,8 @@ def _as_object(lab: Lab, seen: Seen) -> dict[str, Any]:
         "stage": spec.stage,
         "cni": spec.cni,
         "families": list(spec.families),
-        "directory": str(lab.directory),
+        "kubernetes": spec.kubernetes,
+        "directory": lab.words()[-1],
         "everythingSealed": statusview.verdict(seen).good,
         "controller": _process(lab, CONTROLLER),
         "nodes": [
@@ -248,7 +255,8 @@ def _as_text(lab: Lab, seen: Seen, paint: Paint) -> str:
         agent = Cell("running" if runs else "stopped", Tone.GOOD if runs else Tone.BAD)
         rows.append([node.name, agent, ", ".join(node.addresses), pods])
     controller = "running" if lab.running(CONTROLLER) else "stopped"
-    what = f"backend {lab.record.backend}, scope {spec.scope}, stage {spec.stage}, cni {spec.cni}"
+    kubernetes = ", Kubernetes" if spec.kubernetes else ""
+    what = f"backend {lab.record.backend}{kubernetes}, scope {spec.scope}, stage {spec.stage}, cni {spec.cni}"
     return "\n".join(
         [
             f"lab {spec.name}: {what}; controller {controller}",
@@ -262,23 +270,26 @@ def _as_text(lab: Lab, seen: Seen, paint: Paint) -> str:
 # --- demo -----------------------------------------------------------------------------------------------------------
 
 
-def demo(wish: str, scope: str, out: Path, *, keep: bool, colour: bool) -> int:
+def demo(wish: str, scope: str, out: Path, *, keep: bool, colour: bool, kubernetes: bool = False) -> int:
     """Show the main job; exit code 0 only if every claim held."""
     backends.require_host()
     began = time.monotonic()
     families = ("4", "6") if _IPV6.is_dir() else ("4",)
     spec = LabSpec(
-        DEMO if keep else f"{DEMO}-{os.getpid()}", scope=scope, stage="off", families=families, cni="host-gw"
-    )
+        DEMO if keep else f"{DEMO}-{os.getpid()}", scope=scope, stage="off", families=families, cni="host-gw",
+        kubernetes=kubernetes,
+    )  # fmt: skip
+    kind_of(spec).check(spec)
     prepare_out(out)
     with _claimed(spec.name), _interruptible():
-        choice, lab_kernel = _settle(wish)
+        choice, lab_kernel = _settle(wish, spec)
         if lab_kernel is None:
             paint = Paint(colour or bool(os.environ.get(kernel.COLOUR)))
             return _demo_here(spec, choice.backend, out, keep=keep, paint=paint, began=began)
         record = LabRecord(spec, Backend.LAB, str(lab_kernel.folder))
         with _recorded(record):
             arguments = ["demo", "--scope", scope, "--out", str(out), *(["--keep"] if keep else [])]
+            arguments += ["--kubernetes"] if kubernetes else []
             code = kernel.forward(lab_kernel, arguments, colour=colour)
         if not keep:
             kernel.clear(record)
@@ -288,10 +299,11 @@ def demo(wish: str, scope: str, out: Path, *, keep: bool, colour: bool) -> int:
 def _demo_here(spec: LabSpec, backend: Backend, out: Path, *, keep: bool, paint: Paint, began: float) -> int:
     stage = Stage(paint)
     with stage.step("Three nodes, two pods each"):
-        lab = Lab.build(spec, backend)
+        lab = kind_of(spec).build(spec, backend)
         for line in introduction(lab):
             stage.line(line)
     try:
+        stage.views(lab.views("built"))
         Demo(lab, stage, out).run()
     except BaseException:
         lab.down()

@@ -6,6 +6,9 @@
       directory/                   where the nodes find each other
       nodes/n1/                    agent.yaml, log, state/, run/ of one agent
 
+With Kubernetes, kubeconfig and plane/ (the control plane's) are there in place of inventory, CA and directory, and
+nodes/n1/ has kubelet/log and pods/, with what containers print.
+
 For backend `lab` this is inside the lab kernel; here there is only lab.json, which says where that kernel is.
 """
 
@@ -49,6 +52,8 @@ class LabSpec:
     families: tuple[str, ...] = ("4",)
     cni: str = "none"
     driver: str = "kernel"
+    kubernetes: bool = False
+    """With a Kubernetes control plane, and the chart's pods on the nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +75,11 @@ class ProcessId:
         """Whether it still runs."""
         return _started(self.pid) == self.started
 
-    def end(self, number: int = signal.SIGTERM) -> bool:
-        """Send a signal and wait for the end, with SIGKILL if need be; False if it had ended before."""
+    def end(self, number: int = signal.SIGTERM, seconds: float = _END_SECONDS) -> bool:
+        """Send a signal and wait for the end, with SIGKILL after `seconds`; False if it had ended before."""
         if not self.alive():
             return False
-        deadline = time.monotonic() + _END_SECONDS
+        deadline = time.monotonic() + seconds
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
         while self.alive():
@@ -93,7 +98,7 @@ class LabRecord:
     backend: Backend
     kernel: str | None = None
     processes: Mapping[str, ProcessId] = field(default_factory=dict)
-    """controller, n1 … (agents), n1.mounts … (holders of mount namespaces)."""
+    """controller, n1 … (agents), n1.mounts … (holders of mount namespaces); control-plane, n1.kubelet … (kubelets)."""
 
     @property
     def folder(self) -> Path:

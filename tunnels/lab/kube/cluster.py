@@ -14,6 +14,7 @@ import logging
 import signal
 import sys
 import sysconfig
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Final, Self
@@ -25,6 +26,7 @@ from linkseal.tunnels.lab.kube.container import Image
 from linkseal.tunnels.lab.kube.controlplane import SERVICE_ADDRESS, ControlPlane
 from linkseal.tunnels.lab.kube.kubelet import Host, Kubelet
 from linkseal.tunnels.lab.kube.objects import create_node
+from linkseal.tunnels.lab.kube.served import Served
 from linkseal.tunnels.lab.namespaces import OWN_FOLDERS
 
 API: Final = "192.0.2.250"
@@ -76,15 +78,9 @@ class KubeCluster:
 
     def join(self, node: Node, labels: dict[str, str] | None = None) -> None:
         """Make a node's object and start its kubelet."""
-        role = {CONTROL_PLANE: ""} if node is self.cluster[0] else {}
-        create_node(
-            self.plane.admin, node.name, addresses=node.addresses, pod_cidrs=node.pod_cidrs,
-            labels=role | dict(labels or {}),
-        )  # fmt: skip
+        register(self.plane.admin, self.cluster, node, labels)
         if node.holder is None:
-            node.hold(folders=NODE_FOLDERS)
-            node.run("mkdir /run/systemd/system")  # which says that systemd runs the host
-            node.run("; ".join(_overlaid(folder) for folder in LASTING))
+            hold(node)
         serve_api(node, self.plane.address, self.plane.port)
         self.start(node)
 
@@ -120,6 +116,21 @@ class KubeCluster:
         self.kubelets.clear()
 
 
+def register(admin: Api, cluster: Cluster, node: Node, labels: Mapping[str, str] | None = None) -> None:
+    """Make a node's object; the first of the cluster is the control-plane node. ApiError."""
+    role = {CONTROL_PLANE: ""} if node is cluster[0] else {}
+    more = role | dict(labels or {})
+    create_node(admin, node.name, addresses=node.addresses, pod_cidrs=node.pod_cidrs, labels=more)
+
+
+def hold(node: Node, folder: Path | None = None) -> int:
+    """Give a node the folders that are its own; returns the holder of them. HostError. `folder`: of its log."""
+    holder = node.hold(folder, folders=NODE_FOLDERS)
+    node.run("mkdir /run/systemd/system")  # which says that systemd runs the host
+    node.run("; ".join(_overlaid(one) for one in LASTING))
+    return holder
+
+
 def _overlaid(folder: str) -> str:
     """Return the shell line that puts an overlay over a tmpfs."""
     lower, upper, work = (f"{folder}/.{name}" for name in ("lower", "upper", "work"))
@@ -127,8 +138,8 @@ def _overlaid(folder: str) -> str:
     return f"mkdir {lower} {upper} {work} && mount -t overlay -o {options} disk {folder}"
 
 
-def start_kubelet(node: Node, plane: ControlPlane, folder: Path) -> ForkedProcess:
-    """Start a node's kubelet; `folder`: of its pods. It ends with its pods at SIGTERM."""
+def start_kubelet(node: Node, plane: ControlPlane | Served, folder: Path, home: Path | None = None) -> ForkedProcess:
+    """Start a node's kubelet; `folder`: of its pods; `home`: of its own log. It ends with its pods at SIGTERM."""
     stopping: list[int] = []
     host = Host(node.name, node.addresses[0], node.pod_cidrs[0], SERVICE_ADDRESS, "443")
     token, server, ca_file = plane.kubelet_token(node.name), plane.server, plane.ca_file
@@ -139,7 +150,7 @@ def start_kubelet(node: Node, plane: ControlPlane, folder: Path) -> ForkedProces
         logging.getLogger("linkseal").propagate = True
         Kubelet(Api(server, ca_file, token), host, folder, image()).run(stopping)
 
-    return ForkedProcess(work, stopping=stopping)
+    return ForkedProcess(work, stopping=stopping, folder=home)
 
 
 def serve_api(node: Node, address: str, port: int) -> None:

@@ -35,6 +35,7 @@ from linkseal.tunnels.lab.kube.credentials import (
     read_audit,
     write_kubeconfig,
 )
+from linkseal.tunnels.lab.kube.served import Served
 
 START_SECONDS = 120.0
 """Ready after 4 s on an idle machine; past this it hangs."""
@@ -59,7 +60,8 @@ class ControlPlane:
 
     `address` is the IP address of this machine that the API server listens on; `controllers` and `scheduler` say
     whether kube-controller-manager and kube-scheduler run; `kubelets` names the nodes that get a kubelet's token;
-    `endpoints` has the API server say in EndpointSlices of `default/kubernetes` where it is.
+    `endpoints` has the API server say in EndpointSlices of `default/kubernetes` where it is;
+    without `audit` there is no audit log, which grows for ever.
     `programs` is the folder that they all are in. Entry raises DaemonError where one does not start, OSError where
     `address` is none of this machine's; what had been started is ended then.
     """
@@ -74,11 +76,13 @@ class ControlPlane:
         scheduler: bool = False,
         kubelets: Sequence[str] = (),
         endpoints: bool = False,
+        audit: bool = True,
     ) -> None:
         self.folder = folder
         self._programs = programs
         self._kubelets = tuple(kubelets)
         self._endpoints = endpoints
+        self._audit = audit
         self._address = address
         self._optional = [("kube-controller-manager", controllers), ("kube-scheduler", scheduler)]
         self._ports: list[Port] = []
@@ -136,6 +140,11 @@ class ControlPlane:
         """Requests of the admin, who may do everything."""
         assert self._admin is not None, "it was never started"
         return self._admin
+
+    def served(self) -> Served:
+        """Return what another process needs to work with it."""
+        tokens = self._credentials.kubelet_tokens
+        return Served(self.server, self.address, self.port, self.ca_file, self.admin_token, tokens)
 
     def recorder(self) -> Recorder:
         """Another `admin`, which can delete all that was made through it; the caller closes it."""
@@ -249,7 +258,7 @@ class ControlPlane:
             f"--bind-address={self._address}",
             f"--advertise-address={self._address}",  # else it wants a default route
             f"--secure-port={api}",
-            f"--audit-log-path={self._audit_log}",
+            *(audit_options(self._audit_log, self._credentials) if self._audit else ()),
             *api_options(self._credentials),
             f"--endpoint-reconciler-type={'lease' if self._endpoints else 'none'}",
         ])  # fmt: skip
@@ -338,11 +347,18 @@ def api_options(credentials: Credentials) -> list[str]:
         f"--service-account-issuer={ISSUER}",
         f"--service-account-key-file={credentials.accounts_key}",
         f"--service-account-signing-key-file={credentials.accounts_key}",
+        "--shutdown-delay-duration=0s",
+        "--shutdown-watch-termination-grace-period=0s",
+    ]
+
+
+def audit_options(log: Path, credentials: Credentials) -> list[str]:
+    """Every request is written down."""
+    return [
+        f"--audit-log-path={log}",
         f"--audit-policy-file={credentials.audit_policy}",
         "--audit-log-mode=blocking",  # a test that has its answer finds it in the log
         "--audit-log-maxsize=4096",  # in MB: never a second file
-        "--shutdown-delay-duration=0s",
-        "--shutdown-watch-termination-grace-period=0s",
     ]
 
 

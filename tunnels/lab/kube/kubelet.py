@@ -28,7 +28,7 @@ import urllib3
 from linkseal.keys.errors import ConfigError, LinksealError
 from linkseal.tunnels.lab.kube.api import Api, ApiError, Object
 from linkseal.tunnels.lab.kube.container import Image, command_line
-from linkseal.tunnels.lab.kube.network import PodNetwork
+from linkseal.tunnels.lab.kube.network import WITH_PARENT, PodNetwork
 from linkseal.tunnels.lab.kube.objects import timestamp
 from linkseal.tunnels.lab.kube.podspec import Around, ContainerSpec, PodSpec, Probe, read_pod
 from linkseal.tunnels.lab.kube.volumes import Volumes
@@ -82,7 +82,11 @@ class Container:
         self.root.mkdir(exist_ok=True)
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+                [*WITH_PARENT, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         self.restarts, self.started = self.restarts + 1, timestamp()
         self._since, self._again, self._asked = time.monotonic(), 0.0, 0.0

@@ -16,6 +16,9 @@ BRIDGE: Final = "cni0"
 FIRST: Final = 100
 """The lab's own pods have the addresses before."""
 
+WITH_PARENT: Final = ("setpriv", "--pdeathsig", "KILL", "--")
+"""Begin of a command that the kernel kills when the kubelet dies, even of SIGKILL: nothing else would find it then."""
+
 MOST: Final = 100
 """Pods of a node that have a network of their own."""
 
@@ -40,7 +43,7 @@ class PodNetwork:
         if address is None:
             raise HostError(f"no address of {cidr} is left for a pod")
         ready = "ip link set lo up; echo; exec sleep infinity"
-        words = ["unshare", "--net", "sh", "-c", ready]
+        words = [*WITH_PARENT, "unshare", "--net", "sh", "-c", ready]
         holder = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
         assert holder.stdout is not None
         holder.stdout.readline()
