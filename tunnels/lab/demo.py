@@ -39,6 +39,9 @@ AROUND: Final = 0.5
 ENFORCE_PATIENCE: Final = 60.0
 """Seconds beyond a lab's patience until the walk must have ended: half of them pass without plaintext."""
 
+_NAMES: Final = {"wireguard": "WireGuard", "arp": "ARP", "nd": "ND", "mld": "MLD", "pmtu": "path MTU errors"}
+"""Kinds of frames, for a reader."""
+
 
 class Demo:
     """The steps, on a lab that is built and has no agents yet."""
@@ -78,7 +81,7 @@ class Demo:
                 self._stage.line(frame.text)
                 for row in hexdump(frame.data, SENTENCE):
                     self._stage.line(f"  {row}", Tone.WARN)
-            self._stage.claim("the capture reads the sentence on the wire", bool(told) and arrived, _kinds(wire))
+            self._stage.claim("the capture reads the sentence on the wire", bool(told) and arrived, self._kinds(wire))
 
     def _start(self) -> WalkUp:
         """Agents start, and `enable` walks; what follows happens while the controller looks on for plaintext."""
@@ -113,7 +116,7 @@ class Demo:
                 done = copy(self._from, self._to, _address(self._to), data)
             read = sum(MARKER in frame.data or SENTENCE in frame.data for frame in wire.frames)
             plain, sealed = self._lab.stray(wire), wire.count("wireguard")
-            stage.line(f"seen on the wire: {_kinds(wire)}")
+            stage.line(f"seen on the wire: {self._kinds(wire)}")
             stage.claim(f"the file arrived whole in {done.seconds:.1f} s (SHA-256 equal)", done.whole, size(done.size))
             stage.claim("its text was found on the wire 0 times", read == 0, plural(read, "frame"))
             stage.claim(f"{sealed} WireGuard packets carried it", sealed * 1500 > FILE_BYTES)
@@ -172,7 +175,7 @@ class Demo:
                 time.sleep(AROUND)
             plain = lab.stray(wire)
             stage.line(
-                f"{len(flow.lost)} of {flow.sent} packets were dropped meanwhile; seen on the wire: {_kinds(wire)}"
+                f"{len(flow.lost)} of {flow.sent} packets were dropped meanwhile; seen on the wire: {self._kinds(wire)}"
             )
             stage.claim("none of them crossed in plaintext", not plain, "; ".join(plain[:3]))
             stage.claim(f"the agent put it back and said so, and all is sealed again {seconds:.1f} s later", held=True)
@@ -211,6 +214,10 @@ class Demo:
                 (self._out / name).write_text(f"{text}\n", encoding="utf-8")
             self._stage.line(f"{self._out}/mesh.svg and mesh.txt (`linkseal links -o svg`, `linkseal status`)")
 
+    def _kinds(self, wire: Capture) -> str:
+        counts = Counter(map(self._lab.kind, wire.frames))
+        return ", ".join(f"{count} {_NAMES.get(kind, kind)}" for kind, count in counts.most_common()) or "nothing"
+
 
 def farewell(lab: Lab, stage: Stage) -> None:
     """Take the lab down and say whether anything is left of it."""
@@ -239,9 +246,3 @@ def prepare_out(out: Path) -> None:
 
 def _address(pod: Pod) -> str:
     return str(pod.address4 or pod.address6)
-
-
-def _kinds(wire: Capture) -> str:
-    names = {"wireguard": "WireGuard", "arp": "ARP", "nd": "ND", "mld": "MLD", "pmtu": "path MTU errors"}
-    counts: Counter[str] = wire.kinds()
-    return ", ".join(f"{count} {names.get(kind, kind)}" for kind, count in counts.most_common()) or "nothing"

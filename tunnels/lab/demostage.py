@@ -49,7 +49,8 @@ class Stage:
     def views(self, views: Iterable[View]) -> None:
         """Print commands and what they printed."""
         for view in views:
-            self.line(f"$ {view.command}", Tone.DIM)
+            for line in f"$ {view.command}".splitlines():
+                self.line(line, Tone.DIM)
             self.block(view.output)
 
     def claim(self, text: str, held: bool, otherwise: str = "") -> None:  # noqa: FBT001 - the answer

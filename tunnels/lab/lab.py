@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +25,9 @@ from linkseal.tunnels.directory.files import CLUSTER
 from linkseal.tunnels.directory.inventory import parse_inventory
 from linkseal.tunnels.lab import namespaces, state
 from linkseal.tunnels.lab.backend import Backend
-from linkseal.tunnels.lab.capture import Capture
+from linkseal.tunnels.lab.capture import ALLOWED, Capture
 from linkseal.tunnels.lab.cluster import Cluster, Cni, Node
+from linkseal.tunnels.lab.frames import Frame
 from linkseal.tunnels.lab.namespaces import Namespace
 from linkseal.tunnels.lab.state import LabRecord, LabSpec
 from linkseal.tunnels.model import LinkState, Stage
@@ -101,6 +101,10 @@ class Lab:
     """One lab. Made by `build` or `find`; every change of its processes is on disk at once."""
 
     patience = PATIENCE
+    allowed = ALLOWED
+    """Kinds of frames that may cross when everything between nodes is encrypted."""
+    may_cross = "neighbour discovery"
+    """What of them crosses beside WireGuard, in words."""
 
     def __init__(self, record: LabRecord, cluster: Cluster) -> None:
         self.record = record
@@ -307,12 +311,11 @@ class Lab:
 
     def stray(self, wire: Capture) -> list[str]:
         """Return what was captured and should not cross when everything between nodes is encrypted."""
-        return wire.plaintext()
+        return [frame.text for frame in wire.frames if self.kind(frame) not in self.allowed]
 
-    @property
-    def may_cross(self) -> str:
-        """What `stray` lets pass beside WireGuard, in words."""
-        return "neighbour discovery"
+    def kind(self, frame: Frame) -> str:
+        """Return what a frame is."""
+        return frame.kind
 
     def views(self, when: str) -> list[View]:
         """Return what an operator would look at: `built`, `started` or `enforced`. HostError."""
@@ -371,21 +374,6 @@ class Lab:
         if not wanted:
             return [one.name for one in status.nodes if one.status] == sorted(node.name for node in self.cluster)
         return sum(status.directed.get(one, 0) for one in wanted) == len(self.cluster) * (len(self.cluster) - 1)
-
-
-def command_in(record: LabRecord, place: str, words: Sequence[str], folder: Path) -> list[str]:
-    """Return the command line that runs `words` in a place of a lab, in `folder`; here or in its lab kernel.
-
-    Needs nothing of Python's, whose start takes three seconds in a lab kernel. ConfigError for an unknown place.
-    """
-    lab = kind_of(record.spec)(replace(record, processes={}), cluster_of(record.spec))
-    space = lab.place(place)
-    variables = [f"{name}={value}" for name, value in lab.variables(space).items()]
-    mounts = ""
-    if isinstance(space, Node):
-        mounts = f'--mount="/proc/$(cat {shlex.quote(str(lab.node_folder(space) / HOLDER))})/ns/mnt"'
-    enter = f'exec nsenter --net=/run/netns/{space.ns} {mounts} -- env -C "$0" "$@"'
-    return ["sh", "-c", enter, str(folder), *variables, *words]
 
 
 def _holds(condition: Callable[[], bool]) -> bool:

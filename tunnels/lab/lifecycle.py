@@ -21,7 +21,8 @@ from linkseal.tunnels.lab import faults, kernel, namespaces, state
 from linkseal.tunnels.lab.backend import Backend, Choice
 from linkseal.tunnels.lab.demo import Demo, farewell, introduction, prepare_out
 from linkseal.tunnels.lab.demostage import Stage
-from linkseal.tunnels.lab.lab import CONTROLLER, Lab, command_in, kind_of
+from linkseal.tunnels.lab.execute import command_in
+from linkseal.tunnels.lab.lab import CONTROLLER, Lab, kind_of
 from linkseal.tunnels.lab.state import LabRecord, LabSpec
 from linkseal.tunnels.lab.uml import LabKernel
 
@@ -298,15 +299,17 @@ def demo(wish: str, scope: str, out: Path, *, keep: bool, colour: bool, kubernet
 
 def _demo_here(spec: LabSpec, backend: Backend, out: Path, *, keep: bool, paint: Paint, began: float) -> int:
     stage = Stage(paint)
-    with stage.step("Three nodes, two pods each"):
-        lab = kind_of(spec).build(spec, backend)
-        for line in introduction(lab):
-            stage.line(line)
+    lab: Lab | None = None
     try:
-        stage.views(lab.views("built"))
+        with stage.step("Three nodes, two pods each"):
+            lab = kind_of(spec).build(spec, backend)
+            for line in introduction(lab):
+                stage.line(line)
+            stage.views(lab.views("built"))
         Demo(lab, stage, out).run()
     except BaseException:
-        lab.down()
+        if lab is not None:
+            lab.down()
         raise
     if keep:
         note(

@@ -9,8 +9,8 @@ import pytest
 from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.lab import lifecycle, state
 from linkseal.tunnels.lab.backend import Backend
+from linkseal.tunnels.lab.execute import command_in
 from linkseal.tunnels.lab.faults import FAULTS
-from linkseal.tunnels.lab.lab import command_in
 from linkseal.tunnels.lab.state import LabRecord, LabSpec
 from linkseal.tunnels.lab.transfer import MARKER, hexdump, lines_of_text
 

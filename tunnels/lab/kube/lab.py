@@ -29,9 +29,10 @@ from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.controller.clusterwalk import Target, look_on
 from linkseal.tunnels.controller.clusterwalk import ask as ask_for
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
-from linkseal.tunnels.lab.capture import Capture
+from linkseal.tunnels.lab.capture import ALLOWED
 from linkseal.tunnels.lab.cluster import Node
 from linkseal.tunnels.lab.forked import ForkedProcess
+from linkseal.tunnels.lab.frames import Frame
 from linkseal.tunnels.lab.kube.api import Api, ApiError
 from linkseal.tunnels.lab.kube.cluster import API, hold, plug_in, register, serve_api, start_kubelet
 from linkseal.tunnels.lab.kube.controlplane import ControlPlane
@@ -48,6 +49,9 @@ NAMESPACE: Final = "linkseal"
 CONTROL_PLANE: Final = "control-plane"
 """The process that holds it."""
 
+TLS: Final = "TLS with the API server"
+"""Kind of frames that no capture knows: it does not know where the API server is."""
+
 _CNIS: Final = ("none", "host-gw")
 
 _PLANE_SECONDS: Final = 180.0
@@ -56,7 +60,7 @@ _PLANE_SECONDS: Final = 180.0
 _TOOL_SECONDS: Final = 120.0
 
 _END_SECONDS: Final = 45.0
-"""A kubelet kills its pods; each program of the control plane may take 20 s to end by itself."""
+"""For a kubelet that kills its pods, on a machine that is busy."""
 
 _LOOK: Final = 0.2
 
@@ -77,10 +81,25 @@ def values_of(spec: LabSpec) -> dict[str, str]:
     return values | ({"agent.config.wireguard.driver": "userspace"} if spec.driver == "userspace" else {})
 
 
+def is_with(frame: str, address: str, port: int) -> bool:
+    """Whether a frame's description is that of TCP from or to a server. Pure.
+
+    >>> is_with("192.0.2.11 > 192.0.2.250 TCP 40000 > 6443, 66 bytes", "192.0.2.250", 6443)
+    True
+    >>> is_with("192.0.2.11 > 192.0.2.250 TCP 6443 > 40000, 66 bytes", "192.0.2.250", 6443)
+    False
+    """
+    source, _, target, what, from_port, _, to_port, *_ = *frame.replace(",", "").split(), *[""] * 7
+    ends = ((source, from_port), (target, to_port))
+    return what == "TCP" and (address, str(port)) in ends
+
+
 class KubeLab(Lab):
     """A lab whose nodes are a Kubernetes cluster's."""
 
     patience = 240.0
+    allowed = ALLOWED | {TLS}
+    may_cross = f"neighbour discovery, and TLS with the API server at {API}, which is no node,"
 
     @classmethod
     def check(cls, spec: LabSpec) -> None:
@@ -117,6 +136,7 @@ class KubeLab(Lab):
                 plane.served().save(self._served_file)
                 while not stopping:
                     time.sleep(_LOOK)
+                plane.lose_power()  # in good order the API server takes 10 s, and nobody needs its data any more
 
         home = self.folder / CONTROL_PLANE
         home.mkdir()
@@ -276,14 +296,9 @@ class KubeLab(Lab):
             finally:
                 runner.run(walk.aclose())
 
-    def stray(self, wire: Capture) -> list[str]:
-        """Return what should not cross: TLS with the API server, which is no node, may."""
-        return [text for text in wire.plaintext() if API not in text]
-
-    @property
-    def may_cross(self) -> str:
-        """What `stray` lets pass beside WireGuard, in words."""
-        return f"neighbour discovery (and TLS with the API server at {API}, which is no node)"
+    def kind(self, frame: Frame) -> str:
+        """Return what a frame is; TLS of nodes with the API server, which is no node, is a kind of its own."""
+        return TLS if frame.kind == "plaintext" and is_with(frame.text, API, self._served.port) else frame.kind
 
     def views(self, when: str) -> list[View]:
         """Return what kubectl shows. HostError."""
@@ -291,7 +306,8 @@ class KubeLab(Lab):
         if when == "built":
             return [self._view("kubectl get nodes")]
         if when == "started":
-            return [View(" ".join(["helm", *self._install("charts/linkseal")]), ""), self._view(pods)]
+            helm = " ".join(["helm", *self._install("charts/linkseal")])
+            return [View(helm.replace(" --set", " \\\n     --set"), ""), self._view(pods)]
         return [self._view("kubectl get clusterencryption"), self._view("kubectl get nodeencryption -o wide")]
 
     def _view(self, command: str) -> View:
