@@ -4,6 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 GROUND := tests/ground
 ARGS ?=
+KUBERNETES ?=
 COMPILE := $(GROUND)/setup lock pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
@@ -12,9 +13,10 @@ COMPILE := $(GROUND)/setup lock pip compile --quiet --universal --python-version
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
 
-demo:  ## three nodes with two pods each: plaintext first, then encrypted, shown on the wire (ARGS="--backend …")
+demo:  ## three nodes with two pods each: plaintext first, then encrypted (KUBERNETES=1; ARGS="--backend …")
 	@$(GROUND)/setup demo
-	@$(BIN)/linkseal lab demo $(ARGS)
+	@$(if $(KUBERNETES),PYTHONPATH=tests $(BIN)/python -m ground.controlbuild >/dev/null)
+	@$(BIN)/linkseal lab demo $(if $(KUBERNETES),--kubernetes) $(ARGS)
 
 test:  ## everything: lint, unit and property tests, Kubernetes and kernel tests (ARGS="-k word" goes to pytest)
 	@$(GROUND)/setup test

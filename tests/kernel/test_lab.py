@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ground import controlbuild
 from ground.namespaces import NETNS_FOLDER
 from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.cli.output import Paint
@@ -75,6 +77,51 @@ def test_a_lab_is_up_is_broken_and_heals_and_leaves_nothing(cleared: None, capfd
     assert main(["lab", "down", "--name", NAME]) == 0
     assert left_over() == []
     assert not [name for name, process in record.processes.items() if process.alive()]
+
+
+@pytest.mark.kernel
+@pytest.mark.timeout(500)
+def test_a_lab_with_kubernetes_is_up_and_leaves_nothing(cleared: None, capfd: pytest.CaptureFixture[str]) -> None:
+    controlbuild.build()
+    before = programs().keys()
+    up = ["lab", "up", "--backend", "kernel", "--name", NAME, "--nodes", "2", "--kubernetes", "--cni", "host-gw"]
+    assert main(up) == 0, capfd.readouterr()
+    record = state.load(NAME)
+    assert (record.folder / "kubeconfig").stat().st_mode & 0o777 == 0o600
+    for place in ("n1", "n2.p1", "wire"):
+        code, output = run_on(place, "kubectl", "get", "nodes", "-o", "name")
+        assert (code, output.split()) == (0, ["node/n1", "node/n2"])
+    assert "deployed" in run_on("n1", "helm", "list", "-n", "linkseal")[1]
+    code, output = run_on("n1", "linkseal", "status")
+    assert code == 0, output
+    assert "everything in scope is encrypted" in output
+    assert run_on("n1.p1", "ping", "-c1", "-W2", "10.244.2.2")[0] == 0
+    assert main(["lab", "status", "--name", NAME]) == 0
+    assert main(["lab", "break", "--name", NAME, "key", "n1"]) == 2, "that is of labs without"
+    assert main(["lab", "break", "--name", NAME, "peer", "n1"]) == 0
+    deadline = time.monotonic() + 30
+    while not run_on("n1", "wg", "show", "lsl11", "peers")[1].strip():
+        assert time.monotonic() < deadline, "the peer was not put back"
+
+    seen = programs().keys() - before
+    assert len(seen) >= 4 + 2 + 2 + 4, (
+        "control plane, agents, controllers, and a holder for each network and each mount"
+    )
+    assert main(["lab", "down", "--name", NAME]) == 0
+    assert left_over() == []
+    assert not [name for name, process in record.processes.items() if process.alive()]
+    assert [line for pid, line in programs().items() if pid in seen] == []
+
+
+def programs() -> dict[str, str]:
+    """Number and command line of processes that a lab with Kubernetes has, and others may have."""
+    wanted = ("kube-", "/etcd ", "agent run", "controller run", "sleep infinity")
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit():
+                found[entry.name] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return {pid: line for pid, line in found.items() if any(word in line for word in wanted)}
 
 
 @pytest.mark.kernel

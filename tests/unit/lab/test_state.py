@@ -57,7 +57,7 @@ def test_a_lab_that_is_not_there_is_said_with_those_that_are() -> None:
 
 def test_a_record_comes_back_as_it_was_written(sleeper: subprocess.Popen[bytes]) -> None:
     state.claim("lab")
-    spec = LabSpec(nodes=5, scope="transparent", families=("4", "6"), cni="vxlan", driver="userspace")
+    spec = LabSpec(nodes=5, scope="transparent", families=("4", "6"), cni="vxlan", driver="userspace", kubernetes=True)
     record = LabRecord(spec, Backend.USERSPACE).with_process("n1", sleeper.pid)
     record.save()
     assert state.load("lab") == record
