@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from ground import controlbuild, kernel
-from linkseal.tunnels.lab.kube.programs import find_programs
+from linkseal.tunnels.lab.kube.programs import programs_folder
 
 FAKE_GO = """#!/bin/sh
 case "$1" in
@@ -44,13 +44,13 @@ def test_what_is_built_is_not_built_again(machine: Path) -> None:
 def test_the_product_finds_what_was_built_last(machine: Path) -> None:
     install_go(machine)
     first = controlbuild.build()
-    assert find_programs() == first
+    assert programs_folder().resolve() == first
     install_go(machine, version="1.27.0")
     second = controlbuild.build()
-    assert find_programs() == second != first
+    assert programs_folder().resolve() == second != first
     install_go(machine)
     controlbuild.build()  # builds nothing: this clone's own is there
-    assert find_programs() == first
+    assert programs_folder().resolve() == first
 
 
 def test_only_what_is_missing_is_built(machine: Path) -> None:
