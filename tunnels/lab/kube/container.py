@@ -120,7 +120,8 @@ def _kernel(*, privileged: bool) -> Iterator[str]:
 
 def _privileges(container: ContainerSpec, image: Image) -> list[str]:
     """Return the words that give up what the container does not get, and become its command."""
-    words = ["setpriv", f"--reuid={container.uid}", f"--regid={container.gid}", "--clear-groups"]
+    # A change of user takes back what --kill-child has set (prctl(2)): the container would outlive its kubelet.
+    words = ["setpriv", "--pdeathsig=KILL", f"--reuid={container.uid}", f"--regid={container.gid}", "--clear-groups"]
     if not container.privileged:
         kept = ",".join(f"+{name.lower()}" for name in sorted(container.capabilities))
         words += [f"--bounding-set=-all{',' if kept else ''}{kept}", "--inh-caps=-all", "--ambient-caps=-all"]

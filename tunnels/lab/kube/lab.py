@@ -62,6 +62,9 @@ _TOOL_SECONDS: Final = 120.0
 _END_SECONDS: Final = 45.0
 """For a kubelet that kills its pods, on a machine that is busy."""
 
+_GONE_SECONDS: Final = 5.0
+"""How long killed containers may take to be gone."""
+
 _LOOK: Final = 0.2
 
 
@@ -257,6 +260,13 @@ class KubeLab(Lab):
             process.end(seconds=_END_SECONDS)
         super()._end_processes()
 
+    def down(self) -> list[str]:
+        """End everything; a pod with a network of its own is looked for by its volumes, which are in the lab's folder."""
+        left, deadline = super().down(), time.monotonic() + _GONE_SECONDS
+        while (pods := _mounting(self.folder)) and time.monotonic() < deadline:
+            time.sleep(_LOOK)
+        return left + [f"process {pid} of a pod" for pid in pods]
+
     # --- as an operator has it --------------------------------------------------------------------------------------
 
     @property
@@ -338,6 +348,16 @@ async def _walk(access: Access) -> AsyncGenerator[Told]:
             yield Told(shown.text, shown.good)
     finally:
         await api.close()
+
+
+def _mounting(folder: Path) -> list[str]:
+    """Return the numbers of processes that have mounted something of this folder's (proc_pid_mountinfo(5))."""
+    inside, found = "/".join(folder.parts[-2:]) + "/", []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and inside in (entry / "mountinfo").read_text(errors="replace"):
+                found.append(entry.name)
+    return found
 
 
 def _is_ready(pod: Mapping[str, Any]) -> bool:
