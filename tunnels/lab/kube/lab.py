@@ -261,7 +261,7 @@ class KubeLab(Lab):
         super()._end_processes()
 
     def down(self) -> list[str]:
-        """End everything; a pod with a network of its own is looked for by its volumes, which are in the lab's folder."""
+        """End everything; pods with a network of their own are looked for by volumes: these are in the lab's folder."""
         left, deadline = super().down(), time.monotonic() + _GONE_SECONDS
         while (pods := _mounting(self.folder)) and time.monotonic() < deadline:
             time.sleep(_LOOK)
