@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +41,17 @@ print(json.dumps({
 
 NET_ADMIN, SYS_ADMIN = 12, 21
 """Bits of capabilities (capabilities(7))."""
+
+
+LONG = 300
+"""Seconds that nothing here takes."""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def pod(container: dict[str, Any], **spec: Any) -> dict[str, Any]:
@@ -89,6 +104,33 @@ def test_the_controllers_container_is_nobody_without_any(tmp_path: Path) -> None
     assert (found["caps"], found["bounding"], found["nnp"]) == (0, 0, 1)
     assert (found["uid"], found["gid"], found["hostname"]) == (65532, 65532, "agent-1")
     assert found["root"] == "Permission denied"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes namespaces")
+@pytest.mark.parametrize("user", [0, 65532])
+def test_a_container_ends_with_its_parent_whoever_it_is(user: int, tmp_path: Path) -> None:
+    command = ["python3", "-c", f"import time; open('/state/up', 'w').close(); time.sleep({LONG})"]
+    (one,) = read_pod(pod({"command": command}, securityContext={"runAsUser": user}), AROUND).containers
+    for name in ("root", "state", "config"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o777)
+    bound = [
+        Bound(tmp_path / "state", "/state", read_only=False),
+        Bound(tmp_path / "config", "/config", read_only=True),
+    ]
+    process = subprocess.Popen(command_line(one, tmp_path / "root", image(), bound))
+    try:
+        until((tmp_path / "state" / "up").exists)
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        handle = os.pidfd_open(int(child))  # of that process and no other, also when it has ended
+    finally:
+        process.kill()
+        process.wait()
+    ended = bool(select.select([handle], [], [], 10)[0])
+    if not ended:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    os.close(handle)
+    assert ended, "it goes on without its parent"
 
 
 @pytest.mark.parametrize(
