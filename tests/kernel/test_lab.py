@@ -80,7 +80,7 @@ def test_a_lab_is_up_is_broken_and_heals_and_leaves_nothing(cleared: None, capfd
 
 
 @pytest.mark.kernel
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(600)
 def test_a_lab_with_kubernetes_is_up_and_leaves_nothing(cleared: None, capfd: pytest.CaptureFixture[str]) -> None:
     controlbuild.build()
     before = programs().keys()
