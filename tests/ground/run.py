@@ -39,6 +39,9 @@ CPUS = os.cpu_count() or 1
 BUILD = "build"
 """Name of the suite that stands for a build that failed: of the lab kernel or the control plane."""
 
+CONTROL_PLANE = re.compile(r"\bpod_cluster\b|\bcontrolbuild\b")
+"""What is in a test that has one, whatever its marker."""
+
 SHARDS = min(2, CPUS)
 """Lab kernels side by side: each has one CPU. Two a CPU were tried: no faster, and packets were lost to each other."""
 
@@ -200,7 +203,7 @@ class Session:
     def prepare_control_plane(self) -> list[Result]:
         """Have the control plane if tests on it were asked for; a failure counts as one."""
         began = time.monotonic()
-        if not self._selection.files("kube"):
+        if not self._selection.files("kube") and not self._pods_in_kernel():
             return []
         try:
             if not controlbuild.is_built():
@@ -209,6 +212,11 @@ class Session:
         except kernel.BuildError as error:
             return [build_failed(error, began)]
         return []
+
+    def _pods_in_kernel(self) -> list[str]:
+        """Kernel tests with a control plane: in a lab kernel nobody could build it."""
+        files = self._selection.files("kernel")
+        return [file for file in files if CONTROL_PLANE.search((ROOT / file.split("::", maxsplit=1)[0]).read_text())]
 
     def everything(self) -> list[Result]:
         """Lint, host tests and both builds at once; then the tests on what was built."""
@@ -224,7 +232,7 @@ class Session:
         return self.prepare_control_plane() or self.kube()
 
     def only_kernel(self) -> list[Result]:
-        return self.prepare_kernel() or self.kernel()
+        return self.prepare_kernel() or self.prepare_control_plane() or self.kernel()
 
     def only_bench(self) -> list[Result]:
         return self.prepare_kernel() or self.bench()
