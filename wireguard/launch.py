@@ -10,10 +10,8 @@ replaced with the agent's. It speaks one JSON object a line, as the agent's cont
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from linkseal.keys.errors import HostError
+from linkseal.wireguard.jsonline import exchange
 from linkseal.wireguard.uapisocket import SOCKET_FOLDER, serves
 
 BINARY_VARIABLE: Final = "LINKSEAL_WIREGUARD_GO"
@@ -70,6 +69,18 @@ def find_binary() -> Path:
     return Path(found)
 
 
+def apart() -> dict[str, Any]:
+    """Return how a daemon is started: silent, and with nothing of ours: no terminal, no folder, no file."""
+    return {
+        "env": {**os.environ, "LOG_LEVEL": "silent"},
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "cwd": "/",
+        "start_new_session": True,
+    }
+
+
 class OwnProcesses:
     """They are started here and go on without us. HostError if wireguard-go cannot be run here."""
 
@@ -82,17 +93,7 @@ class OwnProcesses:
         try:
             # which makes its folder itself, but not the target of a link in its place
             Path(os.path.realpath(SOCKET_FOLDER)).mkdir(mode=0o755, parents=True, exist_ok=True)
-            done = subprocess.run(
-                [self._binary, name],
-                env={**os.environ, "LOG_LEVEL": "silent"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,
-                timeout=START_SECONDS,
-                check=False,
-            )
+            done = subprocess.run([self._binary, name], timeout=START_SECONDS, check=False, **apart())
         except (OSError, subprocess.TimeoutExpired) as error:
             raise HostError(f"cannot start {self._binary} for {name}: {error}") from None
         deadline = time.monotonic() + START_SECONDS
@@ -126,20 +127,13 @@ def made_none(binary: Path, name: str, code: int | None) -> HostError:
 def ask(path: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     """Ask the supervisor, and return its answer. HostError: none answers (ECONNREFUSED), or it refuses."""
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
-            link.settimeout(ASK_SECONDS)
-            link.connect(str(path))
-            link.sendall(json.dumps(request).encode() + b"\n")
-            with link.makefile("rb") as stream:
-                raw = stream.readline(MAX_ANSWER)
+        answer = exchange(path, request, seconds=ASK_SECONDS, limit=MAX_ANSWER)
     except OSError as error:
         raise HostError(
             f"nobody answers at {path} ({error.strerror or error}), who would run wireguard-go: is the pod of the "
             "DaemonSet linkseal-daemons on this node ready? It is asked again",
             errno=ECONNREFUSED,
         ) from None
-    try:
-        answer = json.loads(raw)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):

@@ -19,6 +19,8 @@ from pathlib import Path
 from ground.namespaces import ForkedProcess, Namespace
 from linkseal.tunnels.boot import install
 from linkseal.tunnels.lab import namespaces
+from linkseal.tunnels.lab.cluster import Cluster, Node
+from linkseal.tunnels.lab.reset import empty_kernel
 
 TARGETS = ("sysinit.target", "multi-user.target")
 """In the order in which a boot reaches them."""
@@ -100,6 +102,12 @@ class BootHost:
             said += process.text()
             assert status == ends_with, f"{node.ns}: {unit.name} ended with {status}:\n{process.text()}"
         return said
+
+
+def lose_power(cluster: Cluster, node: Node) -> None:
+    """All of ours in a node's kernel goes, and its addresses; the cable is dead. Agents are the caller's to kill."""
+    empty_kernel(cluster, node)
+    node.ip("addr flush dev eth0", "link set eth0 down")
 
 
 def boot_inside(node: Namespace, target: str) -> ForkedProcess:

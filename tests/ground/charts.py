@@ -121,6 +121,18 @@ def granted(plane: ControlPlane, account: str) -> set[tuple[str, str]]:
     }
 
 
+def called(plane: ControlPlane) -> set[tuple[str, str]]:
+    """Verb and resource of all that the controller has asked the API server for."""
+    mine = plane.requests(user=f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}")
+    return {(one.verb, one.resource) for one in mine}
+
+
+def told(plane: ControlPlane) -> set[str]:
+    """Reasons of our Events."""
+    events = plane.admin.get("/apis/events.k8s.io/v1/namespaces/default/events")["items"]
+    return {one["reason"] for one in events if one.get("reportingController") == "linkseal.io/controller"}
+
+
 def agent_token(kube: Api, node: str) -> str:
     """A token as the agent's pod on `node` has it. The Node has to be there."""
     return bound_token(kube, agent_pod(kube, node, AGENT))

@@ -17,28 +17,35 @@ from typing import Any
 
 from ground.agents import Deployment
 from ground.boot import BootHost
-from ground.charts import AGENT, CONTROLLER, NAMESPACE, NODE_ENCRYPTIONS, agent_pod, chart_installed
+from ground.charts import (
+    AGENT,
+    CLUSTER_ENCRYPTIONS,
+    CONTROLLER,
+    NAMESPACE,
+    NODE_ENCRYPTIONS,
+    agent_pod,
+    chart_installed,
+)
 from ground.controlplane import ControlPlane
 from ground.kubeobjects import bound_token, create_node, unbound_token
 from ground.namespaces import ForkedProcess
 from ground.net import Cluster, Node
 from linkseal.tunnels.agent import main as agent
 from linkseal.tunnels.cli.controller import _log_to_stderr
+from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.controller import kube as controller
 from linkseal.tunnels.controller.providers.choice import Granting
 from linkseal.tunnels.directory.kubeapi import Access
+from linkseal.tunnels.lab.kube.cluster import API, plug_in
 
 USERSPACE = {"wireguard": {"driver": "userspace"}}
 """Settings of agents that any kernel with TUN can run."""
-
-API = "192.0.2.250"
-"""Address of the machine that the control plane is on."""
 
 
 @contextmanager
 def control_plane_on(cluster: Cluster, folder: Path) -> Iterator[ControlPlane]:
     """A control plane on the wire between the nodes."""
-    cluster.wire.run(f"ip link set lo up; ip address add {API}/24 dev br0; ip link set br0 up")
+    plug_in(cluster)
     with cluster.wire.entered(), ControlPlane(folder, address=API) as plane:
         yield plane
 
@@ -95,6 +102,21 @@ class KubeDeployment(Deployment):
         for node in chosen:
             self.agents[node.name] = node.fork(agent.run, self.agent_settings(node, **more))
         self.until(lambda: all(map(self.answers, chosen)), "agents that answer")
+
+    def to_prefer(self, at: list[str]) -> None:
+        """Walk there with agents that start on the way, and without verify, whose controls are plaintext.
+
+        `at`: the options that name the cluster to the commands.
+        """
+        assert main([*at, "enable", "--to", "prepare"]) == 0
+        self.start()
+        assert main([*at, "enable", "--to", "prefer"]) == 0
+        self.plane.admin.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"verify": {"interval": 0}}})
+        self.wait_sealed()
+
+    def all_codes(self) -> set[str]:
+        """Codes of the findings that any agent shows now."""
+        return {code for node in self.cluster for code in self.codes(node)}
 
     def report(self) -> str:
         """Logs of the controller and all agents."""

@@ -20,15 +20,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ground.charts import AGENT, NAMESPACE, agent_pod
 from ground.controlplane import ControlPlane
 from ground.kubeapi import Api
-from ground.kubeobjects import bound_token
+from ground.kubeobjects import bound_token, create_namespace, create_node
 from linkseal.keys import announcement as announcements
+from linkseal.keys import grant as grants
 from linkseal.keys.announcement import AnnouncedEndpoint, Announcement, GenerationKey, SignedAnnouncement
 from linkseal.keys.ca import generate_identity, make_csr
+from linkseal.keys.policydoc import SignedPolicy
 from linkseal.keys.secrets import PrivateKey
 from linkseal.keys.values import PublicKey
 from linkseal.tunnels.directory.choice import open_directory
 from linkseal.tunnels.directory.kube import KubeDirectory
+from linkseal.tunnels.directory.kubedocs import CA_KEY, CA_MAP, GRANT, POLICY_KEY, POLICY_MAP, POLICY_SIGNATURE
 from linkseal.tunnels.settings import KubeDirectorySettings
+from unit.keys.cluster import GOOD, authority
 
 SECONDS = 30.0
 
@@ -37,12 +41,33 @@ SECONDS = 30.0
 async def agent_directory(plane: ControlPlane, kube: Api, folder: Path, node: str) -> AsyncIterator[KubeDirectory]:
     """The directory as the agent on a node opens it."""
     config = plane.kubeconfig(folder / f"agent-{node}", bound_token(kube, agent_pod(kube, node, AGENT)))
+    async with opened(config, node) as directory:
+        yield directory
+
+
+@asynccontextmanager
+async def opened(config: Path, node: str = "") -> AsyncIterator[KubeDirectory]:
+    """The directory by a kubeconfig."""
     directory = open_directory(KubeDirectorySettings(NAMESPACE, config), node)
     assert isinstance(directory, KubeDirectory)
     try:
         yield directory
     finally:
         await directory.close()
+
+
+def signed_cluster(kube: Api, policy: SignedPolicy) -> None:
+    """Three nodes with grants, a CA bundle and a policy, by the CA of unit tests (unit.keys.cluster)."""
+    create_namespace(kube, NAMESPACE)
+    for name in ("n1", "n2", "n3"):
+        create_node(kube, name)
+        grant = GOOD[name].grant
+        assert grant is not None
+        kube.patch(f"/api/v1/nodes/{name}", {"metadata": {"annotations": {GRANT: grants.wrap(grant)}}})
+    maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+    kube.post(maps, {"metadata": {"name": CA_MAP}, "data": {CA_KEY: authority().certificate_pem()}})
+    data = {POLICY_KEY: policy.text, POLICY_SIGNATURE: policy.signature}
+    kube.post(maps, {"metadata": {"name": POLICY_MAP}, "data": data})
 
 
 async def certificate(directory: KubeDirectory, node: str) -> str:

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from ground.charts import CHART, CLUSTER_ENCRYPTIONS, NAMESPACE
 from ground.controlplane import ControlPlane
 from ground.kubeapi import Object
 from ground.net import Cluster
 from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.lab.kube.cluster import API, KubeCluster, plug_in
+from linkseal.tunnels.lab.kube.objects import is_ready
 
 PATIENCE = 240.0
 """Seconds that pods may take: the lab kernel has one CPU for control plane and nodes."""
@@ -63,8 +65,12 @@ class PodCluster(KubeCluster):
 
     def ready(self, component: str) -> int:
         """How many of them are ready."""
-        conditions = [pod.get("status", {}).get("conditions") or () for pod in self.pods_of(component)]
-        return sum(any(one["type"] == "Ready" and one["status"] == "True" for one in each) for each in conditions)
+        return sum(map(is_ready, self.pods_of(component)))
+
+    def failed(self, capfd: pytest.CaptureFixture[str]) -> str:
+        """What commands printed and pods log, for a failed assertion."""
+        shown = capfd.readouterr()
+        return f"{shown.out[-3000:]}\n{shown.err[-3000:]}\n{self.logs()}"
 
 
 @contextmanager

@@ -5,17 +5,15 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import pytest
 from ground.agents import Deployment, Nodes
-from ground.boot import BootHost
+from ground.boot import BootHost, lose_power
 from ground.net import Node
 from linkseal.keys.errors import HostError
 from linkseal.tunnels.agent import main as agent
 from linkseal.tunnels.agent import rescue
 from linkseal.tunnels.boot.install import install
-from linkseal.tunnels.lab.reset import forget_kernel
 
 
 @contextmanager
@@ -30,14 +28,8 @@ def without_power(nodes: Nodes, scope: str) -> Iterator[tuple[Deployment, Node]]
         linkseal.wait_sealed()
         node = cluster[0]
         linkseal.stop(node, signal.SIGKILL)
-        forget(linkseal, node)
+        lose_power(cluster, node)
         yield linkseal, node
-
-
-def forget(linkseal: Deployment, node: Node) -> None:
-    lab = SimpleNamespace(cluster=linkseal.cluster, node_folder=lambda node: linkseal.folder / "none" / node.name)
-    forget_kernel(lab, node)  # type: ignore[arg-type]
-    node.ip("addr flush dev eth0", "link set eth0 down")
 
 
 @pytest.mark.userspace
@@ -125,7 +117,7 @@ def test_the_units_bring_back_the_kernels_own_tunnels(nodes: Nodes) -> None:
         linkseal.until(lambda: linkseal.status(a).boot.state == "installed", "a boot unit")
         linkseal.stop(a, signal.SIGKILL)
         linkseal.stop(b)
-        forget(linkseal, a)
+        lose_power(cluster, a)
         with cluster.capture() as wire:
             host.boot(a, "sysinit.target")
             cluster.new_nic(a)

@@ -19,6 +19,7 @@ from ground.charts import chart_installed
 from ground.controlplane import ControlPlane
 from ground.kernel import BuildError
 from ground.kubeapi import Recorder
+from ground.net import Cluster
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,6 +48,16 @@ def kube(plane: ControlPlane) -> Iterator[Recorder]:
     with plane.recorder() as recorder:
         yield recorder
         recorder.remove()
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Three nodes, with plain routes between their pods; with `plane` it has nothing to do."""
+    made = Cluster(3, cni="host-gw")
+    try:
+        yield made
+    finally:
+        made.remove()
 
 
 @pytest.fixture(scope="module")

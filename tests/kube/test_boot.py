@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from ground.boot import start
+from ground.boot import lose_power, start
 from ground.charts import CLUSTER_ENCRYPTIONS, chart_installed
 from ground.kubemesh import API, KubeDeployment, control_plane_on
 from ground.namespaces import ForkedProcess
@@ -17,27 +15,9 @@ from ground.net import Cluster, Node
 from ground.probes import loss_probe
 from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.lab.namespaces import processes_in
-from linkseal.tunnels.lab.reset import DAEMON, forget_kernel
+from linkseal.tunnels.lab.reset import DAEMON
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(420)]
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    made = Cluster(3, cni="host-gw")
-    try:
-        yield made
-    finally:
-        made.remove()
-
-
-def lose_power(linkseal: KubeDeployment, node: Node) -> None:
-    """Its agent, its daemons, all of ours in its kernel, and its addresses; the cable is dead."""
-    lab = SimpleNamespace(cluster=linkseal.cluster, node_folder=lambda node: linkseal.folder / "none" / node.name)
-    linkseal.cluster.wire.ip(f"link set up{node.index} down")
-    linkseal.stop(node, signal.SIGKILL)
-    forget_kernel(lab, node)  # type: ignore[arg-type]
-    node.ip("addr flush dev eth0", "link set eth0 down")
 
 
 def test_a_cluster_that_lost_power_comes_back_encrypted_by_its_disks_alone(
@@ -57,7 +37,9 @@ def test_a_cluster_that_lost_power_comes_back_encrypted_by_its_disks_alone(
         linkseal.until(lambda: all(linkseal.status(n).boot.state == "installed" for n in cluster), "boot units")
         plane.stop_api(kill=True)
         for node in cluster:
-            lose_power(linkseal, node)
+            cluster.wire.ip(f"link set up{node.index} down")
+            linkseal.stop(node, signal.SIGKILL)
+            lose_power(cluster, node)
         assert [len(node.run("nft list tables").split()) for node in cluster] == [0, 0, 0]
         began = time.monotonic()
         with cluster.capture() as wire, loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:

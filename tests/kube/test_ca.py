@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import signal
 from base64 import b64decode
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ground.charts import CLUSTER_ENCRYPTIONS, NAMESPACE
+from ground.charts import CLUSTER_ENCRYPTIONS, NAMESPACE, called, told
 from ground.controlplane import ControlPlane
 from ground.kubeapi import ApiError
-from ground.kubemesh import API, KubeDeployment
+from ground.kubemesh import API, KubeDeployment, deployed
 from ground.net import Cluster, Node
 from ground.probes import loss_probe
-from kube.test_mesh import called, codes, deployed, told
 from linkseal.keys import grant as grants
 from linkseal.keys import policydoc
 from linkseal.keys.ca import CertificateAuthority, Trust
@@ -30,15 +28,6 @@ pytestmark = [pytest.mark.kube, pytest.mark.timeout(420)]
 ENCRYPTION = f"{CLUSTER_ENCRYPTIONS}/default"
 OF_NAMESPACE = f"/api/v1/namespaces/{NAMESPACE}"
 CA_MAP, SECRET = f"{OF_NAMESPACE}/configmaps/linkseal-ca", f"{OF_NAMESPACE}/secrets/linkseal-ca-key"
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    made = Cluster(3, cni="host-gw")
-    try:
-        yield made
-    finally:
-        made.remove()
 
 
 def ca_status(plane: ControlPlane) -> dict[str, Any]:
@@ -135,7 +124,7 @@ def comes_back(plane: ControlPlane, linkseal: KubeDeployment, node: Node, new: T
     assert numbers == {one.name: [1] for one in linkseal.cluster}, "no key was changed for it"
     assert linkseal.rotate(node) == 2
     linkseal.until(linkseal.settled, "a new generation of the one that was away, everywhere")
-    assert codes(linkseal, linkseal.cluster) & {"LS1002", "LS1013", "LS1024", "LS5102"} == set()
+    assert linkseal.all_codes() & {"LS1002", "LS1013", "LS1024", "LS5102"} == set()
 
 
 def swapped(plane: ControlPlane, linkseal: KubeDeployment, cluster: Cluster, trusted: Trust) -> None:
@@ -155,10 +144,10 @@ def swapped(plane: ControlPlane, linkseal: KubeDeployment, cluster: Cluster, tru
             assert {linkseal.status(node).trust for node in cluster} == {trusted.fingerprints}
             assert linkseal.all_sealed()
             plane.admin.patch(CA_MAP, {"data": before})
-            linkseal.until(lambda: "LS1024" not in codes(linkseal, cluster), "no finding")
+            linkseal.until(lambda: "LS1024" not in linkseal.all_codes(), "no finding")
         plane.admin.patch(CA_MAP, {"data": {"ca.crt": evil.certificate_pem(), "cross.crt": None}})
     finally:
         linkseal.controller.kill(signal.SIGCONT)
     linkseal.until(lambda: plane.admin.get(CA_MAP)["data"] == before, "the controller puts its own back", 60)
-    linkseal.until(lambda: "LS1024" not in codes(linkseal, cluster), "no finding")
+    linkseal.until(lambda: "LS1024" not in linkseal.all_codes(), "no finding")
     assert {linkseal.status(node).trust for node in cluster} == {trusted.fingerprints}

@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from ground.boot import boot_inside
-from ground.net import Node
+from ground.boot import boot_inside, lose_power
 from ground.podcluster import PodCluster, pod_cluster
 from ground.probes import loss_probe
 from linkseal.tunnels.lab.kube.cluster import serve_api
-from linkseal.tunnels.lab.reset import forget_kernel
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
 
@@ -24,33 +21,22 @@ def pods(tmp_path: Path) -> Iterator[PodCluster]:
         yield made
 
 
-def lose_power(pods: PodCluster, node: Node) -> None:
-    """All of ours in its kernel, its addresses; the cable is dead."""
-    lab = SimpleNamespace(cluster=pods.cluster, node_folder=lambda node: pods.folder / "none" / node.name)
-    forget_kernel(lab, node)  # type: ignore[arg-type]
-    node.ip("addr flush dev eth0", "link set eth0 down")
-
-
 def test_pods_that_only_the_api_server_starts_find_it_behind_the_guard(
     pods: PodCluster, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Scope transparent, stage enforce; agents come up at last, and only through the API server on the first node."""
     a, b, _ = pods.cluster
 
-    def failed() -> str:
-        shown = capfd.readouterr()
-        return f"{shown.out[-3000:]}\n{shown.err[-3000:]}\n{pods.logs()}"
-
     pods.install()
     pods.until(lambda: pods.ready("agent") == 3, "agents that are ready")
-    assert pods.linkseal("enable", "--to", "prepare", "--scope", "transparent", "--wait=180s") == 0, failed()
+    assert pods.linkseal("enable", "--to", "prepare", "--scope", "transparent", "--wait=180s") == 0, pods.failed(capfd)
     pods.plane.admin.patch(pods.encryption, {"spec": {"verify": {"interval": 0}}})  # its controls are plaintext
-    assert pods.linkseal("enable", "--to", "enforce", "--wait=240s", "--yes") == 0, failed()
+    assert pods.linkseal("enable", "--to", "enforce", "--wait=240s", "--yes") == 0, pods.failed(capfd)
 
     pods.leave()
     pods.plane.lose_power()
     for node in pods.cluster:
-        lose_power(pods, node)
+        lose_power(pods.cluster, node)
         assert node.run("nft list tables; ip -br link | grep lsl || true").strip() == ""
     began = time.monotonic()
     with pods.cluster.capture() as wire, loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=50) as loss:
@@ -75,4 +61,6 @@ def test_pods_that_only_the_api_server_starts_find_it_behind_the_guard(
     exempt = str(pods.plane.port)
     assert [text for text in wire.plaintext() if exempt not in text] == []
     assert wire.count("wireguard") > 100
-    assert [lost for lost in loss.lost if lost.at > back + 5] == [], f"{loss}, booted after {back:.0f} s\n{failed()}"
+    assert [lost for lost in loss.lost if lost.at > back + 5] == [], (
+        f"{loss}, booted after {back:.0f} s\n{pods.failed(capfd)}"
+    )

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ground.controlplane import ControlPlane
 from ground.kubeapi import Api, Recorder
 from ground.kubeobjects import create_namespace, create_node, heartbeat
+from ground.kubesigning import opened, signed_cluster
 from linkseal.keys import codes as documents
-from linkseal.keys import grant as grants
 from linkseal.keys.ca import make_csr
 from linkseal.keys.errors import ConfigError, DirectoryError
 from linkseal.tunnels import codes
@@ -25,12 +24,8 @@ from linkseal.tunnels.directory.choice import open_directory
 from linkseal.tunnels.directory.kube import KubeDirectory
 from linkseal.tunnels.directory.kubedocs import (
     ANNOUNCEMENT,
-    CA_KEY,
-    CA_MAP,
     GRANT,
-    POLICY_KEY,
     POLICY_MAP,
-    POLICY_SIGNATURE,
 )
 from linkseal.tunnels.settings import KubeDirectorySettings
 from unit.keys.cluster import GOOD, ONE, authority, policy
@@ -53,31 +48,12 @@ def cluster(kube: Recorder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorde
     monkeypatch.setattr(mirror, "RELIST_PAUSE", 0.3)
     monkeypatch.setattr(mirror, "STEADY", 1.0)
     monkeypatch.setattr(mirror, "AFTER_OUTAGE", (1.0, 2.0))
-    create_namespace(kube, SPACE)
-    for name in ("n1", "n2", "n3"):
-        create_node(kube, name)
-        grant = GOOD[name].grant
-        assert grant is not None
-        annotate(kube, name, **{GRANT: grants.wrap(grant)})
-    maps = f"/api/v1/namespaces/{SPACE}/configmaps"
-    kube.post(maps, {"metadata": {"name": CA_MAP}, "data": {CA_KEY: authority().certificate_pem()}})
-    data = {POLICY_KEY: SIGNED.text, POLICY_SIGNATURE: SIGNED.signature}
-    kube.post(maps, {"metadata": {"name": POLICY_MAP}, "data": data})
+    signed_cluster(kube, SIGNED)
     return kube
 
 
 def annotate(api: Api, name: str, **annotations: str | None) -> None:
     api.patch(f"/api/v1/nodes/{name}", {"metadata": {"annotations": annotations}})
-
-
-@asynccontextmanager
-async def opened(config: Path, node: str = "") -> AsyncIterator[KubeDirectory]:
-    directory = open_directory(KubeDirectorySettings(SPACE, config), node)
-    assert isinstance(directory, KubeDirectory)
-    try:
-        yield directory
-    finally:
-        await directory.close()
 
 
 async def until(directory: KubeDirectory, condition: object, seconds: float = 30.0) -> DirectoryView:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ground.charts import CLUSTER_ENCRYPTIONS, NAMESPACE, NODE_ENCRYPTIONS
+from ground.charts import NAMESPACE, NODE_ENCRYPTIONS
 from ground.charts import until as until_now
 from ground.controlplane import ControlPlane
 from ground.kubefiles import Request
@@ -27,15 +26,6 @@ READS = frozenset({"get", "list", "watch"})
 OURS = f"system:serviceaccount:{NAMESPACE}:"
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    made = Cluster(3, cni="host-gw")
-    try:
-        yield made
-    finally:
-        made.remove()
-
-
 def asked(plane: ControlPlane, since: int) -> list[Request]:
     """By our accounts."""
     return [one for one in plane.requests(since=since) if one.user.startswith(OURS)]
@@ -47,11 +37,7 @@ def reported(plane: ControlPlane) -> list[str]:
 
 def test_it_writes_nothing_but_its_lease_and_reads_no_more_than_before(cluster: Cluster, tmp_path: Path) -> None:
     with deployed(cluster, tmp_path) as (plane, linkseal, at):
-        assert main([*at, "enable", "--to", "prepare"]) == 0
-        linkseal.start()
-        assert main([*at, "enable", "--to", "prefer"]) == 0
-        plane.admin.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"verify": {"interval": 0}}})
-        linkseal.wait_sealed()
+        linkseal.to_prefer(at)
         mark = [plane.audit_mark()]
 
         def quiet() -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ground.charts import CLUSTER_ENCRYPTIONS, CONTROLLER, NAMESPACE, granted
+from ground.charts import CLUSTER_ENCRYPTIONS, CONTROLLER, called, granted, told
 from ground.controlplane import ControlPlane
-from ground.kubemesh import API, KubeDeployment, deployed
+from ground.kubemesh import API, deployed
 from ground.net import Cluster
 from ground.probes import loss_probe
 from linkseal.tunnels.cli.main import main
@@ -19,26 +18,13 @@ pytestmark = [pytest.mark.kube, pytest.mark.timeout(420)]
 ENCRYPTION = f"{CLUSTER_ENCRYPTIONS}/default"
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    made = Cluster(3, cni="host-gw")
-    try:
-        yield made
-    finally:
-        made.remove()
-
-
 def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
     cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """By `linkseal enable` and `disable`, which find no ClusterEncryption at first."""
     a, b, c = cluster
     with deployed(cluster, tmp_path) as (plane, linkseal, at):
-        assert main([*at, "enable", "--to", "prepare"]) == 0
-        linkseal.start()
-        assert main([*at, "enable", "--to", "prefer"]) == 0
-        plane.admin.patch(ENCRYPTION, {"spec": {"verify": {"interval": 0}}})  # its controls are plaintext
-        linkseal.wait_sealed()
+        linkseal.to_prefer(at)
         with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
             linkseal.until(lambda: main([*at, "enable", "--dry-run"]) == 0, "nothing in the way")
             assert "stage prefer → enforce" in capfd.readouterr().out
@@ -62,7 +48,7 @@ def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
                 linkseal.wait_sealed(60)
             finally:
                 plane.start_api()
-            linkseal.until(lambda: "LS4001" not in codes(linkseal, cluster), "no finding about the directory", 60)
+            linkseal.until(lambda: "LS4001" not in linkseal.all_codes(), "no finding about the directory", 60)
             assert linkseal.rotate(a) == 2
             linkseal.until(linkseal.settled, "the new generation everywhere")
             shown = plane.kubectl("get", "clusterencryption", "default").splitlines()[1].split()
@@ -74,15 +60,9 @@ def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
             linkseal.until(lambda: "lsl0" not in a.run("ip -br link"), "nothing of ours")
             assert called(plane) == needed(plane)
             assert {"StageChanged", "StageReached", "Sealed", "Granted", "Certified", "LinksSealed"} <= told(plane)
-        assert "LS5001" not in codes(linkseal, cluster), f"sealed, and yet plaintext left\n{linkseal.report()}"
+        assert "LS5001" not in linkseal.all_codes(), f"sealed, and yet plaintext left\n{linkseal.report()}"
         assert loss.lost == [], loss
         assert loss.sent > 500
-
-
-def called(plane: ControlPlane) -> set[tuple[str, str]]:
-    """Verb and resource of all that the controller has asked the API server for."""
-    mine = plane.requests(user=f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}")
-    return {(one.verb, one.resource) for one in mine}
 
 
 def needed(plane: ControlPlane) -> set[tuple[str, str]]:
@@ -93,16 +73,6 @@ def needed(plane: ControlPlane) -> set[tuple[str, str]]:
     signers = "certificates.k8s.io/signers"
     unnamed = {("approve", signers), ("sign", signers), ("create", "configmaps")}
     return granted(plane, CONTROLLER) - unnamed - {("update", "secrets")}
-
-
-def told(plane: ControlPlane) -> set[str]:
-    """Reasons of our Events."""
-    events = plane.admin.get("/apis/events.k8s.io/v1/namespaces/default/events")["items"]
-    return {one["reason"] for one in events if one.get("reportingController") == "linkseal.io/controller"}
-
-
-def codes(linkseal: KubeDeployment, cluster: Cluster) -> set[str]:
-    return {code for node in cluster for code in linkseal.codes(node)}
 
 
 def test_a_walk_that_is_broken_off_stays_where_it_is(

@@ -11,11 +11,10 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ground.charts import AGENT, CLUSTER_ENCRYPTIONS, NAMESPACE
+from ground.charts import AGENT, NAMESPACE
 from ground.controlplane import ControlPlane
 from ground.kubemesh import API, KubeDeployment, deployed
 from ground.net import Cluster
@@ -30,19 +29,6 @@ pytestmark = [pytest.mark.kube, pytest.mark.timeout(400 + OUTAGE)]
 
 COPIES = 4
 """Collections that an agent watches."""
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    made = Cluster(3, cni="host-gw")
-    try:
-        yield made
-    finally:
-        made.remove()
-
-
-def codes(linkseal: KubeDeployment) -> set[str]:
-    return {code for node in linkseal.cluster for code in linkseal.codes(node)}
 
 
 def asked_by_agents(plane: ControlPlane, since: int) -> Counter[tuple[str, str]]:
@@ -63,17 +49,13 @@ def test_a_long_outage_loses_nothing_and_its_end_is_no_storm(
     """Agents that are restarted or killed meanwhile come back encrypted, from their disks."""
     a, b, c = cluster
     with deployed(cluster, tmp_path) as (plane, linkseal, at):
-        assert main([*at, "enable", "--to", "prepare"]) == 0
-        linkseal.start()
-        assert main([*at, "enable", "--to", "prefer"]) == 0
-        plane.admin.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"verify": {"interval": 0}}})
-        linkseal.wait_sealed()
+        linkseal.to_prefer(at)
         assert main([*at, "enable", "--to", "enforce", "--wait=120s", "--yes"]) == 0, capfd.readouterr().err
         linkseal.until(lambda: all(linkseal.status(n).guard.mode == "drop" for n in cluster), "guards that drop", 60)
         with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
             plane.stop_api(kill=True)
             began = time.monotonic()
-            linkseal.until(lambda: "LS4001" in codes(linkseal), "a finding")
+            linkseal.until(lambda: "LS4001" in linkseal.all_codes(), "a finding")
             linkseal.stop(c)
             linkseal.start(c)
             linkseal.stop(b, signal.SIGKILL)
@@ -87,7 +69,7 @@ def test_a_long_outage_loses_nothing_and_its_end_is_no_storm(
             assert [text for text in wire.plaintext() if API not in text] == []
             mark = plane.audit_mark()
             plane.start_api()
-            linkseal.until(lambda: "LS4001" not in codes(linkseal), "no finding about the directory", 60)
+            linkseal.until(lambda: "LS4001" not in linkseal.all_codes(), "no finding about the directory", 60)
             time.sleep(20)
             asked = asked_by_agents(plane, mark)
         assert all_known(linkseal), linkseal.report()

@@ -30,22 +30,18 @@ def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: p
         with capfd.disabled():
             print(f"{time.monotonic() - began:6.1f} {what}", flush=True)
 
-    def failed() -> str:
-        shown = capfd.readouterr()
-        return f"{shown.out[-3000:]}\n{shown.err[-3000:]}\n{pods.logs()}"
-
     pods.install()
     pods.until(lambda: pods.ready("agent") == 3 and pods.ready("controller") == 2, "pods that are ready")
     say("ready")
     with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
-        assert pods.linkseal("enable", "--to", "prefer", "--wait=180s") == 0, failed()
+        assert pods.linkseal("enable", "--to", "prefer", "--wait=180s") == 0, pods.failed(capfd)
         say("prefer")
         pods.plane.admin.patch(pods.encryption, {"spec": {"verify": {"interval": 0}}})  # its controls are plaintext
-        assert pods.linkseal("enable", "--to", "enforce", "--wait=180s", "--yes") == 0, failed()
+        assert pods.linkseal("enable", "--to", "enforce", "--wait=180s", "--yes") == 0, pods.failed(capfd)
         say("enforce")
         capfd.readouterr()
         pods.linkseal("status")  # its exit code counts LS5001 too: of packets that a peer sent before it had moved
-        assert "3 of 3 links sealed at both ends" in capfd.readouterr().out, failed()
+        assert "3 of 3 links sealed at both ends" in capfd.readouterr().out, pods.failed(capfd)
         with pods.cluster.capture() as wire:
             time.sleep(2)
         assert wire.count("wireguard")
@@ -54,7 +50,7 @@ def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: p
         pods.helm("upgrade", "--set", "agent.config.poll=9")
         pods.until(lambda: pods.ready("agent") == 3 and not before & pods.uids("agent"), "new agents that are ready")
         say("upgraded")
-        assert pods.linkseal("disable", "--wait=180s") == 0, failed()
+        assert pods.linkseal("disable", "--wait=180s") == 0, pods.failed(capfd)
         say("disabled")
         logs = pods.logs()
         pods.helm("uninstall")

@@ -23,37 +23,29 @@ def pods(tmp_path: Path) -> Iterator[PodCluster]:
         yield made
 
 
-def uids(pods: PodCluster, component: str) -> set[str]:
-    return {one["metadata"]["uid"] for one in pods.pods_of(component)}
-
-
 def test_new_agents_lose_nothing_and_new_daemons_are_for_the_operator_to_start(
     pods: PodCluster, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def failed() -> str:
-        shown = capfd.readouterr()
-        return f"{shown.out[-3000:]}\n{shown.err[-3000:]}\n{pods.logs()}"
-
     def ready(component: str, count: int = 2) -> bool:
         return pods.ready(component) == count
 
     a, b = pods.cluster
     pods.install(*USERSPACE)
     until(lambda: ready("agent") and ready("daemons") and ready("controller"))
-    assert pods.linkseal("enable", "--to", "prefer", "--wait=180s") == 0, failed()
+    assert pods.linkseal("enable", "--to", "prefer", "--wait=180s") == 0, pods.failed(capfd)
     pods.plane.admin.patch(pods.encryption, {"spec": {"verify": {"interval": 0}}})  # its controls are plaintext
-    assert pods.linkseal("enable", "--to", "enforce", "--wait=180s", "--yes") == 0, failed()
-    agents, daemons = uids(pods, "agent"), uids(pods, "daemons")
+    assert pods.linkseal("enable", "--to", "enforce", "--wait=180s", "--yes") == 0, pods.failed(capfd)
+    agents, daemons = pods.uids("agent"), pods.uids("daemons")
     began = time.time()
     with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
         pods.helm("upgrade", *USERSPACE, "--set", "agent.config.poll=9", "--set", "image.tag=next")
-        until(lambda: ready("agent") and not agents & uids(pods, "agent"))
-        assert pods.linkseal("status", "--wait=60s") == 0, failed()
+        until(lambda: ready("agent") and not agents & pods.uids("agent"))
+        assert pods.linkseal("status", "--wait=60s") == 0, pods.failed(capfd)
         time.sleep(2)
-    assert uids(pods, "daemons") == daemons, "an upgrade leaves them alone"
-    assert loss.lost == [], f"{loss}, lost {[round(began + one.at, 2) for one in loss.lost][:3]}…\n{failed()}"
+    assert pods.uids("daemons") == daemons, "an upgrade leaves them alone"
+    assert loss.lost == [], f"{loss}, lost {[round(began + one.at, 2) for one in loss.lost][:3]}…\n{pods.failed(capfd)}"
     assert loss.sent > 200
     (old,) = (one for one in pods.pods_of("daemons") if one["spec"]["nodeName"] == a.name)
     pods.plane.admin.delete(f"{SPACE}/pods/{old['metadata']['name']}")
-    until(lambda: old["metadata"]["uid"] not in uids(pods, "daemons") and ready("daemons"))
-    assert pods.linkseal("status", "--wait=120s") == 0, failed()
+    until(lambda: old["metadata"]["uid"] not in pods.uids("daemons") and ready("daemons"))
+    assert pods.linkseal("status", "--wait=120s") == 0, pods.failed(capfd)

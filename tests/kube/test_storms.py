@@ -14,26 +14,20 @@ from pathlib import Path
 
 import pytest
 from ground.apiproxy import ApiProxy, Refusal
-from ground.charts import NAMESPACE, NODE_ENCRYPTIONS, chart_installed, node_encryption
+from ground.charts import NODE_ENCRYPTIONS, chart_installed, node_encryption
 from ground.controlplane import ControlPlane
 from ground.kubeapi import Api, Recorder
 from ground.kubeobjects import create_node
+from ground.kubesigning import opened, signed_cluster
 from linkseal.keys import grant as grants
 from linkseal.keys.errors import DirectoryError
 from linkseal.tunnels.directory import mirror
 from linkseal.tunnels.directory.base import DirectoryView
-from linkseal.tunnels.directory.choice import open_directory
 from linkseal.tunnels.directory.kube import KubeDirectory
 from linkseal.tunnels.directory.kubedocs import (
-    CA_KEY,
-    CA_MAP,
     GRANT,
-    POLICY_KEY,
-    POLICY_MAP,
-    POLICY_SIGNATURE,
 )
-from linkseal.tunnels.settings import KubeDirectorySettings
-from unit.keys.cluster import GOOD, Node, authority, policy
+from unit.keys.cluster import GOOD, Node, policy
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(240)]
 
@@ -47,16 +41,7 @@ NAMES = ("n1", "n2", "n3")
 @pytest.fixture
 def cluster(kube: Recorder) -> Recorder:
     """Three nodes with grants, a CA bundle and a policy, in a cluster without admission."""
-    kube.post("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    for name in NAMES:
-        create_node(kube, name)
-        grant = GOOD[name].grant
-        assert grant is not None
-        annotate(kube, name, grants.wrap(grant))
-    maps, signed = f"/api/v1/namespaces/{NAMESPACE}/configmaps", policy()
-    kube.post(maps, {"metadata": {"name": CA_MAP}, "data": {CA_KEY: authority().certificate_pem()}})
-    data = {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature}
-    kube.post(maps, {"metadata": {"name": POLICY_MAP}, "data": data})
+    signed_cluster(kube, policy())
     return kube
 
 
@@ -86,12 +71,8 @@ def proxy(plane: ControlPlane) -> Iterator[ApiProxy]:
 async def agent(plane: ControlPlane, proxy: ApiProxy, folder: Path, node: str = "") -> AsyncIterator[KubeDirectory]:
     """The directory of an agent that reaches the server through the proxy."""
     config = proxy.kubeconfig(folder / "kubeconfig", plane.admin_token)
-    directory = open_directory(KubeDirectorySettings(NAMESPACE, config), node)
-    assert isinstance(directory, KubeDirectory)
-    try:
+    async with opened(config, node) as directory:
         yield directory
-    finally:
-        await directory.close()
 
 
 async def until_serial(directory: KubeDirectory, name: str, serial: int, seconds: float = 60.0) -> DirectoryView:

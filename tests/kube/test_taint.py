@@ -21,10 +21,10 @@ from ground.charts import (
     chart_installed,
     cluster_encryption,
 )
+from ground.controllers import running, until
 from ground.controlplane import ControlPlane
 from ground.kubeapi import Api, ApiError, Object, Recorder
 from ground.kubeobjects import bound_token, create_node, unbound_token
-from kube.test_signing import running, until
 from linkseal.tunnels.controller import kube as controllers
 from linkseal.tunnels.controller import lifter
 from linkseal.tunnels.controller.taint import TAINT, placed_taints, removal

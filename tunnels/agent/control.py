@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from linkseal.keys.errors import DirectoryError, HostError, LinksealError
 from linkseal.tunnels.host.localsocket import LocalSocket
+from linkseal.wireguard.jsonline import exchange
 
 SOCKET: Final = "agent.sock"
 MAX_REQUEST: Final = 64 * 1024
@@ -28,19 +28,12 @@ def ask(run_directory: Path, request: Mapping[str, Any], timeout: float = 30.0) 
     """Ask the local agent and return its answer. Raises DirectoryError if none answers, HostError if it refuses."""
     path = run_directory / SOCKET
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(timeout)
-            connection.connect(str(path))
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            with connection.makefile("rb") as stream:
-                raw = stream.readline(MAX_REPLY)
+        answer = exchange(path, request, seconds=timeout, limit=MAX_REPLY)
     except OSError as error:
         raise DirectoryError(
             f"no agent answers at {path} ({error.strerror or error}): is `linkseal agent run` running on this host, "
             "and are you root?"
         ) from error
-    try:
-        answer = json.loads(raw)
     except ValueError:
         raise DirectoryError(f"the agent at {path} closed the connection: see its log") from None
     if not isinstance(answer, dict):

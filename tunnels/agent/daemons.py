@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import signal
 import subprocess
 import time
@@ -23,7 +22,7 @@ from linkseal.keys.errors import ConfigError, HostError
 from linkseal.keys.files import atomic_write, read_file
 from linkseal.tunnels.agent.control import ControlServer
 from linkseal.tunnels.validation import Edge, validate
-from linkseal.wireguard.launch import DEVICE_PATTERN, START_SECONDS, find_binary, made_none
+from linkseal.wireguard.launch import DEVICE_PATTERN, START_SECONDS, apart, find_binary, made_none
 from linkseal.wireguard.links import delete_link, link_exists
 from linkseal.wireguard.netlink import NETLINK_ROUTE, NetlinkSocket
 from linkseal.wireguard.uapisocket import SOCKET_FOLDER, pid_of, serves, socket_path
@@ -108,15 +107,7 @@ class Keeper:
     def _run(self, name: str) -> None:
         # In the foreground, so that it stays our child: who asks is told why it ended, and none is left a zombie.
         try:
-            process = subprocess.Popen(
-                [self._binary, "-f", name],
-                env={**os.environ, "LOG_LEVEL": "silent"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,
-            )
+            process: subprocess.Popen[bytes] = subprocess.Popen([self._binary, "-f", name], **apart())
         except OSError as error:
             raise HostError(f"cannot start {self._binary} for {name}: {error}") from None
         deadline = time.monotonic() + START_SECONDS

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from linkseal.tunnels.addressing import DOOR, PROBE, SLOTS
-from linkseal.tunnels.lab.cluster import Node
+from linkseal.tunnels.lab.cluster import Cluster, Node
 from linkseal.tunnels.lab.lab import Lab
 from linkseal.tunnels.lab.namespaces import OWN_FOLDERS, processes_in
 
@@ -22,11 +22,17 @@ _RULES: Final = {32766: "main", 32767: "default"}
 
 
 def forget_kernel(lab: Lab, node: Node) -> None:
+    """Take from a node of a lab what a reboot takes: of its kernel, and its agent's /run. HostError."""
+    empty_kernel(lab.cluster, node)
+    shutil.rmtree(lab.node_folder(node) / "run", ignore_errors=True)
+
+
+def empty_kernel(cluster: Cluster, node: Node) -> None:
     """Take everything of ours out of a node's kernel, with its NIC; all its nftables and /run too. HostError.
 
     Its cable is dead then: whoever boots it plugs it in when the node is ready to be seen.
     """
-    lab.cluster.wire.ip(f"link set up{node.index} down")
+    cluster.wire.ip(f"link set up{node.index} down")
     _end_daemons(node)
     lines = [f"ip link del {name} 2>/dev/null" for name in (DOOR, *SLOTS, PROBE)]
     for family in ("-4", "-6"):
@@ -38,8 +44,7 @@ def forget_kernel(lab: Lab, node: Node) -> None:
     lines.append("nft flush ruleset")
     lines += [f"rm -rf {folder}/*" for folder in OWN_FOLDERS]
     node.run("; ".join([*lines, "true"]))
-    lab.cluster.new_nic(node, plugged=False)
-    shutil.rmtree(lab.node_folder(node) / "run", ignore_errors=True)
+    cluster.new_nic(node, plugged=False)
 
 
 def _end_daemons(node: Node) -> None:

@@ -137,6 +137,7 @@ def test_a_container_ends_with_its_parent_whoever_it_is(user: int, tmp_path: Pat
     ("container", "spec", "words"),
     [
         ({"command": []}, {}, "has no command"),
+        ({}, {"initContainers": [{"name": "first"}]}, "init containers"),
         ({"envFrom": [{"configMapRef": {"name": "x"}}]}, {}, "envFrom"),
         ({"env": [{"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}, {}, "KEY"),
         ({"readinessProbe": {"exec": {"command": ["true"]}}}, {}, "other than httpGet"),

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -299,13 +299,7 @@ class ControlPlane:
 
     def _tool(self, name: str, arguments: tuple[str, ...], stdin: str) -> str:
         env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "KUBECONFIG": str(self._kubeconfig)}
-        done = subprocess.run(
-            [self._programs / name, *arguments], env=env, input=stdin, text=True, capture_output=True, check=False,
-            timeout=TOOL_SECONDS,
-        )  # fmt: skip
-        if done.returncode:
-            raise DaemonError(f"{name} {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
-        return done.stdout
+        return run_tool(self._programs / name, arguments, env, stdin)
 
     def _end(self) -> None:
         """The API server last but for etcd, so that the others find it while they end."""
@@ -316,6 +310,16 @@ class ControlPlane:
         if self._admin is not None:
             self._admin.close()
         self._starter.shutdown()
+
+
+def run_tool(program: Path, arguments: Sequence[str], env: Mapping[str, str], stdin: str = "") -> str:
+    """Return what kubectl or Helm prints. DaemonError with its complaint where it fails."""
+    done = subprocess.run(
+        [program, *arguments], env=env, input=stdin, text=True, capture_output=True, check=False, timeout=TOOL_SECONDS
+    )
+    if done.returncode:
+        raise DaemonError(f"{program.name} {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
 
 
 def etcd_options(data: Path, client: str, peer: str) -> list[str]:

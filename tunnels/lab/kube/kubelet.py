@@ -209,9 +209,13 @@ class Kubelet:
             self._taken.add(network.address)
         address = self._host.address if network is None else network.address
         around = Around(self._host.name, self._host.address, address, self._host.api_host, self._host.api_port)
-        spec = read_pod(item, around)
-        if spec.inits:
-            raise ConfigError(f"pod {spec.name} has init containers, which are not known here")
+        try:
+            spec = read_pod(item, around)
+        except ConfigError:
+            if network is not None:  # the pod is looked at again
+                network.remove()
+                self._taken.discard(network.address)
+            raise
         self._pods[uid] = Pod(spec, folder, Volumes(self._api, spec, folder / "volumes"), network)
         _LOG.info("pod %s/%s", spec.namespace, spec.name)
 
@@ -255,7 +259,6 @@ class Kubelet:
                     self._terminate(one)
             if time.monotonic() < pod.ending:
                 return
-            self._kill(pod)
         if pod is not None:
             self._kill(pod)
             self._forget(uid)

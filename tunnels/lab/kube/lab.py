@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -35,7 +34,8 @@ from linkseal.tunnels.lab.forked import ForkedProcess
 from linkseal.tunnels.lab.frames import Frame
 from linkseal.tunnels.lab.kube.api import Api, ApiError
 from linkseal.tunnels.lab.kube.cluster import API, hold, plug_in, register, serve_api, start_kubelet
-from linkseal.tunnels.lab.kube.controlplane import ControlPlane
+from linkseal.tunnels.lab.kube.controlplane import ControlPlane, run_tool
+from linkseal.tunnels.lab.kube.objects import is_ready
 from linkseal.tunnels.lab.kube.programs import find_chart, find_programs, programs_folder
 from linkseal.tunnels.lab.kube.served import Served
 from linkseal.tunnels.lab.lab import CONTROLLER, Lab, Told, View
@@ -56,8 +56,6 @@ _CNIS: Final = ("none", "host-gw")
 
 _PLANE_SECONDS: Final = 180.0
 """Until it is ready: 17 s in a lab kernel of its own on an idle machine."""
-
-_TOOL_SECONDS: Final = 120.0
 
 _END_SECONDS: Final = 45.0
 """For a kubelet that kills its pods, on a machine that is busy."""
@@ -232,7 +230,7 @@ class KubeLab(Lab):
                 items = self._admin.get(path, labelSelector=label)["items"]
         except (ApiError, urllib3.exceptions.HTTPError) as error:
             raise DirectoryError(f"the API server of the lab: {error}") from error
-        return {one["spec"].get("nodeName", "") for one in items if _is_ready(one)}
+        return {one["spec"].get("nodeName", "") for one in items if is_ready(one)}
 
     def running(self, process: str) -> bool:
         """Whether the controller's pods or a node's agent are ready. DirectoryError."""
@@ -327,13 +325,7 @@ class KubeLab(Lab):
         """Return what kubectl or Helm prints. HostError with what it complains of."""
         environment = {**os.environ, **self.variables(self.cluster.wire), "HOME": str(self.folder)}
         with self.reaching():
-            done = subprocess.run(
-                [find_programs() / name, *arguments], env=environment, text=True, capture_output=True, check=False,
-                stdin=subprocess.DEVNULL, timeout=_TOOL_SECONDS,
-            )  # fmt: skip
-        if done.returncode:
-            raise HostError(f"{name} {' '.join(arguments)}: {(done.stderr or done.stdout).strip()}")
-        return done.stdout
+            return run_tool(find_programs() / name, arguments, environment)
 
 
 async def _next(walk: AsyncGenerator[Told]) -> Told | None:
@@ -358,11 +350,6 @@ def _mounting(folder: Path) -> list[str]:
             if entry.name.isdigit() and inside in (entry / "mountinfo").read_text(errors="replace"):
                 found.append(entry.name)
     return found
-
-
-def _is_ready(pod: Mapping[str, Any]) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def _kubelet(node: Node) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from linkseal.tunnels.lab.kube.api import Api, Object
 
@@ -99,6 +100,12 @@ def create_pod(
             },
         },
     )
+
+
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod's kubelet says that it is."""
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
 
 def set_pod_ready(api: Api, pod: Object, *, ready: bool = True) -> Object:

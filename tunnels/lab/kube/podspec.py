@@ -99,13 +99,14 @@ class PodSpec:
     restart: str
     """`Always`, `OnFailure` or `Never`."""
     volumes: Mapping[str, Mapping[str, Any]]
-    inits: tuple[ContainerSpec, ...]
     containers: tuple[ContainerSpec, ...]
 
 
 def read_pod(pod: Mapping[str, Any], around: Around) -> PodSpec:
     """Read a Pod. ConfigError names what a stand-in does not know."""
     meta, spec = pod["metadata"], pod["spec"]
+    if spec.get("initContainers"):
+        raise ConfigError(f"pod {meta['name']} has init containers, which are not known here")
     context = spec.get("securityContext") or {}
     volumes = {one["name"]: one for one in spec.get("volumes") or ()}
     fields = {
@@ -120,9 +121,6 @@ def read_pod(pod: Mapping[str, Any], around: Around) -> PodSpec:
         "hostname": around.node if spec.get("hostNetwork") else meta["name"],
     }
 
-    def read(containers: Sequence[Mapping[str, Any]]) -> tuple[ContainerSpec, ...]:
-        return tuple(_container(one, context, fields, around) for one in containers)
-
     found = PodSpec(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -133,10 +131,9 @@ def read_pod(pod: Mapping[str, Any], around: Around) -> PodSpec:
         grace=float(spec.get("terminationGracePeriodSeconds", 30)),
         restart=spec.get("restartPolicy", "Always"),
         volumes=volumes,
-        inits=read(spec.get("initContainers") or ()),
-        containers=read(spec["containers"]),
+        containers=tuple(_container(one, context, fields, around) for one in spec["containers"]),
     )
-    for container in (*found.inits, *found.containers):
+    for container in found.containers:
         for mount in container.mounts:
             if mount.volume not in volumes:
                 raise ConfigError(f"container {container.name} mounts {mount.volume}, which is no volume of its pod")
