@@ -38,13 +38,18 @@ class ControlPlane(controlplane.ControlPlane):
         finally:
             daemon.resume()
 
-    def restore(self, name: str) -> None:
-        """Go back to a snapshot: what was written since is lost, and versions are given a second time."""
+    def restore(self, name: str, *, writes: int = 0) -> None:
+        """Go back to a snapshot: what was written since is lost, and versions are given a second time.
+
+        `writes`: how many versions are given again before the API server can be asked.
+        """
         for daemon in reversed(self._daemons.values()):
             daemon.kill()
         shutil.rmtree(self.folder / "etcd")
         shutil.copytree(self._kept(name), self.folder / "etcd")
         self._start_etcd()
+        for _ in range(writes):
+            self._etcd("kv/put", {"key": "bm9i", "value": "b2R5"})  # "nob": "ody"
         self.start_api()
         self._start_others()
 

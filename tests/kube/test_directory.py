@@ -199,17 +199,17 @@ async def test_a_store_that_was_wiped_is_another_cluster(plane: ControlPlane, cl
         assert codes.POLICY_UNSIGNED in {finding.code for finding in after.findings}
 
 
+@pytest.mark.parametrize("written", [0, 300], ids=["behind what was seen", "grown beyond what was seen"])
 async def test_who_came_after_the_backup_is_held_when_it_is_restored(
-    plane: ControlPlane, cluster: Recorder, config: Path
+    plane: ControlPlane, cluster: Recorder, config: Path, monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
+    monkeypatch.setattr(mirror, "AFTER_OUTAGE", (mirror.STEADY, mirror.STEADY + 1.0))
     plane.snapshot("before")
     create_node(cluster, "late")
     async with opened(config, "n1") as directory:
         await until(directory, lambda view: "late" in view.snapshot.nodes)
         uid = (await directory.view("n1")).snapshot.cluster_uid
-        await asyncio.to_thread(plane.restore, "before")
-        for _ in range(3):  # what is written meanwhile brings the versions no nearer to what was seen
-            heartbeat(cluster, "n1")
+        await asyncio.to_thread(plane.restore, "before", writes=written)
         after = await until(directory, lambda view: view.snapshot.confirmed_gone, 60.0)
         assert after.snapshot.cluster_uid == uid
         assert (after.snapshot.confirmed_gone, after.snapshot.rolled_back) == ({"late"}, {"late"})

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from http import HTTPStatus
 from typing import Any, Final, Generic, TypeVar
 
@@ -85,9 +85,12 @@ class Mirror(Generic[T]):
         self._api, self._path, self._parse, self._changed = api, path, parse, changed
         self._list_type, self._watch_type = (METADATA_LIST, METADATA) if metadata else (JSON, JSON)
         self._query, self._namespaced = dict(query or {}), namespaced
-        self._version: str | None = None
+        self._version = ""
+        """Up to which everything has been seen."""
         self._versions: dict[str, int] = {}
         """By name, of the objects as last seen."""
+        self._listed = False
+        """A watch may go on from the version."""
         self._behind = False
         """The server was found to be behind what was seen."""
         self._away = False
@@ -116,11 +119,11 @@ class Mirror(Generic[T]):
         """List if need be, and watch until the server ends that. Raises ApiError."""
         clock = asyncio.get_running_loop().time
         if self._check is not None and clock() >= self._check:
-            self._version = None
+            self._listed = False
         try:
-            if self._doubted and self._version is not None:
+            if self._doubted and self._listed:
                 await self._compare()
-            if self._version is None:
+            if not self._listed:
                 await self._list()
                 self._away, self._check = False, None
             if self._away:
@@ -136,43 +139,75 @@ class Mirror(Generic[T]):
         self._doubted = False
 
     async def _compare(self) -> None:
-        """Forget the version if the server is behind it. Versions are numbers that grow (KEP-5504)."""
+        """List anew if the server is behind what was seen. Versions are numbers that grow (KEP-5504)."""
         page = await self._api.get(self._path, {**self._query, "limit": "1"}, accept=self._list_type)
-        now, seen = str((page.get("metadata") or {}).get("resourceVersion", "")), str(self._version)
+        now, seen = str((page.get("metadata") or {}).get("resourceVersion", "")), self._version
         if not (now.isdecimal() and seen.isdecimal() and int(now) >= int(seen)):
             _LOG.warning("the API server is at version %s of %s, before %s that was seen", now, self._path, seen)
-            self._version, self._behind = None, True
+            self._listed, self._behind = False, True
 
     async def _list(self) -> None:
         """Take in everything. What is not there any more is gone: this answer was whole."""
         found: dict[str, T] = {}
-        before, self._versions = self._versions, {}
+        versions: dict[str, int] = {}
         query = {**self._query, "limit": str(PAGE)}
         while True:
             page = await self._api.get(self._path, query, accept=self._list_type)
             for item in page.get("items") or ():
-                self._take(item, found)
+                self._take(item, found, versions)
             meta = page.get("metadata") or {}
             if not meta.get("continue"):
                 break
             query["continue"] = str(meta["continue"])
         self.lists += 1
-        # A store that was put back may count on from above (etcd's --bump-revision): then its objects are older.
-        if self._behind or any(version < before.get(name, 0) for name, version in self._versions.items()):
+        if await self._put_back(versions, self.objects.keys() - found.keys()):
             self.vanished |= self.objects.keys()
         self.vanished -= found.keys()
         self._behind = False
         differs = found != self.objects
-        self.objects, self._version = found, str(meta.get("resourceVersion", ""))
+        self.objects, self._versions = found, versions
+        self._version, self._listed = str(meta.get("resourceVersion", "")), True
         if differs:
             self._changed()
 
-    def _take(self, item: Mapping[str, Any], into: dict[str, T]) -> bool:
+    async def _put_back(self, now: Mapping[str, int], gone: Set[str]) -> bool:
+        """Whether the server's store is an older state of itself, by the versions of what was just listed.
+
+        It may have grown beyond what was seen since it was put back, or count on from above (etcd's
+        `--bump-revision`): then objects are older than they were, or the history that it tells is another one.
+        """
+        before = self._versions
+        if self._behind or any(version < before.get(name, 0) for name, version in now.items()):
+            return True
+        newest = max(gone & before.keys(), key=before.__getitem__, default=None)
+        return newest is not None and not await self._remembers(newest, before[newest])
+
+    async def _remembers(self, name: str, version: int) -> bool:
+        """Whether, by the server, this object was of this version when everything had last been seen.
+
+        True also where the server cannot tell: it keeps versions for five to ten minutes.
+        """
+        space, _, bare = name.rpartition("/")
+        fields = f"metadata.name={bare}" + (f",metadata.namespace={space}" if space else "")
+        query = {"resourceVersion": self._version, "resourceVersionMatch": "Exact"}
+        selected = ",".join(filter(None, (self._query.get("fieldSelector"), fields)))
+        try:
+            page = await self._api.get(
+                self._path, {**self._query, **query, "fieldSelector": selected}, accept=self._list_type
+            )
+        except ApiError as error:
+            if error.status == HTTPStatus.GONE:
+                return True
+            raise  # asked again, with the whole list
+        items = page.get("items") or ()
+        return any((item.get("metadata") or {}).get("resourceVersion") == str(version) for item in items)
+
+    def _take(self, item: Mapping[str, Any], into: dict[str, T], versions: dict[str, int]) -> bool:
         """Take in one object; whether anything changed."""
         meta = item.get("metadata") or {}
         name, version = self._key(meta), str(meta.get("resourceVersion", ""))
         if version.isdecimal():
-            self._versions[name] = int(version)
+            versions[name] = int(version)
         before = self.objects.get(name)
         after = self._parse(item, before)
         if after is None:
@@ -191,7 +226,7 @@ class Mirror(Generic[T]):
             lasts = min(lasts, 1 + int(max(STEADY, self._check - asyncio.get_running_loop().time())))
         query = {
             **self._query,
-            "resourceVersion": str(self._version),
+            "resourceVersion": self._version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(lasts),
         }
@@ -218,13 +253,13 @@ class Mirror(Generic[T]):
                 self._changed()
         elif kind in {"ADDED", "MODIFIED"}:
             self.vanished.discard(self._key(meta))
-            if self._take(item, self.objects):
+            if self._take(item, self.objects, self._versions):
                 self._changed()
         if version := meta.get("resourceVersion"):
             self._version = str(version)
 
     async def _relist(self) -> None:
-        self._version = None
+        self._listed = False
         await asyncio.sleep(random.uniform(0.0, RELIST_PAUSE))  # noqa: S311 - no secret
 
     def _failed(self, state: RetryCallState) -> None:
