@@ -16,7 +16,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from http import HTTPStatus
 from typing import Any, Final, Generic, TypeVar
 
@@ -170,7 +171,7 @@ class Mirror(Generic[T]):
         if differs:
             self._changed()
 
-    async def _put_back(self, now: Mapping[str, int], gone: Set[str]) -> bool:
+    async def _put_back(self, now: Mapping[str, int], gone: AbstractSet[str]) -> bool:
         """Whether the server's store is an older state of itself, by the versions of what was just listed.
 
         It may have grown beyond what was seen since it was put back, or count on from above (etcd's
