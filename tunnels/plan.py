@@ -50,11 +50,11 @@ from linkseal.tunnels.world import (
     PeerLinks,
     World,
     device_mtu,
+    encrypts,
     endpoint_of,
     host_prefix,
     link_mtu,
     protected,
-    stage_towards,
 )
 from linkseal.wireguard.model import DeviceSpec, Endpoint, PeerSpec
 
@@ -212,7 +212,7 @@ def _view(ground: _Ground, peer: Peer) -> _View:
 
 
 def _carries(world: World, peer: Peer, links: PeerLinks, *, closed: bool) -> bool:
-    if stage_towards(world, peer) in (Stage.OFF, Stage.PREPARE):
+    if not encrypts(world, peer):
         return False
     return (closed and bool(peer.generations)) or links.current is not None or links.entered
 

@@ -145,6 +145,11 @@ def stage_towards(world: World, peer: Peer) -> Stage:
     return min(world.layout.stage, peer.stage, key=STAGES.index)
 
 
+def encrypts(world: World, peer: Peer) -> bool:
+    """Whether the stage has traffic to this peer encrypted."""
+    return stage_towards(world, peer) in (Stage.PREFER, Stage.ENFORCE)
+
+
 def endpoint_of(world: World, peer: Peer) -> Endpoint | None:
     """Return the endpoint (base port) of a peer: the operator's override, else the first announced in our families."""
     override = world.endpoint_overrides.get(peer.name)

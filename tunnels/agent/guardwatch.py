@@ -1,8 +1,10 @@
 """What the guard does and has counted, for the report and for findings; owned by the worker's thread.
 
 Counters belong to elements, which come and go; totals are kept here and only grow. Why a packet was plaintext is judged
-when it is read: its peer has opted out (`optedOut`), has no agent or is refused (`unknown`), has no proven link
-(`unproven`), or has been sealed since the last look (`bypass`). What goes to nodes that have opted out is an exception
+when it is read: its peer has opted out (`optedOut`), has no agent or is refused (`unknown`), has no proven link or had
+none a moment ago (`unproven`), or all that goes there was to go by the tunnels since the last look at the least
+(`bypass`): each end moves by itself, so that of what comes from there this is said only when the peer has had time to
+move (SETTLED). What goes to nodes that have opted out is an exception
 on purpose, as an exempt packet is: it is counted, and neither a finding nor "plaintext was seen" nor a flow that
 enforce would drop.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from ipaddress import ip_address, ip_network
 from typing import Any, Final, Literal, cast
 
@@ -28,13 +31,17 @@ from linkseal.tunnels.model import Desired, Observed, Stage
 from linkseal.tunnels.redirect.program import CONTROL, Way
 from linkseal.tunnels.redirect.reasons import REASONS, Drops
 from linkseal.tunnels.statusparts import MAX_FLOWS, GuardMode, GuardStatus, PlaintextCount, PlaintextFlow, Reason
-from linkseal.tunnels.world import World, protected, stage_towards
+from linkseal.tunnels.world import World, protected
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at the counters at the least: a report may be asked for many times a second."""
 
 SHOWN: Final = 600.0
 """Seconds a packet that was seen or dropped stays a finding."""
+
+SETTLED: Final = 30.0
+"""Seconds a peer has to move its own end: it waits for its own proof, and the stage may reach it later (a watch that
+breaks comes back in half of that)."""
 
 _STATE_CODES: Final = frozenset(
     {codes.GUARD_NOT_WHOLE, codes.GUARD_COLLISION, codes.EXEMPTION_EXPIRED, codes.BREAK_GLASS, codes.ENFORCE_REFUSED}
@@ -53,7 +60,8 @@ class GuardWatch:
         self._findings = findings
         self._last: Readings | None = None
         self._looked = -LOOK_EVERY
-        self._sealed: frozenset[str] = frozenset()
+        self._since: dict[str, float] = {}
+        """Of peers whose traffic has gone by the tunnels at each look: the time of the first of these."""
         self._packets: Counter[Key] = Counter()
         self._bytes: Counter[Key] = Counter()
         self._flows: tuple[PlaintextFlow, ...] = ()
@@ -66,34 +74,39 @@ class GuardWatch:
 
     # --- counting -----------------------------------------------------------------------------------------------
 
-    def look(self, world: World | None, guard: Guard | None, sealed: frozenset[str], now: float) -> None:
-        """Read the counters, if the last look is not a moment ago."""
+    def look(self, world: World | None, guard: Guard | None, carried: AbstractSet[str], now: float) -> None:
+        """Read the counters, if the last look is not a moment ago. `carried`: see `count`."""
         if world is None or time.monotonic() - self._looked < LOOK_EVERY:
             return
-        self.count(world, guard, sealed, now)
+        self.count(world, guard, carried, now)
 
-    def count(self, world: World, guard: Guard | None, sealed: frozenset[str], now: float) -> None:
-        """Read the counters, and add what is new to the totals; what cannot be read is read next time."""
+    def count(self, world: World, guard: Guard | None, carried: AbstractSet[str], now: float) -> None:
+        """Read the counters, and add what is new to the totals; what cannot be read is read next time.
+
+        `carried`: peers to whom the kernel, as it was last set up, sends all by the tunnels.
+        """
         self._looked = time.monotonic()
         try:
             readings = self._read(guard)
         except HostError:
             return
         before, self._last = self._last, readings
-        if before is None:
-            self._sealed = sealed
-            return
+        self._since = {name: since for name, since in self._since.items() if name in carried}
+        if before is not None:
+            self._add_new(world, before, readings, now)
+        self._since = dict.fromkeys(carried, now) | self._since
+
+    def _add_new(self, world: World, before: Readings, readings: Readings, now: float) -> None:
         owners = _Owners(world)
         for spot, count in readings.spots.items():
             new = count.since(before.spots.get(spot))
             if new.packets:
                 verdict, _, way = spot.set.partition("_")
                 name = owners.of(spot.address)
-                self._add(way[:-1], self._reason(world, name, sealed), verdict, name, new, now)
+                self._add(way[:-1], self._reason(world, name, way[:-1], now), verdict, name, new, now)
         self._exempted(before, readings)
         flows = _flows(readings.flows, owners)
         self._flows = tuple(flow for flow in flows if flow.peer not in world.opted_out)[:MAX_FLOWS]
-        self._sealed = sealed
 
     def programs(self, counters: Mapping[tuple[Way, int], Drops], now: float) -> None:
         """Add what our programs on the NICs have dropped: inbound they are asked before nftables."""
@@ -104,14 +117,15 @@ class GuardWatch:
             if before is not None and number != CONTROL and new.packets > 0:
                 self._add(way, REASONS.get(number, "unknown"), "drop", "", new, now)
 
-    def _reason(self, world: World, name: str, sealed: frozenset[str]) -> Reason:
+    def _reason(self, world: World, name: str, direction: str, now: float) -> Reason:
         peer = world.peers.get(name)
         if name in world.opted_out:
             return "optedOut"
         if peer is None or not peer.generations:
             return "unknown"
-        moved = name in sealed and name in self._sealed
-        return "bypass" if moved and stage_towards(world, peer) in (Stage.PREFER, Stage.ENFORCE) else "unproven"
+        since = self._since.get(name)
+        moved = since is not None and (direction == "out" or now - since >= SETTLED)
+        return "bypass" if moved else "unproven"
 
     def _add(self, direction: str, reason: Reason, verdict: str, name: str, new: Count, now: float) -> None:
         key = (direction, reason, "dropped" if verdict == "drop" else "counted")

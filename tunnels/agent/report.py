@@ -32,7 +32,7 @@ from linkseal.tunnels.status import (
 )
 from linkseal.tunnels.statusparts import GuardStatus
 from linkseal.tunnels.truth import Untrue
-from linkseal.tunnels.world import device_mtu, stage_towards
+from linkseal.tunnels.world import device_mtu, encrypts
 
 NONE_UNTRUE: Final[Mapping[str, Untrue]] = {}
 
@@ -83,7 +83,7 @@ def node_status(
 
 def guard_status(worker: Worker, now: float) -> GuardStatus:
     """The guard's part, its counters read anew; and whether packets can be redirected past it."""
-    worker.guard.look(worker.world, worker.observed.guard, frozenset(worker.book.current), now)
+    worker.guard.look(worker.world, worker.observed.guard, worker.carried, now)
     with contextlib.suppress(HostError):  # read the next time
         worker.guard.programs(worker.host.redirect.counters(), now)
     first = worker.first_guard.of(worker.keyring.uid)
@@ -147,7 +147,7 @@ def _state(
     if worker.unfit is None or record.key.peer in worker.unfit:
         return LinkState.STALE, codes.STEP_REFUSED
     peer = None if worker.world is None else worker.world.peers.get(record.key.peer)
-    if worker.world is None or peer is None or stage_towards(worker.world, peer) in (Stage.OFF, Stage.PREPARE):
+    if worker.world is None or peer is None or not encrypts(worker.world, peer):
         return LinkState.PROVEN, None
     if (objection := untrue.get(record.key.peer)) is not None:
         return LinkState.STALE, objection.code

@@ -27,7 +27,7 @@ from linkseal.tunnels.verify.engine import Acquaintance, Proof, VerifyEngine, Ve
 from linkseal.tunnels.verify.errand import errand, tunnel_to, verify_port
 from linkseal.tunnels.verify.judge import Evidence, Verdict, judge
 from linkseal.tunnels.verify.packet import Answer
-from linkseal.tunnels.world import Peer, World, stage_towards
+from linkseal.tunnels.world import World, encrypts
 from linkseal.wireguard.model import Endpoint
 
 BUSY_PAUSE: Final = 2.0
@@ -212,11 +212,6 @@ class Verifier:
             return None
         hosts = (*(endpoint.host for endpoint in peer.endpoints), *peer.addresses)
         return Acquaintance(peer.index, tunnel_to(picture.world, peer), tuple(dict.fromkeys(hosts)))
-
-
-def encrypts(world: World, peer: Peer) -> bool:
-    """Whether the stage has traffic to this peer encrypted."""
-    return stage_towards(world, peer) in (Stage.PREFER, Stage.ENFORCE)
 
 
 def current_findings(results: Results) -> dict[tuple[str, str], str]:

@@ -57,7 +57,7 @@ from linkseal.tunnels.plan import plan
 from linkseal.tunnels.settings import AgentSettings
 from linkseal.tunnels.statusparts import AppliedStatus, BootStatus
 from linkseal.tunnels.ways import ways
-from linkseal.tunnels.world import Underlay, World, endpoint_of
+from linkseal.tunnels.world import Underlay, World, encrypts, endpoint_of
 from linkseal.wireguard.model import ConfigureDevice, PeerSpec, ReprovokePeer, SetPeer
 
 __all__ = ["Job", "Result", "Worker", "steady_now", "unix_now", "utc"]
@@ -117,6 +117,8 @@ class Worker:
         self._saved_underlay: Underlay | None = None
         self.applied = AppliedStatus()
         self.boot = BootStatus()
+        self.carried: frozenset[str] = frozenset()
+        """Peers to whom the kernel was to send all by the tunnels after the last pass."""
         self.unfit: frozenset[str] | None = frozenset()
         """Peers whose traffic may not take the way it should, because the kernel refused a step; None: every peer."""
 
@@ -143,12 +145,13 @@ class Worker:
         take_outcomes(self.book, self.findings, job.outcomes, job.path_mtus, job.now, steady)
         moves = self.book.choose(steady)
         world = self.world = replace(world, links=self.book.peer_links(steady))
-        self.guard.look(world, self.observed.guard, frozenset(self.book.current), job.now)
+        self.guard.look(world, self.observed.guard, self.carried, job.now)
         before, seen, settled = self.desired, self.observed, self._settled
         due = self._steps(world)
         steps = due + self._provocations(job, steady)
         failures = self._apply(steps, job.now, steady)
         self._settle_moves(moves, failures)
+        self.carried = frozenset(name for name in self.book.current if encrypts(world, world.peers[name]))
         self.unfit = unfit(failures, world)
         self.applied = applied(self.applied, self.knowledge.policy_serial, done=not due, failed=bool(failures))
         if steps and settled:
@@ -308,7 +311,7 @@ class Worker:
             return ()
         self._loosened.before(steps, now)
         if self.world is not None and any(isinstance(step, GuardTransaction) for step in steps):  # counters go too
-            self.guard.count(self.world, self.observed.guard, frozenset(self.book.current), now)
+            self.guard.count(self.world, self.observed.guard, self.carried, now)
         failures = self.host.apply(steps, self.keyring.secret)
         failed = {id(failure.step) for failure in failures}
         self._loosened.after(steps, failed, now)

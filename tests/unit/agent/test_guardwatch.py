@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent.breakglass import FILE, BreakGlass
-from linkseal.tunnels.agent.guardwatch import GuardWatch
+from linkseal.tunnels.agent.guardwatch import SETTLED, GuardWatch
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.guard.exemption import Exemption
 from linkseal.tunnels.guard.model import Guard
@@ -97,6 +97,25 @@ def test_each_reason_is_told_apart(kernel: Kernel, watch: GuardWatch, findings: 
     }
     assert shown(findings) == {(codes.BYPASSED, "n2"), (codes.GUARD_DROPS, "n3")}
     assert shown(findings, 2000.0) == set(), "what happened once is over some time"
+
+
+def test_what_a_peer_sends_before_it_has_had_time_to_move_is_no_bypass(
+    kernel: Kernel, watch: GuardWatch, findings: ActiveFindings
+) -> None:
+    watch.count(WORLD, None, frozenset(), 0.0)
+    watch.count(WORLD, None, SEALED, 1.0)
+    kernel.spot("count_in4", "192.0.2.2", 5)
+    watch.count(WORLD, None, SEALED, 1.0 + SETTLED / 2)
+    assert (counts(watch), shown(findings)) == ({("in", "unproven", "counted"): (5, 500)}, set())
+    kernel.spot("count_in4", "192.0.2.2", 7)
+    watch.count(WORLD, None, SEALED, 1.0 + SETTLED)
+    assert counts(watch)["in", "bypass", "counted"] == (2, 200)
+    assert shown(findings, 1.0 + SETTLED) == {(codes.BYPASSED, "n2")}
+    watch.count(WORLD, None, frozenset(), 100.0)
+    watch.count(WORLD, None, SEALED, 101.0)
+    kernel.spot("count_in4", "192.0.2.2", 8)
+    watch.count(WORLD, None, SEALED, 102.0)
+    assert counts(watch)["in", "unproven", "counted"] == (6, 600), "who leaves the tunnels and comes back moves again"
 
 
 def test_an_exempt_packet_counts_once_though_it_passes_both_tables(kernel: Kernel, watch: GuardWatch) -> None:

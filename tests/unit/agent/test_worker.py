@@ -27,6 +27,7 @@ def test_a_pair_is_sealed(tmp_path: Path) -> None:
     a, b = sealed_pair(tmp_path)
     assert (a.way(b), b.way(a)) == ("lsl11", "lsl11")
     assert a.status(T).links.sealed == 1
+    assert a.worker.carried == {"n2"}
 
 
 def test_a_move_that_the_kernel_refuses_is_no_move_and_retires_nothing(tmp_path: Path) -> None:
@@ -124,6 +125,7 @@ def test_stage_prepare_proves_and_seals_nothing(tmp_path: Path) -> None:
         a.run(T + 1, view=view(a, b, stage="prepare"))
     assert not a.routed(b)
     assert a.status(T + 1).links.proven == 1
+    assert a.worker.carried == frozenset(), "what it sends to a proven peer passes no tunnel by"
 
 
 def test_a_proof_that_was_never_renewed_seals_nothing(tmp_path: Path) -> None:
