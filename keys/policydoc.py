@@ -3,8 +3,10 @@
     {"format": 1, "cluster": "…", "serial": 1793613600, "issued": "2026-11-02T10:00:00Z", "spec": {"stage": "prefer"}}
 
 It travels as `{"uid": …, "policy": TEXT, "signature": BASE64}`; the signature covers a label and the exact bytes of
-TEXT. What `spec` means is the matter of `linkseal.tunnels.policy`; here it is any JSON object. A directory that was
-rolled back, or is in other hands, can withhold a policy and cannot bring back an old one.
+TEXT. `after` is the serial of the policy that it follows, 0 for the first: one that follows an older one than is in
+force was signed by a controller that did not know that, since its memory was put back, and is no successor. What `spec`
+means is the matter of `linkseal.tunnels.policy`; here it is any JSON object. A directory that was rolled back, or is in
+other hands, can withhold a policy and cannot bring back an old one.
 
 `authorities`, where there are any, are the fingerprints of the CAs in force: the first has signed this very policy, and
 nodes no longer trust those that came before it and are not named.
@@ -51,6 +53,8 @@ class PolicyDocument:
     issued: datetime
     spec: Mapping[str, Any] = field(default_factory=dict)
     authorities: tuple[str, ...] = ()
+    after: int | None = None
+    """None: signed by a version that does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class _Policy(Document):
     format: Annotated[int, Field(ge=1)]
     cluster: Annotated[str, Field(pattern=UID_PATTERN)]
     serial: Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+    after: Annotated[int | None, Field(ge=0, le=MAX_NUMBER)] = None
     issued: Annotated[str, Field(max_length=40)]
     spec: dict[str, Any]
     authorities: Annotated[
@@ -79,6 +84,7 @@ def encode(policy: PolicyDocument) -> str:
             "format": FORMAT,
             "cluster": policy.cluster,
             "serial": policy.serial,
+            **({} if policy.after is None else {"after": policy.after}),
             "issued": format_time(policy.issued),
             **({"authorities": list(policy.authorities)} if policy.authorities else {}),
             "spec": dict(policy.spec),
@@ -101,7 +107,7 @@ def parse(text: str) -> PolicyDocument:
     model = read_document(_Policy, text, what=_WHAT, node=_NODE, limit=MAX_POLICY)
     try:
         named = tuple(model.authorities)
-        return PolicyDocument(model.cluster, model.serial, parse_time(model.issued), model.spec, named)
+        return PolicyDocument(model.cluster, model.serial, parse_time(model.issued), model.spec, named, model.after)
     except ValueError as error:
         raise malformed(_WHAT, _NODE, str(error)[:200]) from None
 

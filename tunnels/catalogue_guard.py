@@ -74,8 +74,9 @@ STAGES: Final = (
         "LS5101",
         "error",
         "the cluster's policy is older than the one in force",
-        "The directory offers a policy with a lower serial than this node has accepted: a restored backup or a replay. "
-        "The newer one stays in force.",
+        "The directory offers a policy with a lower serial than this node has accepted, or one that does not follow "
+        "what it has accepted, as by a controller that knows only an older state: a restored backup, or a replay. The "
+        "one in force stays.",
         "If the directory was restored, let the controller sign the policy again: see that the stage it has is the one "
         "you want, and set `restoredAt` in the spec to the time now. Else find out who wrote there.",
     ),

@@ -36,12 +36,12 @@ async def running(plane: ControlPlane, kube: Api, folder: Path, **options: Any) 
         await api.close()
 
 
-async def until(look: Callable[[], Any], seconds: float = 30.0) -> Any:
+async def until(look: Callable[[], Any], seconds: float = 30.0, pause: float = 0.1) -> Any:
     """What `look` gives as soon as it is true."""
     deadline = time.monotonic() + seconds
     while not (found := await asyncio.to_thread(look)):
         assert time.monotonic() < deadline, "it did not come"
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(pause)
     return found
 
 

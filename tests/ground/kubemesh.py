@@ -72,17 +72,36 @@ class KubeDeployment(Deployment):
         self._recorder = plane.recorder()
         for node in cluster:
             node.hold()  # sockets of wireguard-go outlive an agent
+        self.controller = self._join()
+
+    def _join(self) -> ForkedProcess:
+        """What kubelets and the chart's pods put into the API, and a controller."""
+        for node in self.cluster:
             create_node(self._recorder, node.name, addresses=node.addresses, pod_cidrs=node.pod_cidrs)
         token = unbound_token(self._recorder, NAMESPACE, CONTROLLER)
-        self._access = Access(plane.kubeconfig(self.folder / "controller.kubeconfig", token))
-        self.controller = self._controller()
-        for node in cluster:
+        self._access = Access(self.plane.kubeconfig(self.folder / "controller.kubeconfig", token))
+        controller = self._controller()
+        for node in self.cluster:
             bound = bound_token(self._recorder, agent_pod(self._recorder, node.name, AGENT))
-            plane.kubeconfig(self._kubeconfig(node), bound)
+            self.plane.kubeconfig(self._kubeconfig(node), bound)
+        return controller
 
-    def __exit__(self, *_: object) -> None:
+    def join_anew(self) -> None:
+        """Do so once more, on a control plane that has lost all, where the chart was installed again."""
+        self.stop_controller()
+        self.controller = self._join()
+
+    def stop_controller(self) -> None:
+        """End it as a crash would."""
         self.controller.kill(signal.SIGKILL)
         self.controller.wait()
+
+    def start_controller(self) -> None:
+        """Start it again, with what it had of credentials."""
+        self.controller = self._controller()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop_controller()
         super().__exit__()
         for node in self.cluster:
             self._recorder.delete(f"{NODE_ENCRYPTIONS}/{node.name}", missing_ok=True)

@@ -6,6 +6,7 @@ import asyncio
 from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ground.kubesigning import agent_directory as agent
 from ground.kubesigning import certificate
 from linkseal.keys import policydoc
 from linkseal.keys.ca import Trust, make_csr
+from linkseal.keys.policydoc import PolicyDocument
 from linkseal.tunnels.controller import kube as controller
 from linkseal.tunnels.controller import lease
 from linkseal.tunnels.controller.lease import NAME, Lease, while_leading
@@ -61,10 +63,15 @@ def uid(kube: Api, name: str) -> str:
 
 def policy_spec(kube: Api) -> dict[str, Any]:
     """What the signed policy says, nothing while there is none."""
+    found = policy(kube)
+    return {} if found is None else dict(found.spec)
+
+
+def policy(kube: Api) -> PolicyDocument | None:
     maps = kube.get(f"/api/v1/namespaces/{NAMESPACE}/configmaps")["items"]
     found = [one for one in maps if one["metadata"]["name"] == "linkseal-policy"]
     signed = signed_policy(found[0]["data"]) if found else None
-    return {} if signed is None else dict(policydoc.parse(signed.text).spec)
+    return None if signed is None else policydoc.parse(signed.text)
 
 
 async def test_an_agent_gets_its_certificate_and_every_node_its_grant(
@@ -247,6 +254,32 @@ async def test_where_the_api_server_is_on_nodes_its_endpoints_are_exempt_and_not
             assert [one["name"] for one in policy_spec(nodes)["exemptions"]] == ["ssh"]
     finally:
         nodes.delete(f"{slices}/kubernetes-more", missing_ok=True)
+
+
+async def test_two_that_lead_at_once_sign_no_policy_past_each_other(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path
+) -> None:
+    """Each follows the one before: a node that has taken up one takes up the next."""
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    seen: list[PolicyDocument] = []
+
+    def interval() -> int | None:
+        if (present := policy(nodes)) is not None and present not in seen:
+            seen.append(present)
+        return None if present is None else present.spec.get("verify", {}).get("interval")
+
+    one, two = (tmp_path / name for name in ("one", "two"))
+    one.mkdir()
+    two.mkdir()
+    async with running(plane, nodes, one), running(plane, nodes, two):
+        for seconds in range(600, 610):
+            nodes.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"verify": {"interval": seconds}}})
+            await until(lambda seconds=seconds: interval() == seconds, pause=0.01)
+        await asyncio.sleep(3)
+        interval()
+    assert len(seen) >= 10
+    broken = [(a, b) for a, b in pairwise(seen) if b.after is None or b.after < a.serial]
+    assert broken == []
 
 
 async def test_one_of_two_controllers_works_and_the_other_takes_over(

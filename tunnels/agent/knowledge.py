@@ -16,7 +16,7 @@ from linkseal.keys import policydoc
 from linkseal.keys.ca import Trust
 from linkseal.keys.errors import ConfigError, HostError, PeerError
 from linkseal.keys.grant import Grant
-from linkseal.keys.policydoc import SignedPolicy
+from linkseal.keys.policydoc import PolicyDocument, SignedPolicy
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent.anchors import Anchors
 from linkseal.tunnels.agent.keyring import Keyring
@@ -70,6 +70,8 @@ class Knowledge:
         self._known = known
         self._findings = findings
         self.policy_serial = 0
+        self._issued: datetime | None = None
+        """When the policy in force was signed."""
         """Of the policy in force; 0: none is."""
         self.registered: float | None = None
         """When the directory came to know this node, Unix seconds; None: it has not said."""
@@ -114,7 +116,7 @@ class Knowledge:
         try:
             document = policydoc.verify(cluster.policy, ever, cluster=cluster.uid)
             self.policy, self._strange = read_signed(document.spec, "last known policy")
-            self._signed, self.policy_serial = cluster.policy, document.serial
+            self._signed, self.policy_serial, self._issued = cluster.policy, document.serial, document.issued
             self.anchors.told(document.authorities)
         except (ConfigError, PeerError) as error:
             _LOG.warning("the policy on disk cannot be used, so it is not known until the directory tells: %s", error)
@@ -166,6 +168,12 @@ class Knowledge:
             policy, strange = read_signed(document.spec)
         except ConfigError as error:
             return (Finding(codes.POLICY_REFUSED, HOST_SUBJECT, f"policy refused, the last one stays: {error}"),)
+        if not self._follows(document, policy):
+            message = (
+                f"policy {document.serial} follows {document.after}, and {self.policy_serial} is in force: whoever "
+                "signed it does not know that one"
+            )
+            return (Finding(codes.POLICY_OLDER, HOST_SUBJECT, message),)
         if self.policy is not None and self._is_held(self.policy) and pinned(policy) != pinned(self.policy):
             message = (
                 "ports, marks, tables and probe addresses change only at stage off, with a restart of the agent: run "
@@ -173,9 +181,15 @@ class Knowledge:
             )
             return (Finding(codes.POLICY_REFUSED, HOST_SUBJECT, message),)
         self.policy, self._signed, self.policy_serial = policy, offered, document.serial
-        self._strange = strange
+        self._strange, self._issued = strange, document.issued
         self.anchors.told(document.authorities)
         return ()
+
+    def _follows(self, document: PolicyDocument, policy: Policy) -> bool:
+        """Whether it succeeds what is in force, or the operator has said since that the directory is right as it is."""
+        if document.after is None or document.after >= self.policy_serial or self._issued is None:
+            return True
+        return policy.restored_at is not None and policy.restored_at > self._issued
 
     def _is_held(self, policy: Policy) -> bool:
         """Whether something stands on the numbers of a policy: an agent that runs, or what one left in the kernel."""

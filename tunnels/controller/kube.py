@@ -18,6 +18,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any, Final
 from uuid import uuid4
 
@@ -127,6 +128,7 @@ class KubeController:
         await self._ca.load(datetime.now(UTC))
         self._signer = KubeSigner(self._api, self._namespace, self._ca)
         self._status, self._judged, self._reports = None, None, {}
+        self._begin_anew()
         copies = begun(self._api, self._namespace, self._signer, self._news.set)
         self._provider = ProviderCopy(self._api, self._chosen.provider, self._news.set)
         tasks = [asyncio.ensure_future(one.run()) for one in (*copies, self._provider, self._events)]
@@ -143,6 +145,10 @@ class KubeController:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin_anew(self) -> None:
+        """Another has led meanwhile: where the cluster is, the API server knows."""
+        self._stages = self._signed = None
 
     async def _wait(self, stop: asyncio.Event, seconds: float) -> None:
         tasks = {asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._news.wait())}
@@ -243,6 +249,8 @@ class KubeController:
             policy = None if present is None else read_signed(present.spec)[0]
             self._stages = Stagekeeper(self._store, policy, time.time(), source="ClusterEncryption")
             self._signed = present
+            if present is not None and present.serial > self._stages.serial:
+                self._stages.signed(present.serial)
         return self._stages
 
     def _in_force(self, copies: Copies) -> PolicyDocument | None:
@@ -251,12 +259,15 @@ class KubeController:
         if found is None:
             return None
         if self._verified is None or self._verified[0] != found:
-            try:
-                document = policydoc.verify(found, self._ca.trust, cluster=self._cluster)
-            except PeerError:
-                document = None
-            self._verified = (found, document)
+            self._verified = (found, self._document(found))
         return self._verified[1]
+
+    def _document(self, found: SignedPolicy | None) -> PolicyDocument | None:
+        """Return what our CA signed for this cluster, None: it did not sign this."""
+        try:
+            return None if found is None else policydoc.verify(found, self._ca.trust, cluster=self._cluster)
+        except PeerError:
+            return None
 
     async def _publish(
         self, stages: Stagekeeper, asked: Mapping[str, Any], policy: Policy, present: PolicyDocument | None
@@ -269,24 +280,44 @@ class KubeController:
         if newest is not None and said == (spec, authorities) and newest.serial >= stages.serial and told:
             stages.signed(newest.serial)
             return
+        after = stages.serial
+        version = await self._unovertaken(after)
         now = datetime.now(UTC)
-        serial = max(int(now.timestamp()), stages.serial + 1, newest.serial + 1 if newest else 1)
-        document = PolicyDocument(self._cluster, serial, now, spec, authorities)
+        serial = max(int(now.timestamp()), after + 1)
+        document = PolicyDocument(self._cluster, serial, now, spec, authorities, after)
         signed = policydoc.sign(self._ca.keys.signer, document)
         stages.signed(serial)
         await self._save()  # before anybody acts on it: a controller that starts anew goes on from there
-        await self._put(POLICY_MAP, {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature})
+        await self._put(POLICY_MAP, {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature}, version)
         self._signed, self._written = document, time.monotonic()
+
+    async def _unovertaken(self, known: int) -> str | None:
+        """Return the version of the policy's object, None if there is none, to be replaced only as it is.
+
+        Raises ApiError if another controller has signed one after `known`: a node would refuse what does not follow
+        that, so all is begun anew from what the API server has.
+        """
+        found = await self._api.find(self._map(POLICY_MAP))
+        if found is None:
+            return None
+        present = self._document(signed_policy(found.get("data") or {}))
+        if present is not None and present.serial > known:
+            self._begin_anew()
+            raise ApiError("another controller has signed a policy meanwhile: looking again", HTTPStatus.CONFLICT)
+        return str(found["metadata"]["resourceVersion"])
 
     async def _save(self) -> None:
         if self._store.due and self._store.text is not None:
             await self._put(STAGE_MAP, {STAGE_KEY: self._store.text})
             self._store.due = False
 
-    async def _put(self, name: str, data: Mapping[str, str]) -> None:
-        path = f"/api/v1/namespaces/{self._namespace}/configmaps/{name}"
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": dict(data)}
-        await self._api.apply(path, body, manager=MANAGER)
+    async def _put(self, name: str, data: Mapping[str, str], version: str | None = None) -> None:
+        meta = {"name": name} if version is None else {"name": name, "resourceVersion": version}
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": dict(data)}
+        await self._api.apply(self._map(name), body, manager=MANAGER)
+
+    def _map(self, name: str) -> str:
+        return f"/api/v1/namespaces/{self._namespace}/configmaps/{name}"
 
     def _standing(self, copies: Copies, spec: Mapping[str, Any]) -> tuple[Position, Evidence] | None:
         """Where the cluster is, also without ClusterEncryption; None: there is a policy, and it cannot be read."""

@@ -120,8 +120,9 @@ class FileSigner:
         present = self.policy()
         if present is not None and present.spec == _plain(spec) and present.serial >= above:
             return present.serial
-        serial = max(int(now.timestamp()), above + 1, present.serial + 1 if present else 1)
-        signed = policydoc.sign(self._authority, PolicyDocument(self._uid, serial, now, spec))
+        after = max(above, present.serial if present else 0)
+        serial = max(int(now.timestamp()), after + 1)
+        signed = policydoc.sign(self._authority, PolicyDocument(self._uid, serial, now, spec, after=after))
         write(self.path / CLUSTER, cluster_json(self._uid, signed))
         return serial
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from linkseal.keys.codes import UNKNOWN_FORMAT
+from linkseal.keys.documents import format_time
 from linkseal.keys.errors import HostError
 from linkseal.keys.policydoc import SignedPolicy
 from linkseal.tunnels import codes
@@ -23,8 +25,8 @@ TIME = NOW.timestamp()
 BUNDLE = authority().certificate_pem()
 
 
-def view(bundle: str = BUNDLE, serial: int = 1, **spec: object) -> DirectoryView:
-    return DirectoryView(Snapshot("c1", GOOD), policy(serial, **spec), bundle)
+def view(bundle: str = BUNDLE, serial: int = 1, after: int | None = None, **spec: object) -> DirectoryView:
+    return DirectoryView(Snapshot("c1", GOOD), policy(serial, after=after, **spec), bundle)
 
 
 class Disk(KnownGood):
@@ -117,6 +119,26 @@ def test_an_older_policy_or_another_of_the_same_serial_is_told_and_changes_nothi
     node.knowledge.learn(view(serial=6, stage="prepare"), TIME)
     assert node.shown() == []
     assert start(tmp_path / "state").knowledge.policy_serial == 6
+
+
+def test_a_policy_that_does_not_follow_the_one_in_force_waits_for_the_operators_word(tmp_path: Path) -> None:
+    """Its controller's memory was put back to an older state; by its serial, which follows the clock, it is newer."""
+    node = start(tmp_path / "state")
+    node.knowledge.learn(view(serial=5, stage="enforce"), TIME)
+    stale = {"restoredAt": format_time(NOW)}
+    for offered in (view(serial=9, after=3), view(serial=10, after=0), view(serial=11, after=4, **stale)):
+        for known in (node, start(tmp_path / "state")):
+            known.knowledge.learn(offered, TIME)
+            ((code, _),) = known.shown()
+            assert (code, known.knowledge.policy_serial) == (codes.POLICY_OLDER, 5)
+            assert known.knowledge.policy is not None
+            assert known.knowledge.policy.stage is Stage.ENFORCE
+    word = {"restoredAt": format_time(NOW + timedelta(seconds=1))}
+    node.knowledge.learn(view(serial=12, after=4, **word), TIME)
+    assert (node.shown(), node.knowledge.policy_serial) == ([], 12)
+    for serial, after in ((13, 12), (20, 17), (21, None)):  # some in between it has not seen; by an older version
+        node.knowledge.learn(view(serial=serial, after=after), TIME)
+        assert (node.shown(), node.knowledge.policy_serial) == ([], serial)
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,12 @@ def key_of(seed: str) -> PrivateKey:
     return PrivateKey(hashlib.sha256(seed.encode()).digest())
 
 
-def policy(serial: int = 1, cluster: str = "c1", ca: str = "lab", **spec: object) -> SignedPolicy:
+def policy(
+    serial: int = 1, cluster: str = "c1", ca: str = "lab", after: int | None = None, **spec: object
+) -> SignedPolicy:
     """A policy, stage prefer unless `spec` says otherwise."""
-    return policydoc.sign(authority(ca), PolicyDocument(cluster, serial, NOW, {"stage": "prefer", **spec}))
+    document = PolicyDocument(cluster, serial, NOW, {"stage": "prefer", **spec}, after=after)
+    return policydoc.sign(authority(ca), document)
 
 
 @dataclass
