@@ -162,6 +162,7 @@ def test_a_directory_that_was_rolled_back_is_overtaken(site: Site) -> None:
     site.controller().sign()
     assert site.stage == "prepare"
     assert site.policy().serial > serial
+    assert site.policy().after == serial, "the directory forgot it, the controller did not"
 
 
 def test_a_policy_that_says_the_same_is_not_signed_again(site: Site) -> None:
