@@ -22,7 +22,10 @@ def pods(tmp_path: Path) -> Iterator[PodCluster]:
 
 
 def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: pytest.CaptureFixture[str]) -> None:
-    """With traffic all the while: helm install, enable, new agents by helm upgrade, disable, helm uninstall."""
+    """With traffic all the while: helm install, enable, new agents by helm upgrade, disable, helm uninstall.
+
+    And helm uninstall while all is encrypted, and the chart installed again.
+    """
     a, b, _ = pods.cluster
     began = time.monotonic()
 
@@ -50,14 +53,27 @@ def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: p
         pods.helm("upgrade", "--set", "agent.config.poll=9")
         pods.until(lambda: pods.ready("agent") == 3 and not before & pods.uids("agent"), "new agents that are ready")
         say("upgraded")
+        uninstall(pods)
+        with pods.cluster.capture() as wire:
+            time.sleep(2)
+        assert wire.count("wireguard"), "nobody is there, and all is as it was"
+        assert [text for text in wire.plaintext() if API not in text] == []
+        pods.install()
+        pods.until(lambda: pods.ready("agent") == 3 and pods.ready("controller") == 2, "pods that are ready again")
+        assert pods.linkseal("status", "--wait=120s") == 0, pods.failed(capfd)
+        say("installed again")
         assert pods.linkseal("disable", "--wait=180s") == 0, pods.failed(capfd)
         say("disabled")
         logs = pods.logs()
-        pods.helm("uninstall")
-        pods.until(lambda: not pods.pods_of("agent") + pods.pods_of("controller"), "no pods")
+        uninstall(pods)
         say("uninstalled")
         forget(pods)
     assert loss.lost == [], f"{loss}\n{logs}"
+
+
+def uninstall(pods: PodCluster) -> None:
+    pods.helm("uninstall")
+    pods.until(lambda: not pods.pods_of("agent") + pods.pods_of("controller"), "no pods")
 
 
 def forget(pods: PodCluster) -> None:
