@@ -81,6 +81,7 @@ def test_a_walk_that_is_broken_off_stays_where_it_is(
     """Here nothing is ever proven, since no agent runs on one of the nodes that others have heard of."""
     with deployed(cluster, tmp_path) as (plane, linkseal, at):
         assert main([*at, "enable", "--to", "prepare"]) == 0
+        plane.admin.patch(ENCRYPTION, {"spec": {"probe": {"interval": 6}}})
         linkseal.start()
         linkseal.until(lambda: all(linkseal.status(node).links.proven == 2 for node in cluster), "proven")
         linkseal.stop(cluster[2], 9)
