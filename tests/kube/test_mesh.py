@@ -86,7 +86,7 @@ def test_a_walk_that_is_broken_off_stays_where_it_is(
         linkseal.until(lambda: all(linkseal.status(node).links.proven == 2 for node in cluster), "proven")
         linkseal.stop(cluster[2], 9)
         cluster.wire.run("ip link set up3 down")
-        linkseal.until(lambda: linkseal.status(cluster[0]).links.proven < 2, "one that is not", 120)
+        linkseal.until(lambda: linkseal.status(cluster[0]).links.proven < 2, "one that is not", 240)
         assert main([*at, "enable", "--to", "prefer", "--wait=5s"]) == 4
         assert "the cluster stays at stage prepare" in capfd.readouterr().err
         spec = plane.admin.get(ENCRYPTION)["spec"]
