@@ -161,24 +161,26 @@ class Mirror(Generic[T]):
                 break
             query["continue"] = str(meta["continue"])
         self.lists += 1
-        if await self._put_back(versions, self.objects.keys() - found.keys()):
+        version = str(meta.get("resourceVersion", ""))
+        if await self._put_back(version, versions, self.objects.keys() - found.keys()):
             self.vanished |= self.objects.keys()
         self.vanished -= found.keys()
         self._behind = False
         differs = found != self.objects
         self.objects, self._versions = found, versions
-        self._version, self._listed = str(meta.get("resourceVersion", "")), True
+        self._version, self._listed = version, True
         if differs:
             self._changed()
 
-    async def _put_back(self, now: Mapping[str, int], gone: AbstractSet[str]) -> bool:
-        """Whether the server's store is an older state of itself, by the versions of what was just listed.
+    async def _put_back(self, listed: str, now: Mapping[str, int], gone: AbstractSet[str]) -> bool:
+        """Whether the server's store is an older state of itself, by the version of what was just listed, and of each.
 
         It may have grown beyond what was seen since it was put back, or count on from above (etcd's
         `--bump-revision`): then objects are older than they were, or the history that it tells is another one.
         """
         before = self._versions
-        if self._behind or any(version < before.get(name, 0) for name, version in now.items()):
+        behind = listed.isdecimal() and self._version.isdecimal() and int(listed) < int(self._version)
+        if self._behind or behind or any(version < before.get(name, 0) for name, version in now.items()):
             return True
         newest = max(gone & before.keys(), key=before.__getitem__, default=None)
         return newest is not None and not await self._remembers(newest, before[newest])
@@ -189,17 +191,17 @@ class Mirror(Generic[T]):
         True also where the server cannot tell: it keeps versions for five to ten minutes.
         """
         space, _, bare = name.rpartition("/")
-        fields = f"metadata.name={bare}" + (f",metadata.namespace={space}" if space else "")
+        fields = {f"metadata.name={bare}"} | ({f"metadata.namespace={space}"} if space else set())
+        fields |= set(filter(None, self._query.get("fieldSelector", "").split(",")))
         query = {"resourceVersion": self._version, "resourceVersionMatch": "Exact"}
-        selected = ",".join(filter(None, (self._query.get("fieldSelector"), fields)))
         try:
             page = await self._api.get(
-                self._path, {**self._query, **query, "fieldSelector": selected}, accept=self._list_type
+                self._path, {**self._query, **query, "fieldSelector": ",".join(sorted(fields))}, accept=self._list_type
             )
         except ApiError as error:
-            if error.status == HTTPStatus.GONE:
-                return True
-            raise  # asked again, with the whole list
+            if error.status in (0, HTTPStatus.TOO_MANY_REQUESTS) or error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise  # asked again, with the whole list
+            return True
         items = page.get("items") or ()
         return any((item.get("metadata") or {}).get("resourceVersion") == str(version) for item in items)
 
