@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from linkseal.keys import policydoc
+from linkseal.keys.policydoc import PolicyDocument
 from linkseal.tunnels.model import AddRule, LinkState, NftTransaction
 from linkseal.tunnels.register import NodeDocuments
-from unit.agent.pair import MemoryHost, Node, T, sealed_pair, view
+from unit.agent.pair import CA, NOW, MemoryHost, Node, T, sealed_pair, view
 
 
 def raised(a: Node, b: Node, at: float) -> None:
@@ -178,3 +180,13 @@ def test_a_key_that_a_crash_left_behind_does_not_stop_the_next_rotation(tmp_path
     assert a.worker.speaker.request_rotation(T + 1) == 2
     a.run(T + 1)
     assert len({entry.public_key for entry in a.keyring.own_keys()}) == 2
+
+
+def test_what_is_counted_in_the_pass_that_moves_a_peer_went_before_the_move(tmp_path: Path) -> None:
+    a, b = sealed_pair(tmp_path)
+    a.run(T + 1, view=view(a, b, stage="prepare"))
+    again = policydoc.sign(CA, PolicyDocument("cluster", 9, NOW, {"scope": "transparent", "stage": "prefer"}))
+    seen: list[frozenset[str]] = []
+    a.worker.guard.look = lambda _world, _guard, carried, _now: seen.append(carried)  # type: ignore[method-assign]
+    a.run(T + 2, view=replace(view(a, b), policy=again))
+    assert (seen[0], a.worker.carried) == (frozenset(), {"n2"})
