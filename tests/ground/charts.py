@@ -47,11 +47,16 @@ def chart_installed(plane: ControlPlane, *options: str) -> Iterator[None]:
     with plane.recorder() as recorder:
         recorder.post("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
         try:
-            plane.helm("install", "linkseal", str(CHART), "--namespace", NAMESPACE, *options)
-            until(lambda: guards_nodes(plane.admin))
+            install(plane, *options)
             yield
         finally:
             remove(plane, recorder)
+
+
+def install(plane: ControlPlane, *options: str) -> None:
+    """Install it in its namespace, which is there, and wait until the policies are in force."""
+    plane.helm("install", "linkseal", str(CHART), "--namespace", NAMESPACE, *options)
+    until(lambda: guards_nodes(plane.admin))
 
 
 def remove(plane: ControlPlane, recorder: Recorder) -> None:

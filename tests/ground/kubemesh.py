@@ -10,6 +10,7 @@ The thread that makes the control plane stays in the wire's namespace meanwhile,
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +60,14 @@ def deployed(cluster: Cluster, folder: Path) -> Iterator[tuple[ControlPlane, Kub
         KubeDeployment(cluster, plane, **USERSPACE) as linkseal,
     ):
         yield plane, linkseal, ["--kubeconfig", str(plane.kubeconfig(folder / "operator"))]
+
+
+def assert_encrypted(cluster: Cluster, seconds: float) -> None:
+    """There is encrypted traffic between the nodes, and for so long nothing else but to and from the API server."""
+    with cluster.capture() as wire:
+        time.sleep(seconds)
+    assert wire.count("wireguard")
+    assert [text for text in wire.plaintext() if API not in text] == []
 
 
 class KubeDeployment(Deployment):
@@ -132,6 +141,15 @@ class KubeDeployment(Deployment):
         assert main([*at, "enable", "--to", "prefer"]) == 0
         self.plane.admin.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"verify": {"interval": 0}}})
         self.wait_sealed()
+
+    def to_enforce(self, at: list[str]) -> None:
+        """Walk there from prefer, as far as the guards."""
+        assert main([*at, "enable", "--to", "enforce", "--wait=120s", "--yes"]) == 0, self.report()
+        self.wait_guarded()
+
+    def wait_guarded(self, timeout: float = 60.0) -> None:
+        """Wait until every guard drops."""
+        self.until(lambda: all(self.status(n).guard.mode == "drop" for n in self.cluster), "guards that drop", timeout)
 
     def all_codes(self) -> set[str]:
         """Codes of the findings that any agent shows now."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ground.charts import CLUSTER_ENCRYPTIONS, CONTROLLER, called, granted, told
 from ground.controlplane import ControlPlane
-from ground.kubemesh import API, deployed
+from ground.kubemesh import assert_encrypted, deployed
 from ground.net import Cluster
 from ground.probes import loss_probe
 from linkseal.tunnels.cli.main import main
@@ -33,13 +33,8 @@ def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
             said = capfd.readouterr()
             assert "the cluster is at stage enforce" in said.out
             assert "links sealed" in said.err
-            linkseal.until(
-                lambda: all(linkseal.status(n).guard.mode == "drop" for n in cluster), "guards that drop", 60
-            )
-            with cluster.capture() as wire:
-                time.sleep(2)
-            assert wire.count("wireguard")
-            assert [text for text in wire.plaintext() if API not in text] == []
+            linkseal.wait_guarded()
+            assert_encrypted(cluster, 2)
 
             plane.stop_api(kill=True)
             linkseal.stop(c)

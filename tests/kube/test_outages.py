@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 from ground.charts import AGENT, NAMESPACE
 from ground.controlplane import ControlPlane
-from ground.kubemesh import API, KubeDeployment, deployed
+from ground.kubemesh import KubeDeployment, assert_encrypted, deployed
 from ground.net import Cluster
 from ground.probes import loss_probe
-from linkseal.tunnels.cli.main import main
 
 OUTAGE = 600.0 if os.environ.get("LINKSEAL_LONG") else 45.0
 """Seconds. What an agent does after that long is what it does after ten minutes: its longest pauses are over
@@ -43,15 +42,12 @@ def all_known(linkseal: KubeDeployment) -> bool:
     )
 
 
-def test_a_long_outage_loses_nothing_and_its_end_is_no_storm(
-    cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_long_outage_loses_nothing_and_its_end_is_no_storm(cluster: Cluster, tmp_path: Path) -> None:
     """Agents that are restarted or killed meanwhile come back encrypted, from their disks."""
     a, b, c = cluster
     with deployed(cluster, tmp_path) as (plane, linkseal, at):
         linkseal.to_prefer(at)
-        assert main([*at, "enable", "--to", "enforce", "--wait=120s", "--yes"]) == 0, capfd.readouterr().err
-        linkseal.until(lambda: all(linkseal.status(n).guard.mode == "drop" for n in cluster), "guards that drop", 60)
+        linkseal.to_enforce(at)
         with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
             plane.stop_api(kill=True)
             began = time.monotonic()
@@ -63,10 +59,7 @@ def test_a_long_outage_loses_nothing_and_its_end_is_no_storm(
             linkseal.wait_sealed(60)
             time.sleep(max(0.0, began + OUTAGE - time.monotonic()))
             assert all_known(linkseal), linkseal.report()
-            with cluster.capture() as wire:
-                time.sleep(1)
-            assert wire.count("wireguard")
-            assert [text for text in wire.plaintext() if API not in text] == []
+            assert_encrypted(cluster, 1)
             mark = plane.audit_mark()
             plane.start_api()
             linkseal.until(lambda: "LS4001" not in linkseal.all_codes(), "no finding about the directory", 60)

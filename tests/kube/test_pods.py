@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from ground.charts import CHART, NAMESPACE
+from ground.kubemesh import assert_encrypted
 from ground.podcluster import PodCluster, pod_cluster
 from ground.probes import loss_probe
-from linkseal.tunnels.lab.kube.cluster import API
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
@@ -45,19 +45,13 @@ def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: p
         capfd.readouterr()
         assert pods.linkseal("status") == 0, pods.failed(capfd)
         assert "3 of 3 links sealed at both ends" in capfd.readouterr().out
-        with pods.cluster.capture() as wire:
-            time.sleep(2)
-        assert wire.count("wireguard")
-        assert [text for text in wire.plaintext() if API not in text] == []
+        assert_encrypted(pods.cluster, 2)
         before = pods.uids("agent")
         pods.helm("upgrade", "--set", "agent.config.poll=9")
         pods.until(lambda: pods.ready("agent") == 3 and not before & pods.uids("agent"), "new agents that are ready")
         say("upgraded")
         uninstall(pods)
-        with pods.cluster.capture() as wire:
-            time.sleep(2)
-        assert wire.count("wireguard"), "nobody is there, and all is as it was"
-        assert [text for text in wire.plaintext() if API not in text] == []
+        assert_encrypted(pods.cluster, 2)  # nobody is there, and all is as it was
         pods.install()
         pods.until(lambda: pods.ready("agent") == 3 and pods.ready("controller") == 2, "pods that are ready again")
         assert pods.linkseal("status", "--wait=120s") == 0, pods.failed(capfd)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from ground.charts import CHART, CLUSTER_ENCRYPTIONS, NAMESPACE, guards_nodes, until
-from ground.controlplane import ControlPlane
-from ground.kubemesh import API, KubeDeployment, deployed
+from ground.charts import CLUSTER_ENCRYPTIONS, NAMESPACE, cluster_encryption, install
+from ground.kubemesh import KubeDeployment, assert_encrypted, deployed
 from ground.net import Cluster, Node
 from ground.probes import loss_probe
 from linkseal.keys import codes as documents
@@ -20,8 +18,6 @@ from linkseal.tunnels.cli.main import main
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(420)]
 
-FIRST = {"apiVersion": "linkseal.io/v1alpha1", "kind": "ClusterEncryption", "metadata": {"name": "default"}}
-
 ENCRYPTION = f"{CLUSTER_ENCRYPTIONS}/default"
 
 
@@ -29,10 +25,7 @@ def encrypted(linkseal: KubeDeployment, cluster: Cluster) -> None:
     """Every agent has its links to all others, and lets nothing else pass."""
     linkseal.wait_sealed(60)
     assert {linkseal.status(node).guard.mode for node in cluster} == {"drop"}, linkseal.report()
-    with cluster.capture() as wire:
-        time.sleep(1)
-    assert wire.count("wireguard")
-    assert [text for text in wire.plaintext() if API not in text] == []
+    assert_encrypted(cluster, 1)
 
 
 def refuses_what_follows_another(linkseal: KubeDeployment, node: Node) -> bool:
@@ -40,15 +33,13 @@ def refuses_what_follows_another(linkseal: KubeDeployment, node: Node) -> bool:
     return any(one.code == codes.POLICY_OLDER and "does not know that one" in one.message for one in found)
 
 
-def test_an_older_state_lowers_no_stage_and_takes_no_key_back(
-    cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_older_state_lowers_no_stage_and_takes_no_key_back(cluster: Cluster, tmp_path: Path) -> None:
     """Put back to before enforce, and before one node changed its keys."""
     a, b, _ = cluster
     with deployed(cluster, tmp_path) as (plane, linkseal, at):
         linkseal.to_prefer(at)
         plane.snapshot("before")
-        assert main([*at, "enable", "--to", "enforce", "--wait=120s", "--yes"]) == 0, capfd.readouterr().err
+        linkseal.to_enforce(at)
         assert linkseal.rotate(a) == 2
         linkseal.until(linkseal.settled, "the new generation everywhere")
         serial = linkseal.status(a).policy.serial
@@ -67,8 +58,7 @@ def test_an_older_state_lowers_no_stage_and_takes_no_key_back(
             plane.admin.patch(ENCRYPTION, {"spec": {"stage": "enforce", "restoredAt": word, "verify": {"interval": 0}}})
             linkseal.until(lambda: all(linkseal.status(n).policy.serial > serial for n in cluster), "a new policy", 90)
             linkseal.until(lambda: codes.POLICY_OLDER not in linkseal.all_codes(), "no finding")
-            drops = "guards that drop"
-            linkseal.until(lambda: all(linkseal.status(n).guard.mode == "drop" for n in cluster), drops, 90)
+            linkseal.wait_guarded(90)
             linkseal.until(linkseal.settled, "one generation each")
             assert [g.number for g in linkseal.status(a).generations] == [2]
             linkseal.until(lambda: main([*at, "status"]) == 0, "everything encrypted", 60)
@@ -76,23 +66,19 @@ def test_an_older_state_lowers_no_stage_and_takes_no_key_back(
     assert loss.lost == [], loss
 
 
-def test_a_wiped_store_is_another_cluster_and_removes_nobody(
-    cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wiped_store_is_another_cluster_and_removes_nobody(cluster: Cluster, tmp_path: Path) -> None:
     """Then the chart is installed again, and each node joins the new cluster when it is told to."""
     a, b, _ = cluster
     with deployed(cluster, tmp_path) as (plane, linkseal, at):
         linkseal.to_prefer(at)
-        assert main([*at, "enable", "--to", "enforce", "--wait=120s", "--yes"]) == 0, capfd.readouterr().err
+        linkseal.to_enforce(at)
         with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
             plane.wipe()
             linkseal.until(lambda: codes.DIRECTORY_UNREADABLE in linkseal.all_codes(), "a finding")
             encrypted(linkseal, cluster)
+            plane.admin.post("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
             install(plane)
-            kind = {"apiVersion": "linkseal.io/v1alpha1", "kind": "ClusterEncryption"}
-            plane.admin.post(
-                CLUSTER_ENCRYPTIONS, {**kind, "metadata": {"name": "default"}, "spec": {"stage": "prepare"}}
-            )
+            plane.admin.post(CLUSTER_ENCRYPTIONS, cluster_encryption(stage="prepare"))
             linkseal.join_anew()
             for node in cluster:  # their pods went with the store, and so did the tokens
                 linkseal.stop(node)
@@ -107,9 +93,3 @@ def test_a_wiped_store_is_another_cluster_and_removes_nobody(
         linkseal.to_prefer(at)
         assert linkseal.all_codes() & {documents.CLUSTER_CHANGED, codes.DIRECTORY_UNREADABLE} == set()
     assert loss.lost == [], loss
-
-
-def install(plane: ControlPlane) -> None:
-    plane.admin.post("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    plane.helm("install", "linkseal", str(CHART), "--namespace", NAMESPACE)
-    until(lambda: guards_nodes(plane.admin))

@@ -4,9 +4,8 @@ Counters belong to elements, which come and go; totals are kept here and only gr
 when it is read: its peer has opted out (`optedOut`), has no agent or is refused (`unknown`), has no proven link or had
 none a moment ago (`unproven`), or all that goes there was to go by the tunnels since the last look at the least
 (`bypass`): each end moves by itself, so that of what comes from there this is said only when the peer has had time to
-move (SETTLED). What goes to nodes that have opted out is an exception
-on purpose, as an exempt packet is: it is counted, and neither a finding nor "plaintext was seen" nor a flow that
-enforce would drop.
+move (SETTLED). What goes to nodes that have opted out is an exception on purpose, as an exempt packet is: it is
+counted, and neither a finding nor "plaintext was seen" nor a flow that enforce would drop.
 """
 
 from __future__ import annotations
