@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from linkseal.tunnels.directory import mirror
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.directory.choice import open_directory
 from linkseal.tunnels.directory.kube import KubeDirectory
+from linkseal.tunnels.directory.kubeapi import CLOSING, METADATA, Access, KubeApi
 from linkseal.tunnels.directory.kubedocs import (
     ANNOUNCEMENT,
     GRANT,
@@ -312,3 +314,36 @@ async def test_an_agent_waits_for_the_first_policy_and_is_told_of_its_loss(clust
         cluster.delete(path)
         lost = await until(directory, lambda view: view.policy is None)
         assert [finding.code for finding in lost.findings] == [codes.POLICY_UNSIGNED]
+
+
+def sockets() -> list[str]:
+    """The sockets that this process has open."""
+    found = []
+    for one in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the folder's own
+            found += [str(one.readlink())]
+    return sorted(one for one in found if one.startswith("socket:"))
+
+
+async def test_connections_end_at_once_though_the_api_server_is_frozen(plane: ControlPlane, config: Path) -> None:
+    """A pool that is closed leaves nothing open, whether the server says goodbye or not."""
+    before = sockets()
+    api = KubeApi(Access(config))
+    watch = api.watch("/api/v1/nodes", {}, accept=METADATA, silence=60.0)
+    assert await anext(watch) == {}
+    await api.get("/api/v1/namespaces")
+    plane.pause_api()
+    try:
+        asked = asyncio.ensure_future(api.get("/api/v1/nodes"))
+        await asyncio.sleep(0.2)
+        assert len(sockets()) >= len(before) + 2
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await watch.aclose()  # type: ignore[attr-defined]
+        began = time.monotonic()
+        await api.close()
+        took = time.monotonic() - began
+        assert sockets() == before
+        assert took < CLOSING
+    finally:
+        plane.resume_api()

@@ -28,6 +28,7 @@ from ground.kubesigning import agent_directory as agent
 from ground.kubesigning import certificate
 from linkseal.keys import policydoc
 from linkseal.keys.ca import Trust, make_csr
+from linkseal.keys.errors import LinksealError
 from linkseal.keys.policydoc import PolicyDocument
 from linkseal.tunnels.controller import kube as controller
 from linkseal.tunnels.controller import lease
@@ -72,6 +73,14 @@ def policy(kube: Api) -> PolicyDocument | None:
     found = [one for one in maps if one["metadata"]["name"] == "linkseal-policy"]
     signed = signed_policy(found[0]["data"]) if found else None
     return None if signed is None else policydoc.parse(signed.text)
+
+
+def policy_readable(kube: Api) -> bool:
+    """Whether the policy that is there says anything."""
+    try:
+        return policy(kube) is not None
+    except LinksealError:
+        return False
 
 
 async def test_an_agent_gets_its_certificate_and_every_node_its_grant(
@@ -280,6 +289,33 @@ async def test_two_that_lead_at_once_sign_no_policy_past_each_other(
     assert len(seen) >= 10
     broken = [(a, b) for a, b in pairwise(seen) if b.after is None or b.after < a.serial]
     assert broken == []
+
+
+async def test_the_first_policy_is_made_and_replaces_none_that_another_has_made_meanwhile(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that has taken up another's first would refuse what follows nothing."""
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    maps, found = f"/api/v1/namespaces/{NAMESPACE}/configmaps", KubeApi.find
+    another = {"metadata": {"name": "linkseal-policy"}, "data": {"policy": "another's", "signature": "another's"}}
+
+    async def overtaken(api: KubeApi, path: str, **options: Any) -> dict[str, Any] | None:
+        present = await found(api, path, **options)
+        if path.endswith("linkseal-policy") and present is None:
+            await asyncio.to_thread(nodes.post, maps, another)
+        return present
+
+    monkeypatch.setattr(KubeApi, "find", overtaken)
+    mark = plane.audit_mark()
+    async with running(plane, nodes, tmp_path):
+        await until(lambda: policy_readable(nodes))
+    user = f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}"
+    written = [
+        (one.verb, one.code)
+        for one in plane.requests(user=user, since=mark, resource="configmaps")
+        if one.name == "linkseal-policy" and one.verb in {"create", "patch"}
+    ]
+    assert written == [("create", 409), ("patch", 200)]
 
 
 async def test_one_of_two_controllers_works_and_the_other_takes_over(

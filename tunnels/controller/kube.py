@@ -49,6 +49,7 @@ from linkseal.tunnels.directory.kubedocs import (
     POLICY_KEY,
     POLICY_MAP,
     POLICY_SIGNATURE,
+    config_map,
     opted_out,
     restored_at,
     signed_policy,
@@ -288,11 +289,15 @@ class KubeController:
         signed = policydoc.sign(self._ca.keys.signer, document)
         stages.signed(serial)
         await self._save()  # before anybody acts on it: a controller that starts anew goes on from there
-        await self._put(POLICY_MAP, {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature}, version)
+        body = config_map(POLICY_MAP, {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature}, version)
+        if version is None:
+            await self._api.create(self._map(""), body)
+        else:
+            await self._api.apply(self._map(POLICY_MAP), body, manager=MANAGER)
         self._signed, self._written = document, time.monotonic()
 
     async def _unovertaken(self, known: int) -> str | None:
-        """Return the version of the policy's object, None if there is none, to be replaced only as it is.
+        """Return the version of the policy's object to replace it only as it is, None if there is none: make it then.
 
         Raises ApiError if another controller has signed one after `known`: a node would refuse what does not follow
         that, so all is begun anew from what the API server has.
@@ -311,13 +316,11 @@ class KubeController:
             await self._put(STAGE_MAP, {STAGE_KEY: self._store.text})
             self._store.due = False
 
-    async def _put(self, name: str, data: Mapping[str, str], version: str | None = None) -> None:
-        meta = {"name": name} if version is None else {"name": name, "resourceVersion": version}
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": dict(data)}
-        await self._api.apply(self._map(name), body, manager=MANAGER)
+    async def _put(self, name: str, data: Mapping[str, str]) -> None:
+        await self._api.apply(self._map(name), config_map(name, data), manager=MANAGER)
 
     def _map(self, name: str) -> str:
-        return f"/api/v1/namespaces/{self._namespace}/configmaps/{name}"
+        return f"/api/v1/namespaces/{self._namespace}/configmaps/{name}".rstrip("/")
 
     def _standing(self, copies: Copies, spec: Mapping[str, Any]) -> tuple[Position, Evidence] | None:
         """Where the cluster is, also without ClusterEncryption; None: there is a policy, and it cannot be read."""

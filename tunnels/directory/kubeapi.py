@@ -7,15 +7,18 @@ again as it rotates. Nothing is tried twice here: who asks knows whether and whe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakSet
 
 import aiohttp
 from kubernetes.aio import config
@@ -39,8 +42,8 @@ REQUEST_SECONDS: Final = 20.0
 CONNECT_SECONDS: Final = 10.0
 """Seconds a request may take, and its connection."""
 
-CLOSING: Final = 0.25
-"""Seconds that connections with TLS need to end (aiohttp's documentation, "Graceful Shutdown")."""
+CLOSING: Final = 5.0
+"""Seconds that connections may take to end once they are shut down; it takes milliseconds of an idle machine."""
 
 MAX_MESSAGE: Final = 300
 """Characters of an answer's own words in an error."""
@@ -74,6 +77,8 @@ class KubeApi:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._client: ApiClient | None = None
+        self._connector: aiohttp.TCPConnector | None = None
+        self._sockets: WeakSet[socket.socket] = WeakSet()
 
     async def opened(self) -> ApiClient:
         """Read the credentials, once; the server is not asked. Raises ConfigError."""
@@ -86,14 +91,36 @@ class KubeApi:
                     f"no access to a Kubernetes cluster: {error}; name a kubeconfig (`kubernetes.kubeconfig`, "
                     "--kubeconfig, KUBECONFIG), or run in a pod with a service account"
                 ) from error
-            self._client = ApiClient(configuration)
+            client = ApiClient(configuration)
+            self._connector = aiohttp.TCPConnector(
+                limit=configuration.connection_pool_maxsize, ssl=client.rest_client.ssl_context,
+                socket_factory=self._socket,
+            )  # fmt: skip
+            configuration.client_session_kwargs = {"connector": self._connector}
+            self._client = client
         return self._client
 
+    def _socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        made = socket.socket(*address[:3])
+        self._sockets.add(made)
+        return made
+
     async def close(self) -> None:
-        """Close every connection."""
-        if self._client is not None:
-            await self._client.close()
-            await asyncio.sleep(CLOSING)
+        """Close every connection, also those that wait for the server's goodbye: it may be gone or frozen."""
+        if self._client is None or self._connector is None:
+            return
+        await self._client.close()
+        await self._connector.close()
+        for one in self._open():
+            with contextlib.suppress(OSError):  # not connected any more
+                one.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING):
+                while self._open():  # noqa: ASYNC110 - a socket tells nobody that it is closed
+                    await asyncio.sleep(CLOSING / 1000)
+
+    def _open(self) -> list[socket.socket]:
+        return [one for one in self._sockets if one.fileno() >= 0]
 
     async def get(self, path: str, query: Mapping[str, str] | None = None, *, accept: str = JSON) -> dict[str, Any]:
         """Return an object or a list. Raises ApiError."""

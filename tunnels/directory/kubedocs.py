@@ -52,6 +52,12 @@ class NodeEntry:
     """When the Node was, Unix seconds."""
 
 
+def config_map(name: str, data: Mapping[str, str], version: str | None = None) -> dict[str, Any]:
+    """Return a ConfigMap to be written. `version`: it is refused if what is there has another resourceVersion."""
+    meta = {"name": name} if version is None else {"name": name, "resourceVersion": version}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": dict(data)}
+
+
 def node_entry(item: Mapping[str, Any], before: NodeEntry | None) -> NodeEntry | None:
     """Return what is kept of a Node: `before` itself if nothing of ours has changed; None: its name cannot be ours."""
     meta = item["metadata"]
