@@ -8,7 +8,7 @@ A node certificate says one thing: this public key speaks for node NAME with UID
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Self
@@ -16,6 +16,7 @@ from typing import Final, Self
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes, PrivateKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.x509.oid import ExtensionOID, NameOID
 from linkseal.keys import codes
@@ -32,6 +33,13 @@ _COMMON_NAME: Final = 64
 """Characters a common name may have (RFC 5280, ub-common-name); node names may be longer."""
 POLICY_LABEL: Final = "linkseal.io/policy 1\n"
 """Signed before a policy's text, so that no other signature of the CA can be taken for one over a policy."""
+CHECK_LABEL: Final = "linkseal.io/check 1\n"
+"""Signed to see that a key elsewhere signs: no document begins like this."""
+IN_SSH_AGENT: Final = b"ssh-agent"
+"""Stands where a CA's key would, if an SSH agent holds it (`linkseal.keys.sshagent`)."""
+
+Elsewhere = Callable[[ec.EllipticCurvePublicKey], ec.EllipticCurvePrivateKey]
+"""Makes, of a public key, the private one that another process holds; raises ConfigError."""
 
 
 def node_uri(node: str, uid: str) -> str:
@@ -53,6 +61,17 @@ def make_csr(identity_key: ec.EllipticCurvePrivateKey, node: str, uid: str) -> s
         .add_extension(_san(node, uid), critical=False)
     )
     return builder.sign(identity_key, SHA384()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def make_ca_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
+    """Return a request (PEM) for the certificate of a CA that another one is to sign. Raises SignerError."""
+    builder = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(_subject(name))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(ca=True), critical=True)
+    )
+    return builder.sign(key, SHA384()).public_bytes(serialization.Encoding.PEM).decode()
 
 
 def _subject(node: str) -> x509.Name:
@@ -77,6 +96,20 @@ def _usage(*, ca: bool) -> x509.KeyUsage:
     )
 
 
+def _authority(
+    issuer: x509.Name, subject: x509.Name, key: CertificatePublicKeyTypes, since: datetime, until: datetime
+) -> x509.CertificateBuilder:
+    """What a CA's certificate says."""
+    return (
+        x509.CertificateBuilder(issuer, subject, key, x509.random_serial_number())
+        .not_valid_before(since)
+        .not_valid_after(until)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(ca=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
 class CertificateAuthority:
     """A CA and its key: signs node certificates, grants and the policy, and vouches for the next CA."""
 
@@ -87,28 +120,26 @@ class CertificateAuthority:
         self._certificate = certificate
 
     @classmethod
-    def create(cls, name: str, not_before: datetime, lifetime: timedelta) -> Self:
-        """Make a new root with a new key."""
-        key = generate_identity()
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:_COMMON_NAME])])
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        builder = (
-            x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-            .not_valid_before(not_before)
-            .not_valid_after(not_before + lifetime)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(ca=True), critical=True)
-            .add_extension(identifier, critical=False)
-        )
+    def create(
+        cls, name: str, not_before: datetime, lifetime: timedelta, key: ec.EllipticCurvePrivateKey | None = None
+    ) -> Self:
+        """Make a new root; with a new key if none is given."""
+        key, subject = key or generate_identity(), _subject(name)
+        builder = _authority(subject, subject, key.public_key(), not_before, not_before + lifetime)
         return cls(key, builder.sign(key, SHA384()))
 
     @classmethod
-    def from_pem(cls, key_pem: bytes, certificate_pem: str) -> Self:
+    def from_pem(cls, key_pem: bytes, certificate_pem: str, elsewhere: Elsewhere | None = None) -> Self:
         """Read a CA, as `key_pem` and `certificate_pem` write it; of several certificates the first. ConfigError."""
         try:
-            key = serialization.load_pem_private_key(key_pem, password=None)
             certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+            if key_pem.strip() == IN_SSH_AGENT:
+                key = _held_elsewhere(certificate, elsewhere)
+            else:
+                key = serialization.load_pem_private_key(key_pem, password=None)
             fits = key.public_key() == certificate.public_key()
+        except ConfigError:
+            raise  # a ValueError too
         except BROKEN:
             raise ConfigError("the CA's key or certificate cannot be read: both are PEM, the key unencrypted") from None
         if why := complaint(certificate):
@@ -123,32 +154,32 @@ class CertificateAuthority:
         return self._certificate
 
     @property
+    def elsewhere(self) -> bool:
+        """Whether another process holds its key."""
+        return self.key_pem().strip() == IN_SSH_AGENT
+
+    @property
     def fingerprint(self) -> str:
         """What names this CA (`fingerprint_of`)."""
         return fingerprint_of(self._certificate)
 
     def cross_sign(self, other: x509.Certificate) -> str:
         """Return this CA's certificate (PEM) for the name, key and dates of another, which it vouches for."""
-        identifier = x509.SubjectKeyIdentifier.from_public_key(other.public_key())
-        builder = (
-            x509.CertificateBuilder(
-                self._certificate.subject, other.subject, other.public_key(), x509.random_serial_number()
-            )
-            .not_valid_before(other.not_valid_before_utc)
-            .not_valid_after(other.not_valid_after_utc)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(ca=True), critical=True)
-            .add_extension(identifier, critical=False)
-        )
+        since, until = other.not_valid_before_utc, other.not_valid_after_utc
+        builder = _authority(self._certificate.subject, other.subject, other.public_key(), since, until)
         return builder.sign(self._key, SHA384()).public_bytes(serialization.Encoding.PEM).decode()
 
     def key_pem(self) -> bytes:
-        """Return the private key as PEM; for the store alone."""
+        """Return the private key as PEM, or what stands for one that is elsewhere; for the store alone."""
         return identity_pem(self._key)
 
     def certificate_pem(self) -> str:
         """Return the root certificate as PEM: an entry of the CA bundle."""
         return self._certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+    def check(self) -> None:
+        """Sign what nobody takes for anything. Raises SignerError: its key is elsewhere, and does not sign."""
+        sign_text(self._key, CHECK_LABEL)
 
     def sign_grant(self, text: str) -> str:
         """Return base64 of the signature over the exact bytes of a grant."""
@@ -174,6 +205,18 @@ class CertificateAuthority:
             .add_extension(_san(node, uid), critical=False)
         )
         return builder.sign(self._key, SHA384()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _held_elsewhere(certificate: x509.Certificate, elsewhere: Elsewhere | None) -> PrivateKeyTypes:
+    public = certificate.public_key()
+    if elsewhere is None:
+        raise ConfigError(
+            "the CA's key is in an SSH agent, and none is named: use --ssh-agent SOCKET or set SSH_AUTH_SOCK "
+            "(a cluster: the chart's `controller.sshAgent.socket`)"
+        )
+    if not isinstance(public, ec.EllipticCurvePublicKey):
+        raise ConfigError("the CA's certificate cannot be used: its key is not on P-384")
+    return elsewhere(public)
 
 
 def _requested_key(csr_pem: str, node: str, uid: str) -> ec.EllipticCurvePublicKey:

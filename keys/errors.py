@@ -5,6 +5,7 @@
     ├── PeerError         another node: what it announced is refused    a finding, never a crash
     ├── HostError         this host: the kernel or a daemon refused     exit 1, carries errno
     ├── DirectoryError    the cluster API or the directory's files      exit 3
+    │   └── SignerError   what holds the CA's key does not sign
     └── Refused           unsafe without --yes                          exit 5
 
 No message ever holds a secret: the types of `linkseal.keys.secrets` cannot be formatted.
@@ -48,6 +49,10 @@ class DirectoryError(LinksealError):
 
     after: float = 0.0
     """Seconds for which it wants to be left alone; 0: it does not say."""
+
+
+class SignerError(DirectoryError):
+    """What holds the CA's key does not sign now: what it signed before stays good, and nothing new is."""
 
 
 class Refused(LinksealError):  # noqa: N818 - a refusal is no failure

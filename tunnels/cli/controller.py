@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from linkseal.keys.errors import ConfigError
@@ -15,6 +16,9 @@ from linkseal.tunnels.cli.options import Group, pass_session
 from linkseal.tunnels.cli.output import note, plural
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.controller.providers.names import PROVIDER_NAMES
+
+if TYPE_CHECKING:
+    from linkseal.tunnels.controller.providers.choice import Granting
 
 
 @click.group(cls=Group)
@@ -73,6 +77,13 @@ def controller() -> None:
     is_flag=True,
     help="With --kubernetes: lift the taint linkseal.io/not-sealed from Nodes whose links are sealed.",
 )
+@click.option(
+    "--ssh-agent",
+    envvar="SSH_AUTH_SOCK",
+    type=click.Path(path_type=Path),
+    metavar="SOCKET",
+    help="With --kubernetes: the SSH agent that holds the CA's key, where the Secret says so (SSH_AUTH_SOCK).",
+)
 @pass_session
 def run(
     session: Session,
@@ -85,6 +96,7 @@ def run(
     provider: str | None,
     pod_networks: tuple[str, ...],
     lift_taint: bool,
+    ssh_agent: Path | None,
 ) -> int:
     """Sign for a directory until SIGTERM or SIGINT.
 
@@ -96,7 +108,8 @@ def run(
     if kubernetes:
         if session.directory is not None or inventory is not None or ca is not None or once:
             raise click.UsageError("--kubernetes goes with no --directory, --inventory, --ca or --once")
-        return _run_kubernetes(session, networks, provider or PROVIDER_NAMES[0], pod_networks, lift_taint=lift_taint)
+        chosen = _granting(networks, provider or PROVIDER_NAMES[0], pod_networks)
+        return _run_kubernetes(session, chosen, lift_taint=lift_taint, ssh_agent=ssh_agent)
     if inventory is None or ca is None or networks or provider or pod_networks or lift_taint:
         raise click.UsageError("a folder of files needs --inventory FILE and --ca DIR (a cluster: --kubernetes)")
     from linkseal.tunnels.controller import files
@@ -111,18 +124,53 @@ def run(
     return ExitCode.FOUND if signed.refused else ExitCode.FINE
 
 
-def _run_kubernetes(
-    session: Session, networks: tuple[str, ...], provider: str, pod_networks: tuple[str, ...], *, lift_taint: bool
-) -> int:
+def _run_kubernetes(session: Session, chosen: Granting, *, lift_taint: bool, ssh_agent: Path | None) -> int:
     from linkseal.tunnels.controller import kube
-    from linkseal.tunnels.controller.providers.choice import granting, own_pod
     from linkseal.tunnels.directory.kubeapi import Access
     from linkseal.tunnels.settings import KubeDirectorySettings
 
+    namespace, access = (
+        session.namespace or KubeDirectorySettings().namespace,
+        Access(session.kubeconfig, session.context),
+    )
+    kube.run(access, namespace, chosen, lift_taint=lift_taint, ssh_agent=ssh_agent)
+    return ExitCode.FINE
+
+
+def _granting(networks: tuple[str, ...], provider: str, pod_networks: tuple[str, ...]) -> Granting:
+    from linkseal.tunnels.controller.providers.choice import granting, own_pod
+
     pod = own_pod(os.environ.get("LINKSEAL_POD_NODE", ""), os.environ.get("LINKSEAL_POD_ADDRESSES", ""))
-    chosen = granting(provider, _networks("--node-network", networks), _networks("--pod-network", pod_networks), pod)
-    namespace = session.namespace or KubeDirectorySettings().namespace
-    kube.run(Access(session.kubeconfig, session.context), namespace, chosen, lift_taint=lift_taint)
+    return granting(provider, _networks("--node-network", networks), _networks("--pod-network", pod_networks), pod)
+
+
+@controller.command(
+    examples=(
+        "linkseal controller ca --ssh-agent /run/hsm/agent.sock > ca.crt",
+        "linkseal controller ca --ssh-agent /run/hsm/agent.sock --key linkseal-2026 --request > ca.csr",
+    )
+)
+@click.option(
+    "--ssh-agent",
+    envvar="SSH_AUTH_SOCK",
+    type=click.Path(path_type=Path),
+    metavar="SOCKET",
+    required=True,
+    help="The SSH agent that holds the key (SSH_AUTH_SOCK).",
+)
+@click.option("--key", "comment", metavar="COMMENT", help="Which of its P-384 keys (default the only one).")
+@click.option("--name", default="Linkseal nodes", show_default=True, help="The CA's common name.")
+@click.option("--days", type=click.IntRange(1, 36500), default=3650, show_default=True, help="How long it is valid.")
+@click.option("--request", is_flag=True, help="Print a request for a CA above it to sign, not a certificate.")
+def ca(ssh_agent: Path, comment: str | None, name: str, days: int, *, request: bool) -> int:
+    """Print the certificate of a CA whose key is in an SSH agent.
+
+    For the Secret linkseal-ca-key, which then holds the words ssh-agent in place of a key; or for linkseal-ca-next.
+    """
+    from linkseal.tunnels.controller import outsideca
+
+    key = outsideca.chosen_key(ssh_agent, comment)
+    click.echo(outsideca.request(key, name) if request else outsideca.certificate(key, name, days), nl=False)
     return ExitCode.FINE
 
 

@@ -3,20 +3,25 @@
     Secret linkseal-ca-key     the CA that signs, the next one while it is rotated, cross certificates, the phase
     Secret linkseal-ca-next    by the operator: a CA that is brought as the next one
 
+A CA's key may be in an SSH agent: then the Secret says so in its place, and every signature is asked for there.
+
 Every step is one write of the Secret as it was read: of two controllers at once one loses and reads anew.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from linkseal.keys import grant as grants
-from linkseal.keys.ca import CertificateAuthority, Trust
-from linkseal.keys.errors import ConfigError, PeerError
+from linkseal.keys.ca import CertificateAuthority, Elsewhere, Trust
+from linkseal.keys.errors import ConfigError, PeerError, SignerError
 from linkseal.keys.policydoc import PolicyDocument
 from linkseal.tunnels.clusterobject import MAX_BLOCKERS, CaStatus
 from linkseal.tunnels.controller.carotation import (
@@ -48,18 +53,25 @@ _LOG: Final = logging.getLogger("linkseal.controller")
 CA_SECRET: Final = "linkseal-ca-key"  # noqa: S105 - the name of the object, not what is in it
 
 
-class CaKeeper:
-    """The CAs of the cluster of `api`. Methods raise ApiError."""
+CHECK: Final = 60.0
+"""Seconds between two looks whether a key elsewhere signs: it is to be known before it is needed."""
 
-    def __init__(self, api: KubeApi, namespace: str) -> None:
-        self._api = api
+Signed = TypeVar("Signed")
+
+
+class CaKeeper:
+    """The CAs of the cluster of `api`; `elsewhere` makes keys that another process holds. Methods raise ApiError."""
+
+    def __init__(self, api: KubeApi, namespace: str, elsewhere: Elsewhere | None = None) -> None:
+        self._api, self._elsewhere = api, elsewhere
         self._path = f"/api/v1/namespaces/{namespace}/secrets"
         self._maps = f"/api/v1/namespaces/{namespace}/configmaps"
         self._where = f"the Secret {namespace}/{CA_SECRET}"
         self._next = f"the Secret {namespace}/{NEXT_SECRET}"
         self._secret: dict[str, Any] = {}
         self._waiting: tuple[str, ...] = ()
-        self._problem = ""
+        self._problem = self._unsigned = ""
+        self._checked = -CHECK
         self.keys: Authorities
         self.trust: Trust
 
@@ -75,7 +87,7 @@ class CaKeeper:
                     raise
             else:
                 _LOG.info("made a CA in %s", self._where)
-        self._take(found, read_data(found.get("data") or {}, self._where, now))
+        self._take(found, read_data(found.get("data") or {}, self._where, now, self._elsewhere))
         if not self.keys.made and STATE not in found["data"]:
             await self._store(self.keys, now)  # it was taken up: its dates end nothing from now on
 
@@ -102,6 +114,7 @@ class CaKeeper:
         """
         asked = str((spec.get(CA) or {}).get("rotate") or "")
         self._waiting, self._problem = (), ""
+        await self._check()
         try:
             if self.keys.phase is Phase.STEADY:
                 await self._begin(asked, now)
@@ -111,9 +124,25 @@ class CaKeeper:
                 self._waiting = holds(self.keys, seen, said, now)
                 if not self._waiting:
                     await self._store(advanced(self.keys, now), now)
-        except (ConfigError, ApiError) as error:
+        except (ConfigError, ApiError, SignerError) as error:
             self._problem = f"the CA stays as it is: {error}"
-        return (self._problem,) if self._problem else ()
+        return tuple(one for one in (self._problem, self._unsigned) if one)
+
+    async def _check(self) -> None:
+        if self.keys.signer.elsewhere and (self._unsigned or time.monotonic() - self._checked >= CHECK):
+            self._checked = time.monotonic()
+            with suppress(SignerError):  # which is kept, and told
+                await self.signed(CertificateAuthority.check)
+
+    async def signed(self, sign: Callable[[CertificateAuthority], Signed]) -> Signed:
+        """Return what `sign` makes with the CA that signs now; it may take its time. Raises SignerError."""
+        try:
+            made = await asyncio.to_thread(sign, self.keys.signer)
+        except SignerError as error:
+            self._unsigned = f"nothing can be signed: {error}"
+            raise
+        self._unsigned = ""
+        return made
 
     def status(self) -> CaStatus:
         """What the ClusterEncryption's status says of the CA."""
@@ -127,7 +156,7 @@ class CaKeeper:
             asked=keys.asked,
             since=keys.since or None,
             waiting=tuple(printable(one, MAX_MESSAGE) for one in self._waiting[:MAX_BLOCKERS]),
-            problem=printable(self._problem, MAX_MESSAGE),
+            problem=printable(self._problem or self._unsigned, MAX_MESSAGE),
         )
 
     async def _begin(self, asked: str, now: datetime) -> None:
@@ -135,13 +164,13 @@ class CaKeeper:
         self._problem = due.problem
         if due.asked:
             coming, made = await self._coming(now)
-            await self._store(begun(self.keys, coming, due.asked, now, made=made), now)
+            await self._store(await asyncio.to_thread(begun, self.keys, coming, due.asked, now, made=made), now)
 
     async def _coming(self, now: datetime) -> tuple[CertificateAuthority, bool]:
         """Return the next CA and whether it was made here: one that was brought, else a new one."""
         found = await self._api.find(f"{self._path}/{NEXT_SECRET}")
         if found is not None:
-            return brought(found.get("data") or {}, self._next, now), False
+            return brought(found.get("data") or {}, self._next, now, self._elsewhere), False
         if not self.keys.made:
             raise ConfigError(f"the present one was brought, and so must the next be: put it into {self._next}")
         return make(now), True

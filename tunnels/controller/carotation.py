@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final, NamedTuple
 
-from linkseal.keys.ca import CertificateAuthority, Trust
+from linkseal.keys.ca import CertificateAuthority, Elsewhere, Trust
 from linkseal.keys.cabundle import MAX_AUTHORITIES, bundle_pem, read_bundle
 from linkseal.keys.errors import ConfigError
 from linkseal.tunnels.directory.kubedocs import CA_KEY, CROSS_KEY
@@ -121,10 +121,11 @@ def data_of(found: Authorities) -> dict[str, str]:
     return {key: b64encode(value).decode() for key, value in raw.items()}
 
 
-def read_data(data: Mapping[str, str], where: str, now: datetime) -> Authorities:
+def read_data(data: Mapping[str, str], where: str, now: datetime, elsewhere: Elsewhere | None = None) -> Authorities:
     """Read the Secret's data. Raises ConfigError, which names `where`.
 
-    Without a state it was brought by the operator, who is told at once if its dates are wrong.
+    Without a state it was brought by the operator, who is told at once if its dates are wrong. `elsewhere` makes keys
+    that another process holds.
     """
     if not {"tls.key", "tls.crt"} <= data.keys():
         raise ConfigError(
@@ -133,13 +134,14 @@ def read_data(data: Mapping[str, str], where: str, now: datetime) -> Authorities
         )
     try:
         raw = {key: b64decode(value, validate=True) for key, value in data.items()}
-        present = CertificateAuthority.from_pem(raw["tls.key"], raw["tls.crt"].decode(errors="replace"))
+        present = CertificateAuthority.from_pem(raw["tls.key"], raw["tls.crt"].decode(errors="replace"), elsewhere)
         if STATE not in raw:
             return _without_state(present, now)
         state = _State.model_validate_json(raw[STATE])
         coming = None
         if state.phase is not Phase.STEADY:
-            coming = CertificateAuthority.from_pem(raw[NEXT_KEY], raw[NEXT_CERTIFICATE].decode(errors="replace"))
+            text = raw[NEXT_CERTIFICATE].decode(errors="replace")
+            coming = CertificateAuthority.from_pem(raw[NEXT_KEY], text, elsewhere)
         crosses = tuple(bundle_pem([one]) for one in read_bundle(raw[CROSSES].decode())) if CROSSES in raw else ()
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
@@ -149,16 +151,21 @@ def read_data(data: Mapping[str, str], where: str, now: datetime) -> Authorities
 
 
 def _without_state(present: CertificateAuthority, now: datetime) -> Authorities:
-    if present.certificate.subject.rfc4514_string() == f"CN={NAME}":  # made here, before there was a state
+    if (
+        present.certificate.subject.rfc4514_string() == f"CN={NAME}" and not present.elsewhere
+    ):  # made here, before there was a state
         return Authorities(present)
     if why := _untimely(present, now):
         raise ConfigError(why)
     return Authorities(present, made=False)
 
 
-def brought(data: Mapping[str, str], where: str, now: datetime) -> CertificateAuthority:
+def brought(
+    data: Mapping[str, str], where: str, now: datetime, elsewhere: Elsewhere | None = None
+) -> CertificateAuthority:
     """Read a CA that an operator brought as the next one: tls.key and tls.crt. Raises ConfigError."""
-    found = read_data({key: data[key] for key in ("tls.key", "tls.crt") if key in data}, where, now).present
+    both = {key: data[key] for key in ("tls.key", "tls.crt") if key in data}
+    found = read_data(both, where, now, elsewhere).present
     if why := _untimely(found, now):
         raise ConfigError(f"{where}: {why}")
     return found

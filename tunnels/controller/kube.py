@@ -18,19 +18,22 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
 from linkseal.keys import policydoc
-from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
+from linkseal.keys.errors import ConfigError, DirectoryError, PeerError, SignerError
 from linkseal.keys.policydoc import PolicyDocument, SignedPolicy
+from linkseal.keys.sshagent import AgentKey
 from linkseal.tunnels.clusterobject import ClusterStatus, status_object
 from linkseal.tunnels.controller.apiserver import Endpoint, with_api_server
 from linkseal.tunnels.controller.cakeeper import CaKeeper
 from linkseal.tunnels.controller.clusterstatus import Standing, build
 from linkseal.tunnels.controller.csrs import Asker
-from linkseal.tunnels.controller.kubecopies import STAGE_KEY, STAGE_MAP, Copies, Wanted, begun
+from linkseal.tunnels.controller.kubecopies import STAGE_KEY, STAGE_MAP, Copies, MapStore, Wanted, begun
 from linkseal.tunnels.controller.kubeevents import About, Events, News, of_cluster, of_node
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, Passed
 from linkseal.tunnels.controller.lease import Lease, while_leading
@@ -81,30 +84,19 @@ MAX_STEPS: Final = 8
 """Of a walk in one pass: there and back again has six."""
 
 
-class _MapStore:
-    """The stage's text between two passes; `due`: it is to be written to its ConfigMap."""
-
-    where = f"the ConfigMap {STAGE_MAP}"
-
-    def __init__(self, text: str | None) -> None:
-        self.text, self.due = text, False
-
-    def read(self) -> bytes | None:
-        return None if self.text is None else self.text.encode()
-
-    def write(self, text: bytes) -> bool:
-        if self.text == text.decode():
-            return False
-        self.text, self.due = text.decode(), True
-        return True
-
-
 class KubeController:
-    """Signs for one cluster. `chosen`: from what grants are made."""
+    """Signs for one cluster. `chosen`: from what grants are made; `ssh_agent`: its socket, if it holds the CA's key."""
 
     def __init__(
-        self, api: KubeApi, namespace: str, chosen: Granting | None = None, *, lift_taint: bool = False
+        self,
+        api: KubeApi,
+        namespace: str,
+        chosen: Granting | None = None,
+        *,
+        lift_taint: bool = False,
+        ssh_agent: Path | None = None,
     ) -> None:
+        self._elsewhere = None if ssh_agent is None else partial(AgentKey, ssh_agent)
         self._api, self._namespace, self._chosen = api, namespace, chosen or Granting()
         self._news = asyncio.Event()
         self._told: set[str] = set()
@@ -125,7 +117,7 @@ class KubeController:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop`. Raises ConfigError, ApiError (at the start only)."""
         await self._api.opened()
-        self._ca = CaKeeper(self._api, self._namespace)
+        self._ca = CaKeeper(self._api, self._namespace, self._elsewhere)
         await self._ca.load(datetime.now(UTC))
         self._signer = KubeSigner(self._api, self._namespace, self._ca)
         self._status, self._judged, self._reports = None, None, {}
@@ -141,6 +133,8 @@ class KubeController:
                     pause = LOOK if self._stages is None or self._stages.walk is None else STEP
                 except DirectoryError as error:
                     self._tell([str(error)])
+                    if isinstance(error, SignerError):
+                        await self._tell_unsigned(copies)
                 await self._wait(stop, pause)
         finally:
             for task in tasks:
@@ -243,10 +237,17 @@ class KubeController:
         await self._report(stages, wanted, policy.stage, self._evidence(copies, spec), conflict)
         return [] if conflict is None else [conflict]
 
+    async def _tell_unsigned(self, copies: Copies) -> None:
+        """Say in the status that nothing can be signed: the pass ended before it came to that."""
+        wanted = copies.wanted.objects.get(DEFAULT)
+        if wanted is not None:
+            stages, spec = self._keeper(copies, self._in_force(copies)), json.loads(wanted.spec)
+            await self._report(stages, wanted, stages.position.stage, self._evidence(copies, spec), None)
+
     def _keeper(self, copies: Copies, present: PolicyDocument | None) -> Stagekeeper:
         if self._stages is None:
             text = copies.maps.objects.get(STAGE_MAP, {}).get(STAGE_KEY)
-            self._store = _MapStore(text)
+            self._store = MapStore(text)
             policy = None if present is None else read_signed(present.spec)[0]
             self._stages = Stagekeeper(self._store, policy, time.time(), source="ClusterEncryption")
             self._signed = present
@@ -286,7 +287,7 @@ class KubeController:
         now = datetime.now(UTC)
         serial = max(int(now.timestamp()), after + 1)
         document = PolicyDocument(self._cluster, serial, now, spec, authorities, after)
-        signed = policydoc.sign(self._ca.keys.signer, document)
+        signed = await self._ca.signed(lambda authority: policydoc.sign(authority, document))
         stages.signed(serial)
         await self._save()  # before anybody acts on it: a controller that starts anew goes on from there
         body = config_map(POLICY_MAP, {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature}, version)
@@ -378,14 +379,16 @@ class KubeController:
         self._told = set(messages)
 
 
-def run(access: Access, namespace: str, chosen: Granting, *, lift_taint: bool = False) -> None:
+def run(
+    access: Access, namespace: str, chosen: Granting, *, lift_taint: bool = False, ssh_agent: Path | None = None
+) -> None:
     """Work until SIGTERM or SIGINT, whenever this process holds the Lease. Raises ConfigError, ApiError."""
 
     async def work() -> None:
         stop, api = asyncio.Event(), KubeApi(access)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        controller = KubeController(api, namespace, chosen, lift_taint=lift_taint)
+        controller = KubeController(api, namespace, chosen, lift_taint=lift_taint, ssh_agent=ssh_agent)
         try:
             identity = f"{socket.gethostname()}_{uuid4()}"  # pods on the host's network share its name
             await api.opened()

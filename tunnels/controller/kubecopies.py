@@ -38,6 +38,26 @@ class Wanted(NamedTuple):
     uid: str
 
 
+class MapStore:
+    """The stage's text between two passes; `due`: it is to be written to its ConfigMap."""
+
+    where = f"the ConfigMap {STAGE_MAP}"
+
+    def __init__(self, text: str | None) -> None:
+        self.text, self.due = text, False
+
+    def read(self) -> bytes | None:
+        """What is there, as far as this process knows."""
+        return None if self.text is None else self.text.encode()
+
+    def write(self, text: bytes) -> bool:
+        """Keep it; returns whether it is another one."""
+        if self.text == text.decode():
+            return False
+        self.text, self.due = text.decode(), True
+        return True
+
+
 class Reported(NamedTuple):
     """A NodeEncryption's report as text, and read; None: there is none that can be."""
 

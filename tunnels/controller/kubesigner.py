@@ -200,11 +200,11 @@ class KubeSigner:
         )
 
     async def _annotate(self, grant: Grant) -> None:
-        signer = self._ca.keys.signer
-        text = grants.wrap(grants.sign(signer, grant))
+        by = self._ca.keys.signer.fingerprint
+        text = grants.wrap(await self._ca.signed(lambda authority: grants.sign(authority, grant)))
         metadata = {"name": grant.node, "uid": grant.uid, "annotations": {GRANT: text}}
         body = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
-        self._sent[grant.node] = (grant, signer.fingerprint)  # also where no answer comes: it may be there
+        self._sent[grant.node] = (grant, by)  # also where no answer comes: it may be there
         self._doubted.add(grant.node)
         await self._api.apply(f"{NODES}/{grant.node}", body, manager=MANAGER, accept=METADATA)
         self._doubted.discard(grant.node)
@@ -222,9 +222,8 @@ class KubeSigner:
         if why is not None:
             return why, ""
         try:
-            lifetime = CERTIFICATE_LIFETIME + BACKDATED
-            authority = self._ca.keys.signer
-            return None, authority.sign_csr(request.pem, asker.node, asker.node_uid, now - BACKDATED, lifetime)
+            named, since, lifetime = (asker.node, asker.node_uid), now - BACKDATED, CERTIFICATE_LIFETIME + BACKDATED
+            return None, await self._ca.signed(lambda ca: ca.sign_csr(request.pem, *named, since, lifetime))
         except PeerError as error:
             return str(error), ""
 

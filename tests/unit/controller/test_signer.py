@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
 from linkseal.keys import grant as grants
-from linkseal.keys.ca import Trust
+from linkseal.keys.ca import CertificateAuthority, Trust
 from linkseal.keys.grant import Grant
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.controller.cakeeper import CaKeeper
@@ -56,6 +56,9 @@ class Keeper:
     def __init__(self) -> None:
         self.keys = Authorities(authority())
         self.trust = Trust.from_pem(authority().certificate_pem())
+
+    async def signed(self, sign: Callable[[CertificateAuthority], str]) -> str:
+        return sign(self.keys.signer)
 
 
 @pytest.fixture

@@ -1,0 +1,176 @@
+"""A CA whose key is in an SSH agent, on a real API server: no key is in the cluster, and what is signed is good."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from ground.charts import CLUSTER_ENCRYPTIONS, CONTROLLER, NAMESPACE, cluster_encryption
+from ground.controlplane import ControlPlane
+from ground.kubeapi import Recorder
+from ground.kubeobjects import create_node, unbound_token
+from ground.sshagents import SshAgent, ssh_agent
+from kube.test_brought_ca import DEFAULT, SECRETS, ca_of, granted_by
+from kube.test_signing import agent, certificate, granted, nodes, policy, running, uid, until
+from linkseal.keys import sshagent
+from linkseal.keys.ca import CertificateAuthority, Trust, make_csr
+from linkseal.keys.errors import ConfigError
+from linkseal.keys.sshagent import AgentKey, identities
+from linkseal.tunnels.cli.main import main
+from linkseal.tunnels.controller import cakeeper
+from linkseal.tunnels.controller.kube import KubeController
+from linkseal.tunnels.directory.kubeapi import Access, KubeApi
+from unit.keys.cluster import ONE
+
+__all__ = ["nodes"]
+
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(180), pytest.mark.usefixtures("chart")]
+
+
+@pytest.fixture
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshAgent]:
+    monkeypatch.setattr(cakeeper, "CHECK", 1.0)
+    monkeypatch.setattr(sshagent, "SECONDS", 2.0)
+    with ssh_agent(tmp_path) as found:
+        yield found
+
+
+def bring(
+    kube: Recorder, ssh: SshAgent, comment: str, capsys: pytest.CaptureFixture[str], name: str = "linkseal-ca-key"
+) -> CertificateAuthority:
+    """Put the CA of a key of the SSH agent into a Secret, as docs/ca.md tells operators."""
+    assert main(["controller", "ca", "--ssh-agent", str(ssh.socket), "--key", comment, "--name", comment]) == 0
+    pem = capsys.readouterr().out
+    data = {"tls.crt": b64encode(pem.encode()).decode(), "tls.key": b64encode(b"ssh-agent").decode()}
+    kube.post(SECRETS, {"metadata": {"name": name}, "data": data})
+    return CertificateAuthority.from_pem(b"ssh-agent", pem, lambda public: AgentKey(ssh.socket, public))
+
+
+def keys_in(kube: Recorder) -> list[str]:
+    """Where in the Secrets there is a private key."""
+    return [
+        f"{secret['metadata']['name']}/{key}"
+        for secret in kube.get(SECRETS)["items"]
+        for key, value in (secret.get("data") or {}).items()
+        if b"PRIVATE KEY" in b64decode(value)
+    ]
+
+
+async def test_a_token_that_never_gives_its_key_away_signs_for_the_cluster(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path, ssh: SshAgent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ssh.holds_token()
+    token = bring(nodes, ssh, "token", capsys)
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    async with (
+        running(plane, nodes, tmp_path, ssh_agent=ssh.socket),
+        agent(plane, nodes, tmp_path, "n1") as directory,
+    ):
+        for name in ("n1", "n2", "n3"):
+            await until(lambda name=name: granted(nodes, name))
+            assert granted_by(nodes, name, token)
+        await directory.request_certificate("n1", make_csr(ONE.identity, "n1", uid(nodes, "n1")))
+        issued = await certificate(directory, "n1")
+        trust = Trust([token.certificate])
+        known = trust.verify_certificate(issued, "n1", uid(nodes, "n1"), datetime.now(UTC))
+        assert known.issuer == token.fingerprint
+        await until(lambda: ca_of(nodes).get("fingerprint") == token.fingerprint)
+        assert (await until(lambda: policy(nodes))).authorities == (token.fingerprint,)
+        assert ca_of(nodes)["phase"] == "steady"
+        assert not ca_of(nodes)["problem"]
+    assert keys_in(nodes) == []
+
+
+async def test_a_cluster_s_own_ca_moves_out_of_it_and_on_to_the_next(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path, ssh: SshAgent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No key is left in the cluster; each CA vouches for the next."""
+    ssh.holds_token()
+    ssh.holds_file("file")
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    async with running(plane, nodes, tmp_path, ssh_agent=ssh.socket):
+        await until(lambda: granted(nodes, "n1"))
+        assert keys_in(nodes) == ["linkseal-ca-key/tls.key"]
+        for comment in ("file", "token"):
+            coming = bring(nodes, ssh, comment, capsys, "linkseal-ca-next")
+            nodes.patch(DEFAULT, {"spec": {"ca": {"rotate": comment}}})
+            await until(
+                lambda coming=coming: (
+                    (ca_of(nodes).get("fingerprint"), ca_of(nodes).get("phase")) == (coming.fingerprint, "steady")
+                )
+            )
+            assert keys_in(nodes) == []
+            await until(lambda coming=coming: granted_by(nodes, "n3", coming))
+            nodes.delete(f"{SECRETS}/linkseal-ca-next")
+
+
+@pytest.mark.parametrize("how", ["gone", "frozen", "empty"])
+async def test_while_the_key_cannot_be_reached_the_status_says_so_and_what_was_signed_stays(
+    plane: ControlPlane,
+    nodes: Recorder,
+    tmp_path: Path,
+    ssh: SshAgent,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+) -> None:
+    ssh.holds_token()
+    bring(nodes, ssh, "token", capsys)
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    async with running(plane, nodes, tmp_path, ssh_agent=ssh.socket):
+        await until(lambda: policy(nodes) is not None and granted(nodes, "n3"))
+        before = {name: granted(nodes, name) for name in ("n1", "n2", "n3")}
+        {"gone": ssh.stop, "frozen": ssh.freeze, "empty": ssh.stop}[how]()
+        if how == "empty":
+            ssh.start()
+        try:
+            words = {"gone": "cannot be asked", "frozen": "no answer in time", "empty": "does not hold the CA's key"}
+            problem = await until(lambda: ca_of(nodes).get("problem"))
+            assert words[how] in problem, "before it is needed"
+            create_node(nodes, "n4", addresses=["192.0.2.4"], pod_cidrs=["10.244.4.0/24"])
+            await asyncio.sleep(3)
+            assert granted(nodes, "n4") is None
+            conditions = {one["type"]: one for one in nodes.get(DEFAULT)["status"]["conditions"]}
+            assert words[how] in conditions["CASteady"]["message"]
+        finally:
+            if how == "frozen":
+                ssh.thaw()
+        if how == "gone":
+            ssh.start()
+        if how != "frozen":
+            ssh.holds_token()
+        await until(lambda: granted(nodes, "n4"))
+        await until(lambda: not ca_of(nodes)["problem"])
+        assert {name: granted(nodes, name) for name in before} == before
+
+
+async def test_a_controller_that_cannot_ask_says_what_to_name(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path, ssh: SshAgent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ssh.holds_file("file")
+    bring(nodes, ssh, "file", capsys)
+    api = KubeApi(Access(plane.kubeconfig(tmp_path / "controller", unbound_token(nodes, NAMESPACE, CONTROLLER))))
+    try:
+        with pytest.raises(ConfigError, match=r"linkseal-ca-key.*--ssh-agent SOCKET"):
+            await KubeController(api, NAMESPACE).run(asyncio.Event())
+    finally:
+        await api.close()
+
+
+def test_the_command_asks_which_key_and_makes_a_request_for_a_ca_above(
+    ssh: SshAgent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["controller", "ca", "--ssh-agent", str(ssh.socket)]
+    assert main(command) == 2
+    assert "no key on P-384" in capsys.readouterr().err
+    ssh.holds_file("one")
+    ssh.holds_file("small", curve=256)
+    assert main([*command, "--request"]) == 0
+    assert "BEGIN CERTIFICATE REQUEST" in capsys.readouterr().out
+    ssh.holds_file("two")
+    assert main(command) == 2
+    assert "'one', 'two'" in capsys.readouterr().err
+    assert [one.comment for one in identities(ssh.socket)] == ["one", "two"]

@@ -1,0 +1,37 @@
+"""The certificate of a CA whose key is in an SSH agent, for the operator who brings it (docs/ca.md)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from linkseal.keys.ca import CertificateAuthority, make_ca_request
+from linkseal.keys.errors import ConfigError
+from linkseal.keys.sshagent import AgentKey, identities
+from linkseal.tunnels.controller.carotation import BACKDATED
+
+
+def chosen_key(path: Path, comment: str | None) -> AgentKey:
+    """Return the P-384 key with this comment, or the only one. Raises ConfigError, SignerError."""
+    found = identities(path)
+    fitting = [one for one in found if comment is None or one.comment == comment]
+    if len(fitting) == 1:
+        return AgentKey(path, fitting[0].public)
+    held = ", ".join(repr(one.comment) for one in found) or "none"
+    named = "" if comment is None else f" with the comment {comment!r}"
+    which = "more than one" if fitting else "no"
+    raise ConfigError(
+        f"the SSH agent at {path} holds {which} key on P-384{named}; those on P-384: {held} (--key COMMENT)"
+    )
+
+
+def certificate(key: ec.EllipticCurvePrivateKey, name: str, days: int) -> str:
+    """Return a certificate (PEM) of the CA by itself. Raises SignerError."""
+    lifetime = timedelta(days=days) + BACKDATED
+    return CertificateAuthority.create(name, datetime.now(UTC) - BACKDATED, lifetime, key).certificate_pem()
+
+
+def request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
+    """Return a request (PEM) for a CA above to sign. Raises SignerError."""
+    return make_ca_request(key, name)
