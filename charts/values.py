@@ -26,6 +26,8 @@ FREE: dict[str, Any] = {"type": "object"}
 LIST: dict[str, Any] = {"type": "array", "items": FREE}
 ADDRESS: dict[str, Any] = {"type": "string", "pattern": r"^[0-9a-f.:]+$"}
 
+ABSOLUTE: dict[str, Any] = {"type": "string", "pattern": "^(/.+)?$"}
+
 NETWORKS: dict[str, Any] = {"type": "array", "items": {"type": "string", "pattern": r"^[0-9a-f.:]+/[0-9]+$"}}
 
 POD_NETWORKS_NAMED: dict[str, Any] = {
@@ -76,6 +78,7 @@ def schema() -> dict[str, Any]:
             nodeNetworks=NETWORKS,
             podNetworks=NETWORKS,
             liftTaint={"type": "boolean"},
+            sshAgent=fields(socket=ABSOLUTE, hostPath=ABSOLUTE, containers=LIST, volumes=LIST),
             nodeAffinity=FREE,
             tolerations=LIST,
             resources=FREE,

@@ -21,12 +21,11 @@ PIN = "1234"
 TOKEN = "linkseal"
 
 
-class SshAgent:
-    """An `ssh-agent` at `socket`."""
+class Keys:
+    """What is given to the agent at `socket`; files of this are in `folder`."""
 
-    def __init__(self, folder: Path, starter: ThreadPoolExecutor) -> None:
-        self._folder = folder
-        self.socket = folder / "agent.sock"
+    def __init__(self, folder: Path, socket: Path) -> None:
+        self._folder, self.socket = folder, socket
         (folder / "tokens").mkdir()
         (folder / "softhsm2.conf").write_text(f"directories.tokendir = {folder / 'tokens'}\n")
         ask = folder / "ask"
@@ -36,27 +35,6 @@ class SshAgent:
             "SOFTHSM2_CONF": str(folder / "softhsm2.conf"), "SSH_AUTH_SOCK": str(self.socket),
             "SSH_ASKPASS": str(ask), "SSH_ASKPASS_REQUIRE": "force",
         }  # fmt: skip
-        env = [f"{name}={value}" for name, value in self._env.items()]
-        command = ["env", *env, "ssh-agent", "-D", "-a", str(self.socket)]
-        self._daemon = Daemon(command, folder / "agent.log", starter)
-
-    def start(self) -> None:
-        """Have it run; it holds nothing."""
-        self.socket.unlink(missing_ok=True)
-        self._daemon.start()
-        self._daemon.wait_until(self.socket.exists, "its socket", 20.0)
-
-    def stop(self) -> None:
-        """End it; what it held is gone from it."""
-        self._daemon.stop()
-
-    def freeze(self) -> None:
-        """Have it answer nothing."""
-        self._daemon.pause()
-
-    def thaw(self) -> None:
-        """Have it go on."""
-        self._daemon.resume()
 
     def holds_file(self, comment: str, *, curve: int = 384) -> None:
         """Give it a new key, whose file is deleted."""
@@ -81,6 +59,34 @@ class SshAgent:
             check=False, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0, f"{command[0]}: {done.stdout}{done.stderr}"
+
+
+class SshAgent(Keys):
+    """An `ssh-agent` of this machine."""
+
+    def __init__(self, folder: Path, starter: ThreadPoolExecutor) -> None:
+        super().__init__(folder, folder / "agent.sock")
+        env = [f"{name}={value}" for name, value in self._env.items()]
+        command = ["env", *env, "ssh-agent", "-D", "-a", str(self.socket)]
+        self._daemon = Daemon(command, folder / "agent.log", starter)
+
+    def start(self) -> None:
+        """Have it run; it holds nothing."""
+        self.socket.unlink(missing_ok=True)
+        self._daemon.start()
+        self._daemon.wait_until(self.socket.exists, "its socket", 20.0)
+
+    def stop(self) -> None:
+        """End it; what it held is gone from it."""
+        self._daemon.stop()
+
+    def freeze(self) -> None:
+        """Have it answer nothing."""
+        self._daemon.pause()
+
+    def thaw(self) -> None:
+        """Have it go on."""
+        self._daemon.resume()
 
 
 @contextmanager

@@ -307,6 +307,8 @@ def test_without_the_boot_unit_the_agent_asks_for_less(whole: ControlPlane) -> N
         ("monitoring.podMonitor.enabled=true", "nobody can scrape"),
         ("controller.addressProvider=weave", "must be one of"),
         ("controller.addressProvider=ovn", "podNetworks"),
+        ("controller.sshAgent.socket=agent.sock", "does not match pattern"),
+        ("controller.sshAgent.hostPath=/run/ca-agent", "name the agent's `socket`"),
     ],
 )
 def test_a_value_that_would_do_nothing_is_refused(whole: ControlPlane, option: str, words: str) -> None:
@@ -326,6 +328,24 @@ def test_the_controllers_command_is_one_that_there_is(whole: ControlPlane) -> No
     ]  # fmt: skip
     for words in ([*command, *container["args"], "--help"], [*agent_command(objects)[1:], "--help"]):
         assert CliRunner().invoke(cli, words).exit_code == 0
+
+
+def test_an_ssh_agent_runs_beside_the_controller_or_on_its_host(whole: ControlPlane, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    beside = {"name": "ca-agent", "image": "x", "volumeMounts": [{"name": "ca-agent", "mountPath": "/run/ca-agent"}]}
+    agent = {"socket": "/run/ca-agent/sock", "containers": [beside], "volumes": [{"name": "tokens", "emptyDir": {}}]}
+    values.write_text(yaml.safe_dump({"controller": {"sshAgent": agent}}))
+    pod = rendered(whole, "--values", str(values))["Deployment", CONTROLLER]["spec"]["template"]["spec"]
+    ours, other = pod["containers"]
+    assert ours["args"][-1] == "--ssh-agent=/run/ca-agent/sock"
+    assert CliRunner().invoke(cli, [*ours["command"][1:], *ours["args"], "--help"]).exit_code == 0
+    assert ours["volumeMounts"] == [{"name": "ca-agent", "mountPath": "/run/ca-agent", "readOnly": True}]
+    assert other == beside
+    assert pod["volumes"] == [{"name": "ca-agent", "emptyDir": {"medium": "Memory"}}, *agent["volumes"]]
+    host = ("--set", "controller.sshAgent.socket=/run/ca-agent/sock,controller.sshAgent.hostPath=/run/hsm")
+    pod = rendered(whole, *host)["Deployment", CONTROLLER]["spec"]["template"]["spec"]
+    assert pod["volumes"] == [{"name": "ca-agent", "hostPath": {"path": "/run/hsm", "type": "Directory"}}]
+    assert "volumes" not in rendered(whole)["Deployment", CONTROLLER]["spec"]["template"]["spec"]
 
 
 def agent_command(objects: dict[tuple[str, str], Object]) -> list[str]:

@@ -256,7 +256,7 @@ class Kubelet:
             if not pod.ending:
                 pod.ending = time.monotonic() + float(meta.get("deletionGracePeriodSeconds", pod.spec.grace))
                 for one in pod.containers:
-                    self._terminate(one)
+                    self._signal(one, signal.SIGTERM)
             if time.monotonic() < pod.ending:
                 return
         if pod is not None:
@@ -267,16 +267,17 @@ class Kubelet:
         with _unless_gone():
             self._api.request("DELETE", path, {"kind": "DeleteOptions", "apiVersion": "v1", **options})
 
-    def _terminate(self, one: Container) -> None:
+    def _signal(self, one: Container, number: int) -> None:
         pid = one.first_process() if one.runs else None
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, number)
 
     def _kill(self, pod: Pod) -> None:
         for one in pod.containers:
             if one.process is not None:
-                one.process.kill()  # its child, the container, is killed with it
+                self._signal(one, signal.SIGKILL)  # a setgid program does not end with its parent (prctl(2))
+                one.process.kill()
                 one.process.wait()
         if pod.network is not None:
             pod.network.remove()
