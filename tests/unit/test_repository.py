@@ -28,6 +28,7 @@ PURE_FOLDERS = ("keys", "tunnels", "tunnels/guard", "tunnels/probe", "tunnels/re
 IMPURE = {
     "linkseal.keys.files": "atomic, private files",
     "linkseal.keys.store": "the key store",
+    "linkseal.keys.sshagent": "asks an SSH agent to sign",
     "linkseal.tunnels.settings": "reads the configuration file",
     "linkseal.tunnels.probe.engine": "sends and receives probes",
     "linkseal.tunnels.probe.pmtu": "asks the kernel what fits on a path",
