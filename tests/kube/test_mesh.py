@@ -61,12 +61,12 @@ def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
 
 
 def needed(plane: ControlPlane) -> set[tuple[str, str]]:
-    """What the chart lets it do, but for rights no request names: the signer's, and `create` for apply.
+    """What the chart lets it do, but for rights no request names: the signer's.
 
     And that to change the CA's Secret, which test_ca.py has it do.
     """
     signers = "certificates.k8s.io/signers"
-    unnamed = {("approve", signers), ("sign", signers), ("create", "configmaps")}
+    unnamed = {("approve", signers), ("sign", signers)}
     return granted(plane, CONTROLLER) - unnamed - {("update", "secrets")}
 
 
