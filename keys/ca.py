@@ -8,7 +8,7 @@ A node certificate says one thing: this public key speaks for node NAME with UID
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Self
@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from linkseal.keys import codes
 from linkseal.keys.cabundle import BROKEN, complaint, distinct, fingerprint_of, issued_by, read_bundle
 from linkseal.keys.documents import sign_text, signature_fits
+from linkseal.keys.elsewhere import IN_SSH_AGENT, Elsewhere, KeyElsewhere
 from linkseal.keys.errors import ConfigError, PeerError
 from linkseal.keys.values import check_identity
 
@@ -35,11 +36,6 @@ POLICY_LABEL: Final = "linkseal.io/policy 1\n"
 """Signed before a policy's text, so that no other signature of the CA can be taken for one over a policy."""
 CHECK_LABEL: Final = "linkseal.io/check 1\n"
 """Signed to see that a key elsewhere signs: no document begins like this."""
-IN_SSH_AGENT: Final = b"ssh-agent"
-"""Stands where a CA's key would, if an SSH agent holds it (`linkseal.keys.sshagent`)."""
-
-Elsewhere = Callable[[ec.EllipticCurvePublicKey], ec.EllipticCurvePrivateKey]
-"""Makes, of a public key, the private one that another process holds; raises ConfigError."""
 
 
 def node_uri(node: str, uid: str) -> str:
@@ -156,7 +152,7 @@ class CertificateAuthority:
     @property
     def elsewhere(self) -> bool:
         """Whether another process holds its key."""
-        return self.key_pem().strip() == IN_SSH_AGENT
+        return isinstance(self._key, KeyElsewhere)
 
     @property
     def fingerprint(self) -> str:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
-from linkseal.keys.ca import IN_SSH_AGENT
+from linkseal.keys.elsewhere import IN_SSH_AGENT, KeyElsewhere
 from linkseal.keys.errors import ConfigError, SignerError
 
 SECONDS: Final = 10.0
@@ -38,7 +38,7 @@ class Identity(NamedTuple):
     comment: str
 
 
-class AgentKey(ec.EllipticCurvePrivateKey):
+class AgentKey(KeyElsewhere):
     """A P-384 private key in the SSH agent at `path`: it signs, and gives nothing else away."""
 
     def __init__(self, path: Path, public: ec.EllipticCurvePublicKey) -> None:

@@ -20,7 +20,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from linkseal.keys import grant as grants
-from linkseal.keys.ca import CertificateAuthority, Elsewhere, Trust
+from linkseal.keys.ca import CertificateAuthority, Trust
+from linkseal.keys.elsewhere import Elsewhere
 from linkseal.keys.errors import ConfigError, PeerError, SignerError
 from linkseal.keys.policydoc import PolicyDocument
 from linkseal.tunnels.clusterobject import MAX_BLOCKERS, CaStatus

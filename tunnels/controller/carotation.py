@@ -20,8 +20,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final, NamedTuple
 
-from linkseal.keys.ca import CertificateAuthority, Elsewhere, Trust
+from linkseal.keys.ca import CertificateAuthority, Trust
 from linkseal.keys.cabundle import MAX_AUTHORITIES, bundle_pem, read_bundle
+from linkseal.keys.elsewhere import Elsewhere
 from linkseal.keys.errors import ConfigError
 from linkseal.tunnels.directory.kubedocs import CA_KEY, CROSS_KEY
 from linkseal.tunnels.stages import LIVE
