@@ -27,6 +27,8 @@ LIST: dict[str, Any] = {"type": "array", "items": FREE}
 ADDRESS: dict[str, Any] = {"type": "string", "pattern": r"^[0-9a-f.:]+$"}
 
 ABSOLUTE: dict[str, Any] = {"type": "string", "pattern": "^(/.+)?$"}
+SOCKET: dict[str, Any] = {"type": "string", "pattern": "^(/[^/]+/.+)?$"}
+"""Not in the root: its folder is a volume."""
 
 NETWORKS: dict[str, Any] = {"type": "array", "items": {"type": "string", "pattern": r"^[0-9a-f.:]+/[0-9]+$"}}
 
@@ -78,7 +80,7 @@ def schema() -> dict[str, Any]:
             nodeNetworks=NETWORKS,
             podNetworks=NETWORKS,
             liftTaint={"type": "boolean"},
-            sshAgent=fields(socket=ABSOLUTE, hostPath=ABSOLUTE, containers=LIST, volumes=LIST),
+            sshAgent=fields(socket=SOCKET, hostPath=ABSOLUTE, containers=LIST, volumes=LIST),
             nodeAffinity=FREE,
             tolerations=LIST,
             resources=FREE,

@@ -207,8 +207,8 @@ def _held_elsewhere(certificate: x509.Certificate, elsewhere: Elsewhere | None) 
     public = certificate.public_key()
     if elsewhere is None:
         raise ConfigError(
-            "the CA's key is in an SSH agent, and none is named: use --ssh-agent SOCKET or set SSH_AUTH_SOCK "
-            "(a cluster: the chart's `controller.sshAgent.socket`)"
+            "the CA's key is in an SSH agent, and none is named: a cluster's controller is told by --ssh-agent SOCKET "
+            "(SSH_AUTH_SOCK; the chart's `controller.sshAgent.socket`), one of a folder needs the key itself"
         )
     if not isinstance(public, ec.EllipticCurvePublicKey):
         raise ConfigError("the CA's certificate cannot be used: its key is not on P-384")

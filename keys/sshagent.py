@@ -6,8 +6,10 @@ RFC 5656 §3.1.2. There ECDSA signs with SHA-384, as we do everywhere, with keys
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import struct
+import time
 from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Final, NamedTuple, Never
@@ -20,8 +22,8 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from linkseal.keys.elsewhere import IN_SSH_AGENT, KeyElsewhere
 from linkseal.keys.errors import ConfigError, SignerError
 
-SECONDS: Final = 10.0
-"""An answer may take: an HSM may be in another data centre, and nobody is asked to touch a token that often."""
+SECONDS: Final = 5.0
+"""Until an answer must be there: an HSM may be in another data centre, and nobody touches a token that often."""
 
 MAX_ANSWER: Final = 262_144
 """Bytes of an answer (AGENT_MAX_LEN of OpenSSH, 256 KiB)."""
@@ -36,6 +38,11 @@ class Identity(NamedTuple):
 
     public: ec.EllipticCurvePublicKey
     comment: str
+
+    @property
+    def fingerprint(self) -> str:
+        """As `ssh-add -l` shows it."""
+        return f"SHA256:{b64encode(hashlib.sha256(_blob(self.public)).digest()).decode().rstrip('=')}"
 
 
 class AgentKey(KeyElsewhere):
@@ -142,19 +149,23 @@ def _ask(path: Path, kind: int, body: bytes) -> bytes:
 
 def _exchange(path: Path, request: bytes) -> bytes:
     """Return the message that answers, at least one byte long. Raises OSError."""
+    deadline = time.monotonic() + SECONDS
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(SECONDS)
         connection.connect(str(path))
         connection.sendall(request)
-        (length,) = struct.unpack(">I", _receive(connection, 4))
+        (length,) = struct.unpack(">I", _receive(connection, 4, deadline))
         if not 0 < length <= MAX_ANSWER:
             raise OSError("it sends no answer of an SSH agent")
-        return _receive(connection, length)
+        return _receive(connection, length, deadline)
 
 
-def _receive(connection: socket.socket, count: int) -> bytes:
+def _receive(connection: socket.socket, count: int, deadline: float) -> bytes:
     found = b""
     while len(found) < count:
+        if (left := deadline - time.monotonic()) <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
         piece = connection.recv(count - len(found))
         if not piece:
             raise OSError("it closed the connection")

@@ -78,6 +78,8 @@ class CaStatus:
     """What holds up the next phase."""
     problem: Message = ""
     """Why a replacement cannot begin or go on."""
+    unsigned: Message = ""
+    """Why nothing can be signed now; empty: it can."""
 
 
 @with_config(EDGE)

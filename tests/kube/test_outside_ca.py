@@ -13,20 +13,23 @@ from ground.charts import CLUSTER_ENCRYPTIONS, CONTROLLER, NAMESPACE, cluster_en
 from ground.controlplane import ControlPlane
 from ground.kubeapi import Recorder
 from ground.kubeobjects import create_node, unbound_token
+from ground.kubesigning import Citizen
 from ground.sshagents import SshAgent, ssh_agent
 from kube.test_brought_ca import DEFAULT, SECRETS, ca_of, granted_by
-from kube.test_signing import agent, certificate, granted, nodes, policy, running, uid, until
+from kube.test_signing import agent, certificate, granted, nodes, policy, policy_spec, running, uid, until
 from linkseal.keys import sshagent
 from linkseal.keys.ca import CertificateAuthority, Trust, make_csr
 from linkseal.keys.errors import ConfigError
 from linkseal.keys.sshagent import AgentKey, identities
 from linkseal.tunnels.cli.main import main
-from linkseal.tunnels.controller import cakeeper
+from linkseal.tunnels.controller import cakeeper, kube, lease
 from linkseal.tunnels.controller.kube import KubeController
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
 from unit.keys.cluster import ONE
 
 __all__ = ["nodes"]
+
+EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(180), pytest.mark.usefixtures("chart")]
 
@@ -34,6 +37,7 @@ pytestmark = [pytest.mark.kube, pytest.mark.timeout(180), pytest.mark.usefixture
 @pytest.fixture
 def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshAgent]:
     monkeypatch.setattr(cakeeper, "CHECK", 1.0)
+    monkeypatch.setattr(kube, "LOOK", 1.0)
     monkeypatch.setattr(sshagent, "SECONDS", 2.0)
     with ssh_agent(tmp_path) as found:
         yield found
@@ -81,7 +85,7 @@ async def test_a_token_that_never_gives_its_key_away_signs_for_the_cluster(
         await until(lambda: ca_of(nodes).get("fingerprint") == token.fingerprint)
         assert (await until(lambda: policy(nodes))).authorities == (token.fingerprint,)
         assert ca_of(nodes)["phase"] == "steady"
-        assert not ca_of(nodes)["problem"]
+        assert (ca_of(nodes)["problem"], ca_of(nodes)["unsigned"]) == ("", "")
     assert keys_in(nodes) == []
 
 
@@ -120,21 +124,28 @@ async def test_while_the_key_cannot_be_reached_the_status_says_so_and_what_was_s
     ssh.holds_token()
     bring(nodes, ssh, "token", capsys)
     nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
-    async with running(plane, nodes, tmp_path, ssh_agent=ssh.socket):
-        await until(lambda: policy(nodes) is not None and granted(nodes, "n3"))
+    async with (
+        running(plane, nodes, tmp_path, ssh_agent=ssh.socket),
+        agent(plane, nodes, tmp_path, "n1") as directory,
+    ):
+        first = await until(lambda: granted(nodes, "n3") and policy(nodes))
         before = {name: granted(nodes, name) for name in ("n1", "n2", "n3")}
         {"gone": ssh.stop, "frozen": ssh.freeze, "empty": ssh.stop}[how]()
         if how == "empty":
             ssh.start()
         try:
             words = {"gone": "cannot be asked", "frozen": "no answer in time", "empty": "does not hold the CA's key"}
-            problem = await until(lambda: ca_of(nodes).get("problem"))
-            assert words[how] in problem, "before it is needed"
+            assert words[how] in await until(lambda: ca_of(nodes).get("unsigned")), "before it is needed"
+            assert (condition(nodes, "CASteady"), condition(nodes, "Accepted")) == ("NotSigning", "Valid")
             create_node(nodes, "n4", addresses=["192.0.2.4"], pod_cidrs=["10.244.4.0/24"])
-            await asyncio.sleep(3)
-            assert granted(nodes, "n4") is None
-            conditions = {one["type"]: one for one in nodes.get(DEFAULT)["status"]["conditions"]}
-            assert words[how] in conditions["CASteady"]["message"]
+            await directory.request_certificate("n1", make_csr(ONE.identity, "n1", uid(nodes, "n1")))
+            nodes.patch(DEFAULT, {"spec": {"stage": "prepare"}})
+            generation = nodes.get(DEFAULT)["metadata"]["generation"]
+            await until(lambda: nodes.get(DEFAULT)["status"]["observedGeneration"] == generation)
+            assert (condition(nodes, "Accepted"), condition(nodes, "Reached")) == ("Refused", "NotAsked")
+            await until(lambda: condition(nodes, "Granted") == "NotAll")
+            assert nodes.get(DEFAULT)["status"]["stage"] == "off", "no node was told another"
+            assert (granted(nodes, "n4"), policy(nodes)) == (None, first)
         finally:
             if how == "frozen":
                 ssh.thaw()
@@ -143,8 +154,90 @@ async def test_while_the_key_cannot_be_reached_the_status_says_so_and_what_was_s
         if how != "frozen":
             ssh.holds_token()
         await until(lambda: granted(nodes, "n4"))
-        await until(lambda: not ca_of(nodes)["problem"])
+        assert await certificate(directory, "n1")
+        await until(lambda: policy_spec(nodes)["stage"] == "prepare")
+        await until(lambda: not ca_of(nodes)["unsigned"] and condition(nodes, "Granted") == "AllGranted")
         assert {name: granted(nodes, name) for name in before} == before
+    told = {one["reason"] for one in nodes.get(EVENTS)["items"]}
+    assert {"CANotSigning", "CASignsAgain"} <= told
+
+
+def condition(kube: Recorder, name: str) -> str:
+    """The reason of a condition of the ClusterEncryption."""
+    found = {one["type"]: str(one["reason"]) for one in kube.get(DEFAULT)["status"]["conditions"]}
+    return found[name]
+
+
+async def test_the_ca_is_not_replaced_by_one_that_does_not_sign(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path, ssh: SshAgent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither at the beginning nor when it is to take over: there would be no way back."""
+    ssh.holds_token()
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    async with running(plane, nodes, tmp_path, ssh_agent=ssh.socket) as controller:
+        own = (await until(lambda: granted(nodes, "n3") and ca_of(nodes)))["fingerprint"]
+        coming = bring(nodes, ssh, "token", capsys, "linkseal-ca-next")
+        ssh.stop()
+        nodes.patch(DEFAULT, {"spec": {"ca": {"rotate": "out"}}})
+        assert "cannot be asked" in await until(lambda: ca_of(nodes).get("problem"))
+        assert (ca_of(nodes)["phase"], ca_of(nodes)["fingerprint"]) == ("steady", own)
+        create_node(nodes, "n4", addresses=["192.0.2.4"], pod_cidrs=["10.244.4.0/24"])
+        await until(lambda: granted(nodes, "n4"))
+
+        async with agent(plane, nodes, tmp_path, "n4") as directory:  # which does not trust the next CA yet
+            await directory.publish("n4", (await Citizen.enrolled("n4", directory)).announce())
+        ssh.start()
+        ssh.holds_token()
+        await until(lambda: ca_of(nodes)["phase"] == "trusting")
+        ssh.stop()
+        nodes.delete("/api/v1/nodes/n4")  # nobody is waited for any more
+        assert "cannot be asked" in await until(lambda: ca_of(nodes).get("problem"))
+        create_node(nodes, "n5", addresses=["192.0.2.5"], pod_cidrs=["10.244.5.0/24"])
+        await until(lambda: granted(nodes, "n5"))
+        assert (ca_of(nodes)["phase"], ca_of(nodes)["fingerprint"]) == ("trusting", own)
+        ssh.start()
+        ssh.holds_token()
+        await until(lambda: (ca_of(nodes)["phase"], ca_of(nodes)["fingerprint"]) == ("steady", coming.fingerprint))
+        assert controller._ca.down == 0.0
+
+
+async def test_a_leader_that_cannot_sign_makes_room(
+    plane: ControlPlane,
+    nodes: Recorder,
+    tmp_path: Path,
+    ssh: SshAgent,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The SSH agent beside another replica may sign."""
+    monkeypatch.setattr(kube, "STAND_DOWN", 1.0)
+    monkeypatch.setattr(kube, "LOOK", 1.0)
+    monkeypatch.setattr(lease, "RETRY_SECONDS", 0.5)
+    ssh.holds_token()
+    bring(nodes, ssh, "token", capsys)
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    ended, stop = asyncio.Event(), asyncio.Event()
+    api = KubeApi(Access(plane.kubeconfig(tmp_path / "controller", unbound_token(nodes, NAMESPACE, CONTROLLER))))
+    without = KubeController(api, NAMESPACE, ssh_agent=tmp_path / "nowhere")
+    with_key = KubeController(api, NAMESPACE, ssh_agent=ssh.socket)
+
+    async def work(ending: asyncio.Event) -> None:
+        await without.run(ending)
+        ended.set()
+
+    first = asyncio.ensure_future(lease.while_leading(lease.Lease(api, NAMESPACE, "one"), work, stop))
+    try:
+        await until(lambda: ca_of(nodes).get("unsigned"))
+        second = asyncio.ensure_future(lease.while_leading(lease.Lease(api, NAMESPACE, "two"), with_key.run, stop))
+        await until(lambda: granted(nodes, "n1"))
+        assert ended.is_set()
+        await asyncio.sleep(3)
+        assert not ca_of(nodes)["unsigned"], "it does not lead again while the other can"
+    finally:
+        stop.set()
+        await asyncio.gather(first, second)
+        await api.close()
+        nodes.delete(f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{lease.NAME}", missing_ok=True)
 
 
 async def test_a_controller_that_cannot_ask_says_what_to_name(
@@ -172,5 +265,10 @@ def test_the_command_asks_which_key_and_makes_a_request_for_a_ca_above(
     assert "BEGIN CERTIFICATE REQUEST" in capsys.readouterr().out
     ssh.holds_file("two")
     assert main(command) == 2
-    assert "'one', 'two'" in capsys.readouterr().err
-    assert [one.comment for one in identities(ssh.socket)] == ["one", "two"]
+    one, two = identities(ssh.socket)
+    assert (one.comment, two.comment) == ("one", "two")
+    said = capsys.readouterr().err
+    assert one.fingerprint in said
+    assert two.fingerprint in said
+    assert main([*command, "--key", two.fingerprint]) == 0
+    assert "BEGIN CERTIFICATE-" in capsys.readouterr().out

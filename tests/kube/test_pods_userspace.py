@@ -65,7 +65,9 @@ def test_the_ca_moves_to_an_ssh_agent_beside_the_controller_and_nothing_is_lost(
     a, b = pods.cluster
     socket = "/run/ca-agent/sock"
     beside = {
-        "name": "ca-agent", "image": "linkseal", "command": ["ssh-agent", "-D", "-a", socket],
+        "name": "ca-agent", "image": "linkseal",
+        "command": ["sh", "-c", "rm -f $SSH_AUTH_SOCK; exec ssh-agent -D -a $SSH_AUTH_SOCK"],
+        "env": [{"name": "SSH_AUTH_SOCK", "value": socket}],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         "volumeMounts": [{"name": "ca-agent", "mountPath": "/run/ca-agent"}],
     }  # fmt: skip

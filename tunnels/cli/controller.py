@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 from linkseal.keys.errors import ConfigError
 from linkseal.tunnels.cli.exits import ExitCode
 from linkseal.tunnels.cli.options import Group, pass_session
@@ -19,6 +20,13 @@ from linkseal.tunnels.controller.providers.names import PROVIDER_NAMES
 
 if TYPE_CHECKING:
     from linkseal.tunnels.controller.providers.choice import Granting
+
+
+MAX_NAME = 64
+"""Characters of a common name (RFC 5280, ub-common-name)."""
+
+DAYS = 3650
+"""Of a certificate that is made for a key elsewhere, as of a CA that is made here."""
 
 
 @click.group(cls=Group)
@@ -110,7 +118,8 @@ def run(
             raise click.UsageError("--kubernetes goes with no --directory, --inventory, --ca or --once")
         chosen = _granting(networks, provider or PROVIDER_NAMES[0], pod_networks)
         return _run_kubernetes(session, chosen, lift_taint=lift_taint, ssh_agent=ssh_agent)
-    if inventory is None or ca is None or networks or provider or pod_networks or lift_taint:
+    asked = click.get_current_context().get_parameter_source("ssh_agent") is ParameterSource.COMMANDLINE
+    if inventory is None or ca is None or networks or provider or pod_networks or lift_taint or asked:
         raise click.UsageError("a folder of files needs --inventory FILE and --ca DIR (a cluster: --kubernetes)")
     from linkseal.tunnels.controller import files
 
@@ -125,7 +134,7 @@ def run(
 
 
 def _run_kubernetes(session: Session, chosen: Granting, *, lift_taint: bool, ssh_agent: Path | None) -> int:
-    from linkseal.tunnels.controller import kube
+    from linkseal.tunnels.controller import kuberun
     from linkseal.tunnels.directory.kubeapi import Access
     from linkseal.tunnels.settings import KubeDirectorySettings
 
@@ -133,7 +142,7 @@ def _run_kubernetes(session: Session, chosen: Granting, *, lift_taint: bool, ssh
         session.namespace or KubeDirectorySettings().namespace,
         Access(session.kubeconfig, session.context),
     )
-    kube.run(access, namespace, chosen, lift_taint=lift_taint, ssh_agent=ssh_agent)
+    kuberun.run(access, namespace, chosen, lift_taint=lift_taint, ssh_agent=ssh_agent)
     return ExitCode.FINE
 
 
@@ -142,6 +151,12 @@ def _granting(networks: tuple[str, ...], provider: str, pod_networks: tuple[str,
 
     pod = own_pod(os.environ.get("LINKSEAL_POD_NODE", ""), os.environ.get("LINKSEAL_POD_ADDRESSES", ""))
     return granting(provider, _networks("--node-network", networks), _networks("--pod-network", pod_networks), pod)
+
+
+def _common_name(_: click.Context, __: click.Parameter, name: str) -> str:
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise click.BadParameter(f"{name!r}: 1 to {MAX_NAME} printable characters (RFC 5280)")
+    return name
 
 
 @controller.command(
@@ -158,19 +173,22 @@ def _granting(networks: tuple[str, ...], provider: str, pod_networks: tuple[str,
     required=True,
     help="The SSH agent that holds the key (SSH_AUTH_SOCK).",
 )
-@click.option("--key", "comment", metavar="COMMENT", help="Which of its P-384 keys (default the only one).")
-@click.option("--name", default="Linkseal nodes", show_default=True, help="The CA's common name.")
-@click.option("--days", type=click.IntRange(1, 36500), default=3650, show_default=True, help="How long it is valid.")
+@click.option("--key", "named", metavar="NAME", help="Which of its P-384 keys, by comment or fingerprint.")
+@click.option("--name", default="Linkseal nodes", show_default=True, callback=_common_name, help="The CA's name.")
+@click.option("--days", type=click.IntRange(1, 36500), help="How long it is valid (default 3650).")
 @click.option("--request", is_flag=True, help="Print a request for a CA above it to sign, not a certificate.")
-def ca(ssh_agent: Path, comment: str | None, name: str, days: int, *, request: bool) -> int:
+def ca(ssh_agent: Path, named: str | None, name: str, days: int | None, *, request: bool) -> int:
     """Print the certificate of a CA whose key is in an SSH agent.
 
     For the Secret linkseal-ca-key, which then holds the words ssh-agent in place of a key; or for linkseal-ca-next.
     """
     from linkseal.tunnels.controller import outsideca
 
-    key = outsideca.chosen_key(ssh_agent, comment)
-    click.echo(outsideca.request(key, name) if request else outsideca.certificate(key, name, days), nl=False)
+    if request and days is not None:
+        raise click.UsageError("--days goes with no --request: who signs the request says how long")
+    key = outsideca.chosen_key(ssh_agent, named)
+    made = outsideca.request(key, name) if request else outsideca.certificate(key, name, days or DAYS)
+    click.echo(made, nl=False)
     return ExitCode.FINE
 
 

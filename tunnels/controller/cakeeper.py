@@ -72,7 +72,7 @@ class CaKeeper:
         self._secret: dict[str, Any] = {}
         self._waiting: tuple[str, ...] = ()
         self._problem = self._unsigned = ""
-        self._checked = -CHECK
+        self._since = self._checked = -CHECK
         self.keys: Authorities
         self.trust: Trust
 
@@ -115,7 +115,6 @@ class CaKeeper:
         """
         asked = str((spec.get(CA) or {}).get("rotate") or "")
         self._waiting, self._problem = (), ""
-        await self._check()
         try:
             if self.keys.phase is Phase.STEADY:
                 await self._begin(asked, now)
@@ -124,26 +123,50 @@ class CaKeeper:
                 said = ((), 0) if policy is None else (policy.authorities, policy.serial)
                 self._waiting = holds(self.keys, seen, said, now)
                 if not self._waiting:
+                    await self._ready(self.keys.coming)
                     await self._store(advanced(self.keys, now), now)
         except (ConfigError, ApiError, SignerError) as error:
             self._problem = f"the CA stays as it is: {error}"
-        return tuple(one for one in (self._problem, self._unsigned) if one)
+        return (self._problem,) if self._problem else ()
 
-    async def _check(self) -> None:
+    async def look(self) -> None:
+        """See now and then whether a key elsewhere signs, and in every pass while it does not: see `signed`."""
         if self.keys.signer.elsewhere and (self._unsigned or time.monotonic() - self._checked >= CHECK):
             self._checked = time.monotonic()
             with suppress(SignerError):  # which is kept, and told
-                await self.signed(CertificateAuthority.check)
+                await self._ask(CertificateAuthority.check)
 
     async def signed(self, sign: Callable[[CertificateAuthority], Signed]) -> Signed:
-        """Return what `sign` makes with the CA that signs now; it may take its time. Raises SignerError."""
+        """Return what `sign` makes with the CA that signs now; it may take its time.
+
+        Raises SignerError; at once where it is known that nothing is signed, until `look` has found that it is.
+        """
+        if self._unsigned:
+            raise SignerError(self._unsigned)
+        return await self._ask(sign)
+
+    @property
+    def down(self) -> float:
+        """Seconds for which nothing could be signed; 0: it can."""
+        return time.monotonic() - self._since if self._unsigned else 0.0
+
+    async def _ask(self, sign: Callable[[CertificateAuthority], Signed]) -> Signed:
         try:
             made = await asyncio.to_thread(sign, self.keys.signer)
         except SignerError as error:
+            self._since = self._since if self._unsigned else time.monotonic()
             self._unsigned = f"nothing can be signed: {error}"
+            _LOG.warning("%s", self._unsigned)
             raise
+        if self._unsigned:
+            _LOG.info("the CA's key signs again")
         self._unsigned = ""
         return made
+
+    async def _ready(self, coming: CertificateAuthority | None) -> None:
+        """Raise SignerError if the CA that is to sign cannot: nothing would be signed any more, and no way back."""
+        if coming is not None and coming.elsewhere:
+            await asyncio.to_thread(coming.check)
 
     def status(self) -> CaStatus:
         """What the ClusterEncryption's status says of the CA."""
@@ -157,7 +180,8 @@ class CaKeeper:
             asked=keys.asked,
             since=keys.since or None,
             waiting=tuple(printable(one, MAX_MESSAGE) for one in self._waiting[:MAX_BLOCKERS]),
-            problem=printable(self._problem or self._unsigned, MAX_MESSAGE),
+            problem=printable(self._problem, MAX_MESSAGE),
+            unsigned=printable(self._unsigned, MAX_MESSAGE),
         )
 
     async def _begin(self, asked: str, now: datetime) -> None:
@@ -165,7 +189,8 @@ class CaKeeper:
         self._problem = due.problem
         if due.asked:
             coming, made = await self._coming(now)
-            await self._store(await asyncio.to_thread(begun, self.keys, coming, due.asked, now, made=made), now)
+            await self._ready(coming)
+            await self._store(await self.signed(lambda _: begun(self.keys, coming, due.asked, now, made=made)), now)
 
     async def _coming(self, now: datetime) -> tuple[CertificateAuthority, bool]:
         """Return the next CA and whether it was made here: one that was brought, else a new one."""

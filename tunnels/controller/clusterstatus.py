@@ -127,6 +127,8 @@ def _sealed(standing: Standing, evidence: Evidence, counts: LinkCounts) -> tuple
 
 
 def _ca_steady(ca: CaStatus) -> tuple[_Truth, str, str]:
+    if ca.unsigned:
+        return "False", "NotSigning", "; ".join(one for one in (ca.unsigned, ca.problem) if one)
     if ca.phase == "steady":
         return ("False", "Refused", ca.problem) if ca.problem else ("True", "Steady", "one CA is in force")
     why = "; ".join((*ca.waiting, *((ca.problem,) if ca.problem else ())))

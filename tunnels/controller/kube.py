@@ -13,8 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import signal
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,7 +20,6 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
-from uuid import uuid4
 
 from linkseal.keys import policydoc
 from linkseal.keys.errors import ConfigError, DirectoryError, PeerError, SignerError
@@ -36,14 +33,13 @@ from linkseal.tunnels.controller.csrs import Asker
 from linkseal.tunnels.controller.kubecopies import STAGE_KEY, STAGE_MAP, Copies, MapStore, Wanted, begun
 from linkseal.tunnels.controller.kubeevents import About, Events, News, of_cluster, of_node
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, Passed
-from linkseal.tunnels.controller.lease import Lease, while_leading
 from linkseal.tunnels.controller.lifter import Lifter, position_of
 from linkseal.tunnels.controller.nodefacts import NodeFacts
 from linkseal.tunnels.controller.providers.choice import Granting, misfits
 from linkseal.tunnels.controller.providers.copy import ProviderCopy
 from linkseal.tunnels.controller.stagekeeper import Stagekeeper
 from linkseal.tunnels.directory.kube import KUBE_SYSTEM, NAMESPACES
-from linkseal.tunnels.directory.kubeapi import METADATA, Access, ApiError, KubeApi
+from linkseal.tunnels.directory.kubeapi import METADATA, ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import (
     BESIDE,
     CA_MAP,
@@ -80,6 +76,9 @@ SETTLE: Final = 10.0
 JUDGE: Final = 5.0
 """Seconds between two counts of all links while nothing else changes: there are as many as nodes squared."""
 
+STAND_DOWN: Final = 30.0
+"""Seconds without a signature after which another controller may try: its SSH agent may sign."""
+
 MAX_STEPS: Final = 8
 """Of a walk in one pass: there and back again has six."""
 
@@ -115,7 +114,7 @@ class KubeController:
         """What nodes do not get of what they claim, and what is not known, as lines."""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop`. Raises ConfigError, ApiError (at the start only)."""
+        """Work until `stop`, or until nothing could be signed for a while. ConfigError, ApiError: at the start only."""
         await self._api.opened()
         self._ca = CaKeeper(self._api, self._namespace, self._elsewhere)
         await self._ca.load(datetime.now(UTC))
@@ -133,8 +132,9 @@ class KubeController:
                     pause = LOOK if self._stages is None or self._stages.walk is None else STEP
                 except DirectoryError as error:
                     self._tell([str(error)])
-                    if isinstance(error, SignerError):
-                        await self._tell_unsigned(copies)
+                if self._ca.down > STAND_DOWN:
+                    _LOG.warning("nothing could be signed for %.0f s: another may try", self._ca.down)
+                    return
                 await self._wait(stop, pause)
         finally:
             for task in tasks:
@@ -169,6 +169,7 @@ class KubeController:
         wanted = copies.wanted.objects.get(DEFAULT)
         spec: Mapping[str, Any] = {} if wanted is None else json.loads(wanted.spec)
         reports = {name: one.report for name, one in copies.reports.objects.items()}
+        await self._ca.look()
         troubles = () if wanted is None else await self._ca.step(spec, nodes, reports, self._in_force(copies), now)
         bundle = self._ca.keys.published()
         if copies.maps.objects.get(CA_MAP) != bundle:
@@ -184,7 +185,7 @@ class KubeController:
         self._tell_of_nodes(nodes, granted.granted, [requests[name].asker for name in certified.certified], copies)
         problems = [] if wanted is None else await self._policy(copies, spec, wanted)
         stuck = await self._lifter.step(nodes, lambda: self._standing(copies, spec))
-        self._tell([*troubles, *certified.refused, *self._ungranted, *problems, *stuck])
+        self._tell([*troubles, *certified.refused, *certified.problems, *self._ungranted, *problems, *stuck])
 
     async def _grant(self, nodes: Mapping[str, NodeFacts], spec: Mapping[str, Any], now: datetime) -> Passed:
         """Sign what nodes own; what is not granted, or not known, goes into the status too."""
@@ -226,6 +227,25 @@ class KubeController:
                 await self._report(self._stages, wanted, at, self._evidence(copies, spec), problem)
             return [problem]
         stages = self._keeper(copies, present)
+        try:
+            await self._walk(copies, spec, stages, asked, policy, present)
+            conflict = stages.conflict(policy)
+        except SignerError as error:
+            self._begin_anew()  # a step that could not be signed is none
+            stages, conflict = self._keeper(copies, present), f"{error}; the policy in force stays"
+        await self._report(stages, wanted, policy.stage, self._evidence(copies, spec), conflict)
+        return [] if conflict is None else [conflict]
+
+    async def _walk(
+        self,
+        copies: Copies,
+        spec: Mapping[str, Any],
+        stages: Stagekeeper,
+        asked: Mapping[str, Any],
+        policy: Policy,
+        present: PolicyDocument | None,
+    ) -> None:
+        """Sign what is asked for, at the stage where the cluster is, and take the steps that are due."""
         stages.aim(policy.stage, asked.get("lowerTo"), time.time())
         await self._publish(stages, asked, policy, present)
         for _ in range(MAX_STEPS):
@@ -233,16 +253,6 @@ class KubeController:
                 break
             await self._publish(stages, asked, policy, self._signed)
         await self._save()
-        conflict = stages.conflict(policy)
-        await self._report(stages, wanted, policy.stage, self._evidence(copies, spec), conflict)
-        return [] if conflict is None else [conflict]
-
-    async def _tell_unsigned(self, copies: Copies) -> None:
-        """Say in the status that nothing can be signed: the pass ended before it came to that."""
-        wanted = copies.wanted.objects.get(DEFAULT)
-        if wanted is not None:
-            stages, spec = self._keeper(copies, self._in_force(copies)), json.loads(wanted.spec)
-            await self._report(stages, wanted, stages.position.stage, self._evidence(copies, spec), None)
 
     def _keeper(self, copies: Copies, present: PolicyDocument | None) -> Stagekeeper:
         if self._stages is None:
@@ -282,32 +292,36 @@ class KubeController:
         if newest is not None and said == (spec, authorities) and newest.serial >= stages.serial and told:
             stages.signed(newest.serial)
             return
-        after = stages.serial
-        version = await self._unovertaken(after)
-        now = datetime.now(UTC)
+        now, after = datetime.now(UTC), stages.serial
         serial = max(int(now.timestamp()), after + 1)
         document = PolicyDocument(self._cluster, serial, now, spec, authorities, after)
         signed = await self._ca.signed(lambda authority: policydoc.sign(authority, document))
+        version = await self._unovertaken(newest)
         stages.signed(serial)
         await self._save()  # before anybody acts on it: a controller that starts anew goes on from there
         body = config_map(POLICY_MAP, {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature}, version)
-        if version is None:
-            await self._api.create(self._map(""), body)
-        else:
-            await self._api.apply(self._map(POLICY_MAP), body, manager=MANAGER)
+        try:
+            if version is None:
+                await self._api.create(self._map(""), body)
+            else:
+                await self._api.apply(self._map(POLICY_MAP), body, manager=MANAGER)
+        except ApiError as error:
+            if error.status == HTTPStatus.CONFLICT:
+                self._begin_anew()
+            raise
         self._signed, self._written = document, time.monotonic()
 
-    async def _unovertaken(self, known: int) -> str | None:
+    async def _unovertaken(self, newest: PolicyDocument | None) -> str | None:
         """Return the version of the policy's object to replace it only as it is, None if there is none: make it then.
 
-        Raises ApiError if another controller has signed one after `known`: a node would refuse what does not follow
-        that, so all is begun anew from what the API server has.
+        Raises ApiError if another controller has signed one after `newest`, the last that is known here: a node would
+        refuse what does not follow that, so all is begun anew from what the API server has.
         """
         found = await self._api.find(self._map(POLICY_MAP))
         if found is None:
             return None
         present = self._document(signed_policy(found.get("data") or {}))
-        if present is not None and present.serial > known:
+        if present is not None and present != newest and (newest is None or present.serial >= newest.serial):
             self._begin_anew()
             raise ApiError("another controller has signed a policy meanwhile: looking again", HTTPStatus.CONFLICT)
         return str(found["metadata"]["resourceVersion"])
@@ -377,23 +391,3 @@ class KubeController:
             if message not in self._told:
                 _LOG.warning("%s", message)
         self._told = set(messages)
-
-
-def run(
-    access: Access, namespace: str, chosen: Granting, *, lift_taint: bool = False, ssh_agent: Path | None = None
-) -> None:
-    """Work until SIGTERM or SIGINT, whenever this process holds the Lease. Raises ConfigError, ApiError."""
-
-    async def work() -> None:
-        stop, api = asyncio.Event(), KubeApi(access)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        controller = KubeController(api, namespace, chosen, lift_taint=lift_taint, ssh_agent=ssh_agent)
-        try:
-            identity = f"{socket.gethostname()}_{uuid4()}"  # pods on the host's network share its name
-            await api.opened()
-            await while_leading(Lease(api, namespace, identity), controller.run, stop)
-        finally:
-            await api.close()
-
-    asyncio.run(work())

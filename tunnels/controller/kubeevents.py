@@ -34,8 +34,11 @@ _BEGUN: Final = (None, False)
 
 _CA_NEWS: Final = {
     "Steady": "CARotated", "Trusting": "CATrusting", "Signing": "CASigning", "Refused": "CARotationRefused",
+    "NotSigning": "CANotSigning",
 }  # fmt: skip
 """Reason of the Event by that of the condition."""
+
+_CA_TROUBLES: Final = frozenset({"Refused", "NotSigning"})
 
 MAX_WAITING: Final = 200
 """Events kept until they can be written; a cluster in trouble must not be flooded with news of it."""
@@ -76,8 +79,10 @@ def of_cluster(before: ClusterStatus | None, after: ClusterStatus) -> Iterator[N
         elif one.type == GRANTED and (one.status != "True" or was is not None):
             yield News("AllGranted" if one.status == "True" else "NotGranted", one.message, one.status != "True")
         elif one.type == CA_STEADY and was is not None:
-            if (was.reason, one.reason) != ("Refused", "Steady"):  # then there was none
-                yield News(_CA_NEWS[one.reason], one.message, one.reason == "Refused")
+            if was.reason == "NotSigning" and one.reason not in _CA_TROUBLES:
+                yield News("CASignsAgain", one.message)
+            elif (was.reason, one.reason) != ("Refused", "Steady"):  # then there was no replacement
+                yield News(_CA_NEWS[one.reason], one.message, one.reason in _CA_TROUBLES)
         elif one.type == SEALED and was is not None and was.status != one.status:
             left = one.status != "True" and after.stage is Stage.ENFORCE
             yield News("Sealed" if one.status == "True" else "NotSealed", one.message, left)

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from linkseal.keys import grant as grants
 from linkseal.keys.ca import Trust
-from linkseal.keys.errors import PeerError
+from linkseal.keys.errors import PeerError, SignerError
 from linkseal.keys.grant import Grant
 from linkseal.tunnels.controller.cakeeper import CaKeeper
 from linkseal.tunnels.controller.carotation import BACKDATED
@@ -109,13 +109,17 @@ class KubeSigner:
             self._owned = (asked, owned(*asked))
         found = self._owned[1]
         by_name = {node.name: node for node in seen}
-        granted = []
+        granted, unsigned = [], []
         for claim in found.claims:
             grant = self._due(claim, by_name[claim.name], held[claim.name], now, restored)
             if grant is not None:
-                await self._annotate(grant)
-                granted.append(claim.name)
-        return Passed(granted=tuple(granted), problems=found.problems)
+                try:
+                    await self._annotate(grant)
+                except SignerError as error:
+                    unsigned.append(f"{claim.name}: {error}")
+                else:
+                    granted.append(claim.name)
+        return Passed(granted=tuple(granted), problems=(*unsigned, *found.problems))
 
     def _seen(self, name: str, facts: NodeFacts, offered: Offered | None) -> SeenNode:
         present, (sent, _) = self._held[name].grant, self._sent.get(name, (None, ""))
@@ -128,16 +132,20 @@ class KubeSigner:
 
     async def certify(self, requests: Mapping[str, Asked], nodes: Mapping[str, NodeFacts], now: datetime) -> Passed:
         """Answer requests for certificates. A denied one is not looked at again; the agent tells of it."""
-        certified, refused = [], []
+        certified, refused, unsigned = [], [], []
         for request in requests.values():
-            why, certificate = await self._judge(request, nodes, now)
+            try:
+                why, certificate = await self._judge(request, nodes, now)
+            except SignerError as error:  # it is answered when it can be
+                unsigned.append(f"{request.name}: {error}")
+                continue
             if certificate:
                 await self._answer(request.name, "Approved", "the asker's pod runs on this node", certificate)
                 certified.append(request.name)
             elif why is not None:
                 await self._answer(request.name, "Denied", why)
                 refused.append(f"{request.name}: {why}")
-        return Passed(certified=tuple(certified), refused=tuple(refused))
+        return Passed(certified=tuple(certified), refused=tuple(refused), problems=tuple(unsigned))
 
     async def register(self, nodes: Mapping[str, NodeFacts], present: Collection[str]) -> tuple[str, ...]:
         """Make the NodeEncryption of every Node that has none; it goes with its Node."""

@@ -25,6 +25,9 @@ RENEW_SECONDS: Final = 10
 RETRY_SECONDS: Final = 2
 """The three are client-go's defaults."""
 
+STAND_BY: Final = 3
+"""Times RETRY_SECONDS, in which another one may take a Lease that was given up."""
+
 Work = Callable[[asyncio.Event], Awaitable[None]]
 
 
@@ -88,13 +91,21 @@ class Lease:
 
 
 async def while_leading(lease: Lease, work: Work, stop: asyncio.Event) -> None:
-    """Do `work` whenever this process holds the Lease, until `stop`. Raises what `work` raises."""
+    """Do `work` whenever this process holds the Lease, until `stop`. Raises what `work` raises.
+
+    Work that ends by itself cannot be done here now: another one gets the time to try.
+    """
     clock = asyncio.get_running_loop().time
     ending, renewed = asyncio.Event(), 0.0
     working: asyncio.Future[None] | None = None
     try:
-        while not stop.is_set() and (working is None or not working.done()):
-            if await _holds(lease):
+        while not stop.is_set():
+            if working is not None and working.done():
+                await working
+                working = None
+                await lease.release()
+                await _pause(stop, STAND_BY * RETRY_SECONDS)
+            elif await _holds(lease):
                 renewed = clock()
                 if working is None:
                     _LOG.info("leading")
@@ -105,14 +116,18 @@ async def while_leading(lease: Lease, work: Work, stop: asyncio.Event) -> None:
                 ending.set()
                 await working
                 working = None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_SECONDS):
-                    await stop.wait()
+            await _pause(stop, RETRY_SECONDS)
     finally:
         ending.set()
         if working is not None:
             await working
         await lease.release()
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
 
 
 async def _holds(lease: Lease) -> bool:

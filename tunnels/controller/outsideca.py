@@ -12,17 +12,18 @@ from linkseal.keys.sshagent import AgentKey, identities
 from linkseal.tunnels.controller.carotation import BACKDATED
 
 
-def chosen_key(path: Path, comment: str | None) -> AgentKey:
-    """Return the P-384 key with this comment, or the only one. Raises ConfigError, SignerError."""
+def chosen_key(path: Path, named: str | None) -> AgentKey:
+    """Return the P-384 key with this comment or fingerprint, or the only one. Raises ConfigError, SignerError."""
     found = identities(path)
-    fitting = [one for one in found if comment is None or one.comment == comment]
+    fitting = [one for one in found if named is None or named in (one.comment, one.fingerprint)]
     if len(fitting) == 1:
         return AgentKey(path, fitting[0].public)
-    held = ", ".join(repr(one.comment) for one in found) or "none"
-    named = "" if comment is None else f" with the comment {comment!r}"
+    held = ", ".join(f"{one.comment!r} ({one.fingerprint})" for one in found) or "none"
     which = "more than one" if fitting else "no"
+    by_that = "" if named is None else f" that is called {named!r}"
     raise ConfigError(
-        f"the SSH agent at {path} holds {which} key on P-384{named}; those on P-384: {held} (--key COMMENT)"
+        f"the SSH agent at {path} holds {which} key on P-384{by_that}; those on P-384: {held}. "
+        "Name one with --key by its comment or fingerprint"
     )
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from linkseal.tunnels.clusterobject import ClusterStatus, status_object
+from linkseal.tunnels.clusterobject import CaStatus, ClusterStatus, status_object
 from linkseal.tunnels.controller.clusterstatus import Standing, build
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Pool
@@ -106,3 +106,10 @@ def test_what_is_not_granted_is_told() -> None:
     found = build(replace(AT_PREFER, ungranted=("n1 claims it", "n2 claims it")), ALL_SEALED, "{}", T)
     assert told(found)["Granted"] == ("False", "NotAll")
     assert "n1 claims it, n2 claims it" in {one.message for one in found.conditions}
+
+
+def test_a_ca_that_does_not_sign_is_told_beside_what_else_is_wrong_with_it() -> None:
+    ca = CaStatus(problem="it ends soon", unsigned="the SSH agent is gone")
+    found = build(replace(AT_PREFER, ca=ca), ALL_SEALED, "{}", T)
+    assert told(found)["CASteady"] == ("False", "NotSigning")
+    assert "the SSH agent is gone; it ends soon" in {one.message for one in found.conditions}

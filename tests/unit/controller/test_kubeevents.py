@@ -84,6 +84,26 @@ def test_every_phase_of_a_new_ca_is_told_and_that_it_cannot_begin_is_a_warning()
     assert found == [("CATrusting", False), ("CASigning", False), ("CARotated", False), ("CARotationRefused", True)]
 
 
+def test_that_nothing_can_be_signed_is_told_whatever_the_phase() -> None:
+    states = (
+        CaStatus("signing"),
+        CaStatus("signing", unsigned="the SSH agent is gone"),
+        CaStatus("signing"),
+        CaStatus(unsigned="the SSH agent is gone", problem="no next one"),
+        CaStatus(problem="no next one"),
+        CaStatus("trusting"),
+    )
+    found = [
+        news
+        for before, after in pairwise(seen(replace(ENFORCED, ca=ca)) for ca in states)
+        for news in reasons(before, after)
+    ]
+    assert found == [
+        ("CANotSigning", True), ("CASignsAgain", False), ("CANotSigning", True),
+        ("CARotationRefused", True), ("CATrusting", False),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
