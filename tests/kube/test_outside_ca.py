@@ -15,7 +15,8 @@ from ground.kubeapi import Recorder
 from ground.kubeobjects import create_node, unbound_token
 from ground.kubesigning import Citizen
 from ground.sshagents import SshAgent, ssh_agent
-from kube.test_brought_ca import DEFAULT, SECRETS, ca_of, granted_by
+from kube.test_brought_ca import DEFAULT, SECRETS, ca_of, granted_by, made
+from kube.test_brought_ca import bring as bring_key
 from kube.test_signing import agent, certificate, granted, nodes, policy, policy_spec, running, uid, until
 from linkseal.keys import sshagent
 from linkseal.keys.ca import CertificateAuthority, Trust, make_csr
@@ -199,6 +200,28 @@ async def test_the_ca_is_not_replaced_by_one_that_does_not_sign(
         ssh.holds_token()
         await until(lambda: (ca_of(nodes)["phase"], ca_of(nodes)["fingerprint"]) == ("steady", coming.fingerprint))
         assert controller._ca.down == 0.0
+
+
+async def test_a_cluster_leaves_a_key_that_is_lost_once_its_agents_trust_the_next(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path, ssh: SshAgent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ssh.holds_token()
+    bring(nodes, ssh, "token", capsys)
+    coming = made("Example Nodes")
+    bring_key(nodes, coming, "linkseal-ca-next")
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    async with running(plane, nodes, tmp_path, ssh_agent=ssh.socket):
+        await until(lambda: granted(nodes, "n3") and ca_of(nodes))
+        async with agent(plane, nodes, tmp_path, "n1") as directory:  # which does not trust the next CA yet
+            await directory.publish("n1", (await Citizen.enrolled("n1", directory)).announce())
+        nodes.patch(DEFAULT, {"spec": {"ca": {"rotate": "in"}}})
+        await until(lambda: ca_of(nodes)["phase"] == "trusting")
+        ssh.stop()
+        await until(lambda: ca_of(nodes)["unsigned"])
+        nodes.delete("/api/v1/nodes/n1")
+        await until(lambda: (ca_of(nodes)["phase"], ca_of(nodes)["fingerprint"]) == ("steady", coming.fingerprint))
+        await until(lambda: granted_by(nodes, "n3", coming))
+        await until(lambda: not ca_of(nodes)["unsigned"])
 
 
 async def test_a_leader_that_cannot_sign_makes_room(

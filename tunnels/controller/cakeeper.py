@@ -131,7 +131,9 @@ class CaKeeper:
 
     async def look(self) -> None:
         """See now and then whether a key elsewhere signs, and in every pass while it does not: see `signed`."""
-        if self.keys.signer.elsewhere and (self._unsigned or time.monotonic() - self._checked >= CHECK):
+        if not self.keys.signer.elsewhere:
+            self._unsigned = ""  # of a CA that signs no more
+        elif self._unsigned or time.monotonic() - self._checked >= CHECK:
             self._checked = time.monotonic()
             with suppress(SignerError):  # which is kept, and told
                 await self._ask(CertificateAuthority.check)
@@ -154,9 +156,10 @@ class CaKeeper:
         try:
             made = await asyncio.to_thread(sign, self.keys.signer)
         except SignerError as error:
-            self._since = self._since if self._unsigned else time.monotonic()
+            if not self._unsigned:
+                self._since = time.monotonic()
+                _LOG.warning("nothing can be signed: %s", error)
             self._unsigned = f"nothing can be signed: {error}"
-            _LOG.warning("%s", self._unsigned)
             raise
         if self._unsigned:
             _LOG.info("the CA's key signs again")
