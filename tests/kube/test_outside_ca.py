@@ -143,7 +143,7 @@ async def test_while_the_key_cannot_be_reached_the_status_says_so_and_what_was_s
             nodes.patch(DEFAULT, {"spec": {"stage": "prepare"}})
             generation = nodes.get(DEFAULT)["metadata"]["generation"]
             await until(lambda: nodes.get(DEFAULT)["status"]["observedGeneration"] == generation)
-            assert (condition(nodes, "Accepted"), condition(nodes, "Reached")) == ("Refused", "NotAsked")
+            assert (condition(nodes, "Accepted"), condition(nodes, "Reached")) == ("NotSigned", "NotSigned")
             await until(lambda: condition(nodes, "Granted") == "NotAll")
             assert nodes.get(DEFAULT)["status"]["stage"] == "off", "no node was told another"
             assert (granted(nodes, "n4"), policy(nodes)) == (None, first)

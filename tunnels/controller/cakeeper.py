@@ -71,7 +71,8 @@ class CaKeeper:
         self._next = f"the Secret {namespace}/{NEXT_SECRET}"
         self._secret: dict[str, Any] = {}
         self._waiting: tuple[str, ...] = ()
-        self._problem = self._unsigned = ""
+        self._problem = self.unsigned = ""
+        """What is wrong with a replacement; why nothing can be signed, empty: it can."""
         self._since = self._checked = -CHECK
         self.keys: Authorities
         self.trust: Trust
@@ -132,8 +133,8 @@ class CaKeeper:
     async def look(self) -> None:
         """See now and then whether a key elsewhere signs, and in every pass while it does not: see `signed`."""
         if not self.keys.signer.elsewhere:
-            self._unsigned = ""  # of a CA that signs no more
-        elif self._unsigned or time.monotonic() - self._checked >= CHECK:
+            self.unsigned = ""  # of a CA that signs no more
+        elif self.unsigned or time.monotonic() - self._checked >= CHECK:
             self._checked = time.monotonic()
             with suppress(SignerError):  # which is kept, and told
                 await self._ask(CertificateAuthority.check)
@@ -143,27 +144,27 @@ class CaKeeper:
 
         Raises SignerError; at once where it is known that nothing is signed, until `look` has found that it is.
         """
-        if self._unsigned:
-            raise SignerError(self._unsigned)
+        if self.unsigned:
+            raise SignerError(self.unsigned)
         return await self._ask(sign)
 
     @property
     def down(self) -> float:
         """Seconds for which nothing could be signed; 0: it can."""
-        return time.monotonic() - self._since if self._unsigned else 0.0
+        return time.monotonic() - self._since if self.unsigned else 0.0
 
     async def _ask(self, sign: Callable[[CertificateAuthority], Signed]) -> Signed:
         try:
             made = await asyncio.to_thread(sign, self.keys.signer)
         except SignerError as error:
-            if not self._unsigned:
+            if not self.unsigned:
                 self._since = time.monotonic()
                 _LOG.warning("nothing can be signed: %s", error)
-            self._unsigned = f"nothing can be signed: {error}"
+            self.unsigned = f"nothing can be signed: {error}"
             raise
-        if self._unsigned:
+        if self.unsigned:
             _LOG.info("the CA's key signs again")
-        self._unsigned = ""
+        self.unsigned = ""
         return made
 
     async def _ready(self, coming: CertificateAuthority | None) -> None:
@@ -184,7 +185,7 @@ class CaKeeper:
             since=keys.since or None,
             waiting=tuple(printable(one, MAX_MESSAGE) for one in self._waiting[:MAX_BLOCKERS]),
             problem=printable(self._problem, MAX_MESSAGE),
-            unsigned=printable(self._unsigned, MAX_MESSAGE),
+            unsigned=printable(self.unsigned, MAX_MESSAGE),
         )
 
     async def _begin(self, asked: str, now: datetime) -> None:

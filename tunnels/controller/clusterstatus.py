@@ -25,6 +25,9 @@ from linkseal.tunnels.wording import listed
 
 ACCEPTED, REACHED, GRANTED, SEALED, CA_STEADY = "Accepted", "Reached", "Granted", "Sealed", "CASteady"
 
+NOT_SIGNED = "NotSigned"
+"""Reason of Accepted and Reached: what is asked for is fine, and waits for the CA's key."""
+
 _Truth = Literal["True", "False", "Unknown"]
 
 
@@ -45,6 +48,8 @@ class Standing:
     ungranted: tuple[str, ...] = ()
     """What nodes were not granted of what they claim, and what is not known of them."""
     ca: CaStatus = field(default_factory=CaStatus)
+    unsigned: str = ""
+    """Why what is asked for cannot be signed; empty: it is."""
 
 
 def build(standing: Standing, evidence: Evidence, before: str, now: float) -> ClusterStatus:
@@ -90,12 +95,16 @@ def _place(standing: Standing) -> str:
 
 
 def _accepted(standing: Standing) -> tuple[_Truth, str, str]:
+    if standing.unsigned:
+        return "False", NOT_SIGNED, f"{standing.unsigned}; the policy in force stays"
     if standing.problem is None:
         return "True", "Valid", "the policy is signed and in force"
     return "False", "Refused", standing.problem
 
 
 def _reached(standing: Standing) -> tuple[_Truth, str, str]:
+    if standing.unsigned and (standing.walking or standing.position != Position(standing.target)):
+        return "False", NOT_SIGNED, standing.unsigned
     if standing.walking:
         why = "; ".join(standing.reasons)
         return "False", "Waiting" if why else "Walking", why or f"going to {standing.target.value}"

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from linkseal.keys.errors import ConfigError
-from linkseal.tunnels.controller.clusterstatus import ACCEPTED, REACHED
+from linkseal.tunnels.controller.clusterstatus import ACCEPTED, NOT_SIGNED, REACHED
 from linkseal.tunnels.controller.outlook import outlook
 from linkseal.tunnels.directory.kube import NODE_ENCRYPTIONS
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
@@ -130,7 +130,7 @@ def _shown(status: Mapping[str, Any]) -> Shown:
     conditions = {str(one.get("type")): one for one in status.get("conditions") or ()}
     accepted, reached = conditions.get(ACCEPTED, {}), conditions.get(REACHED, {})
     if accepted.get("status") == "False":
-        return Shown(str(accepted.get("message", "")), good=False)
+        return Shown(str(accepted.get("message", "")), good=None if accepted.get("reason") == NOT_SIGNED else False)
     links = status.get("links") or {}
     text = f"stage {status.get('position', '?')}, {links.get('sealed', 0)}/{links.get('total', 0)} links sealed"
     if reached.get("status") == "True":

@@ -14,12 +14,12 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Never
 
 from linkseal.keys import policydoc
 from linkseal.keys.errors import ConfigError, DirectoryError, PeerError, SignerError
@@ -29,9 +29,8 @@ from linkseal.tunnels.clusterobject import ClusterStatus, status_object
 from linkseal.tunnels.controller.apiserver import Endpoint, with_api_server
 from linkseal.tunnels.controller.cakeeper import CaKeeper
 from linkseal.tunnels.controller.clusterstatus import Standing, build
-from linkseal.tunnels.controller.csrs import Asker
 from linkseal.tunnels.controller.kubecopies import STAGE_KEY, STAGE_MAP, Copies, MapStore, Wanted, begun
-from linkseal.tunnels.controller.kubeevents import About, Events, News, of_cluster, of_node
+from linkseal.tunnels.controller.kubeevents import About, Events, NodeNews, of_cluster
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, Passed
 from linkseal.tunnels.controller.lifter import Lifter, position_of
 from linkseal.tunnels.controller.nodefacts import NodeFacts
@@ -57,7 +56,6 @@ from linkseal.tunnels.directory.kubedocs import (
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, parse_policy, read_signed
 from linkseal.tunnels.stages import Evidence, Position
-from linkseal.tunnels.status import NodeEncryption
 
 _LOG: Final = logging.getLogger("linkseal.controller")
 
@@ -106,10 +104,10 @@ class KubeController:
         self._verified: tuple[SignedPolicy, PolicyDocument | None] | None = None
         """The policy seen last, and what it says if it is by this CA for this cluster."""
         self._events = Events(api)
+        self._node_news = NodeNews(self._events)
         self._lifter = Lifter(api, self._events, wanted=lift_taint)
         self._status: ClusterStatus | None = None
         self._judged: tuple[Standing, float] | None = None
-        self._reports: dict[str, NodeEncryption | None] = {}
         self._ungranted: tuple[str, ...] = ()
         """What nodes do not get of what they claim, and what is not known, as lines."""
 
@@ -119,7 +117,7 @@ class KubeController:
         self._ca = CaKeeper(self._api, self._namespace, self._elsewhere)
         await self._ca.load(datetime.now(UTC))
         self._signer = KubeSigner(self._api, self._namespace, self._ca)
-        self._status, self._judged, self._reports = None, None, {}
+        self._status, self._judged, self._node_news = None, None, NodeNews(self._events)
         self._begin_anew()
         copies = begun(self._api, self._namespace, self._signer, self._news.set)
         self._provider = ProviderCopy(self._api, self._chosen.provider, self._news.set)
@@ -132,7 +130,7 @@ class KubeController:
                     pause = LOOK if self._stages is None or self._stages.walk is None else STEP
                 except DirectoryError as error:
                     self._tell([str(error)])
-                if self._ca.down > STAND_DOWN:
+                if self._ca.down > STAND_DOWN and not self._knows_more(copies):
                     _LOG.warning("nothing could be signed for %.0f s: another may try", self._ca.down)
                     return
                 await self._wait(stop, pause)
@@ -140,6 +138,11 @@ class KubeController:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _knows_more(self, copies: Copies) -> bool:
+        """Tell whether the policy in force is only known here: the store was put back to an older one."""
+        present = self._in_force(copies)
+        return self._signed is not None and (present is None or self._signed.serial > present.serial)
 
     def _begin_anew(self) -> None:
         """Another has led meanwhile: where the cluster is, the API server knows."""
@@ -172,7 +175,8 @@ class KubeController:
         await self._ca.look()
         troubles = () if wanted is None else await self._ca.step(spec, nodes, reports, self._in_force(copies), now)
         bundle = self._ca.keys.published()
-        if copies.maps.objects.get(CA_MAP) != bundle:
+        # agents keep the first CA that they see: it is none before it has signed
+        if copies.maps.objects.get(CA_MAP) != bundle and (CA_MAP in copies.maps.objects or not self._ca.unsigned):
             await self._put(CA_MAP, bundle)
         made = await self._signer.register(nodes, frozenset(copies.reports.objects))
         granted = await self._grant(nodes, spec, now)
@@ -182,7 +186,8 @@ class KubeController:
                 _LOG.info("signed %s %s", text, name)
         for name in made:
             _LOG.info("made the NodeEncryption %s", name)
-        self._tell_of_nodes(nodes, granted.granted, [requests[name].asker for name in certified.certified], copies)
+        askers = [requests[name].asker for name in certified.certified]
+        self._node_news.tell({name: facts.uid for name, facts in nodes.items()}, granted.granted, askers, reports)
         problems = [] if wanted is None else await self._policy(copies, spec, wanted)
         stuck = await self._lifter.step(nodes, lambda: self._standing(copies, spec))
         self._tell([*troubles, *certified.refused, *certified.problems, *self._ungranted, *problems, *stuck])
@@ -197,19 +202,6 @@ class KubeController:
             told += [*misfits(self._chosen, nodes, offered.prefixes), *offered.problems]
         self._ungranted = (*told, *granted.problems)
         return granted
-
-    def _tell_of_nodes(
-        self, nodes: Mapping[str, NodeFacts], granted: Sequence[str], askers: Sequence[Asker | None], copies: Copies
-    ) -> None:
-        """Have what happened to nodes told in Events on them."""
-        happened = [(name, News("Granted", "its addresses and prefixes were signed")) for name in granted]
-        happened += [(one.node, News("Certified", f"by request of pod {one.pod}")) for one in askers if one is not None]
-        for name, known in dict(copies.reports.objects).items():
-            happened += [(name, news) for news in of_node(self._reports.get(name), known.report)]
-            self._reports[name] = known.report
-        for name, news in happened:
-            if name in nodes:
-                self._events.tell(About("v1", "Node", name, nodes[name].uid), news)
 
     async def _policy(self, copies: Copies, spec: Mapping[str, Any], wanted: Wanted) -> list[str]:
         """Walk the stages and sign the policy; returns what is wrong with what is asked for."""
@@ -229,11 +221,12 @@ class KubeController:
         stages = self._keeper(copies, present)
         try:
             await self._walk(copies, spec, stages, asked, policy, present)
-            conflict = stages.conflict(policy)
+            unsigned = ""
         except SignerError as error:
-            self._begin_anew()  # a step that could not be signed is none
-            stages, conflict = self._keeper(copies, present), f"{error}; the policy in force stays"
-        await self._report(stages, wanted, policy.stage, self._evidence(copies, spec), conflict)
+            stages.undo()
+            unsigned = str(error)
+        conflict = stages.conflict(policy)
+        await self._report(stages, wanted, policy.stage, self._evidence(copies, spec), conflict, unsigned)
         return [] if conflict is None else [conflict]
 
     async def _walk(
@@ -246,8 +239,11 @@ class KubeController:
         present: PolicyDocument | None,
     ) -> None:
         """Sign what is asked for, at the stage where the cluster is, and take the steps that are due."""
-        stages.aim(policy.stage, asked.get("lowerTo"), time.time())
+        if not self._ca.unsigned:
+            stages.aim(policy.stage, asked.get("lowerTo"), time.time())
         await self._publish(stages, asked, policy, present)
+        if self._ca.unsigned and (stages.walk is not None or stages.position != Position(policy.stage)):
+            raise SignerError(self._ca.unsigned)
         for _ in range(MAX_STEPS):
             if stages.walk is None or not stages.tick(self._evidence(copies, spec), time.time()):
                 break
@@ -292,6 +288,8 @@ class KubeController:
         if newest is not None and said == (spec, authorities) and newest.serial >= stages.serial and told:
             stages.signed(newest.serial)
             return
+        if newest is not None and newest.serial > stages.serial:
+            self._overtaken()
         now, after = datetime.now(UTC), stages.serial
         serial = max(int(now.timestamp()), after + 1)
         document = PolicyDocument(self._cluster, serial, now, spec, authorities, after)
@@ -311,6 +309,10 @@ class KubeController:
             raise
         self._signed, self._written = document, time.monotonic()
 
+    def _overtaken(self) -> Never:
+        self._begin_anew()
+        raise ApiError("another controller has signed a policy meanwhile: looking again", HTTPStatus.CONFLICT)
+
     async def _unovertaken(self, newest: PolicyDocument | None) -> str | None:
         """Return the version of the policy's object to replace it only as it is, None if there is none: make it then.
 
@@ -322,8 +324,7 @@ class KubeController:
             return None
         present = self._document(signed_policy(found.get("data") or {}))
         if present is not None and present != newest and (newest is None or present.serial >= newest.serial):
-            self._begin_anew()
-            raise ApiError("another controller has signed a policy meanwhile: looking again", HTTPStatus.CONFLICT)
+            self._overtaken()
         return str(found["metadata"]["resourceVersion"])
 
     async def _save(self) -> None:
@@ -356,7 +357,13 @@ class KubeController:
         return Evidence(serial, reports, tuple(sorted(out & copies.nodes.objects.keys())))
 
     async def _report(
-        self, stages: Stagekeeper, wanted: Wanted, target: Stage, evidence: Evidence, problem: str | None
+        self,
+        stages: Stagekeeper,
+        wanted: Wanted,
+        target: Stage,
+        evidence: Evidence,
+        problem: str | None,
+        unsigned: str = "",
     ) -> None:
         """Say in the ClusterEncryption's status where the cluster is and what holds it; nothing if that is there."""
         shown, walking = stages.progress, stages.walk is not None
@@ -364,7 +371,7 @@ class KubeController:
         ended = stages.ended.get(stages.number)
         back = "" if ended is None or ended.good else ended.why
         here = stages.position, target, walking, reasons, stages.serial, wanted.generation, problem, back
-        standing = Standing(*here, self._ungranted, self._ca.status())
+        standing = Standing(*here, self._ungranted, self._ca.status(), unsigned)
         now = time.monotonic()
         if self._judged is not None and self._judged[0] == standing and now - self._judged[1] < JUDGE:
             return

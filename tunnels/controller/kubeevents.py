@@ -10,12 +10,13 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from linkseal.tunnels.clusterobject import ClusterStatus
-from linkseal.tunnels.controller.clusterstatus import ACCEPTED, CA_STEADY, GRANTED, REACHED, SEALED
+from linkseal.tunnels.clusterobject import CaStatus, ClusterStatus
+from linkseal.tunnels.controller.clusterstatus import ACCEPTED, GRANTED, NOT_SIGNED, REACHED, SEALED
+from linkseal.tunnels.controller.csrs import Asker
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.status import NodeEncryption
@@ -32,13 +33,8 @@ MAX_NOTE: Final = 1024
 _BEGUN: Final = (None, False)
 """Links are about to be sealed, as every change to stage prefer begins."""
 
-_CA_NEWS: Final = {
-    "Steady": "CARotated", "Trusting": "CATrusting", "Signing": "CASigning", "Refused": "CARotationRefused",
-    "NotSigning": "CANotSigning",
-}  # fmt: skip
-"""Reason of the Event by that of the condition."""
-
-_CA_TROUBLES: Final = frozenset({"Refused", "NotSigning"})
+_CA_PHASES: Final = {"trusting": "CATrusting", "signing": "CASigning", "steady": "CARotated"}
+"""Reason of the Event when the CA's replacement comes to a phase."""
 
 MAX_WAITING: Final = 200
 """Events kept until they can be written; a cluster in trouble must not be flooded with news of it."""
@@ -74,18 +70,27 @@ def of_cluster(before: ClusterStatus | None, after: ClusterStatus) -> Iterator[N
             continue
         if one.type == REACHED and one.reason in ("AtTarget", "TakenBack"):
             yield News("StageReached" if one.status == "True" else "StageTakenBack", one.message, one.status != "True")
-        elif one.type == ACCEPTED and was is not None:
+        elif one.type == ACCEPTED and was is not None and NOT_SIGNED not in (was.reason, one.reason):
             yield News("SpecAccepted" if one.status == "True" else "SpecRefused", one.message, one.status != "True")
         elif one.type == GRANTED and (one.status != "True" or was is not None):
             yield News("AllGranted" if one.status == "True" else "NotGranted", one.message, one.status != "True")
-        elif one.type == CA_STEADY and was is not None:
-            if was.reason == "NotSigning" and one.reason not in _CA_TROUBLES:
-                yield News("CASignsAgain", one.message)
-            elif (was.reason, one.reason) != ("Refused", "Steady"):  # then there was no replacement
-                yield News(_CA_NEWS[one.reason], one.message, one.reason in _CA_TROUBLES)
         elif one.type == SEALED and was is not None and was.status != one.status:
             left = one.status != "True" and after.stage is Stage.ENFORCE
             yield News("Sealed" if one.status == "True" else "NotSealed", one.message, left)
+    yield from _of_ca(before.ca, after.ca)
+
+
+def _of_ca(before: CaStatus, after: CaStatus) -> Iterator[News]:
+    if before.phase != after.phase:
+        yield News(
+            _CA_PHASES[after.phase], f"{after.fingerprint} signs" + (f", then {after.next}" if after.next else "")
+        )
+    if after.unsigned and not before.unsigned:
+        yield News("CANotSigning", after.unsigned, warning=True)
+    if before.unsigned and not after.unsigned:
+        yield News("CASignsAgain", f"{after.fingerprint} signs")
+    if after.problem and not before.problem:
+        yield News("CARotationRefused", after.problem, warning=True)
 
 
 def of_node(before: NodeEncryption | None, after: NodeEncryption | None) -> Iterator[News]:
@@ -167,3 +172,28 @@ class Events:
             "note": note,
             "type": "Warning" if news.warning else "Normal",
         }
+
+
+class NodeNews:
+    """Has what happened to nodes told in Events on them."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._reports: dict[str, NodeEncryption | None] = {}
+
+    def tell(
+        self,
+        uids: Mapping[str, str],
+        granted: Sequence[str],
+        askers: Sequence[Asker | None],
+        reports: Mapping[str, NodeEncryption | None],
+    ) -> None:
+        """Tell of grants, of certificates (by whom they were asked for), and of what reports say newly."""
+        happened = [(name, News("Granted", "its addresses and prefixes were signed")) for name in granted]
+        happened += [(one.node, News("Certified", f"by request of pod {one.pod}")) for one in askers if one is not None]
+        for name, report in reports.items():
+            happened += [(name, news) for news in of_node(self._reports.get(name), report)]
+            self._reports[name] = report
+        for name, news in happened:
+            if name in uids:
+                self._events.tell(About("v1", "Node", name, uids[name]), news)

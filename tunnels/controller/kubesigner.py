@@ -117,8 +117,8 @@ class KubeSigner:
                     await self._annotate(grant)
                 except SignerError as error:
                     unsigned.append(f"{claim.name}: {error}")
-                else:
-                    granted.append(claim.name)
+                    break
+                granted.append(claim.name)
         return Passed(granted=tuple(granted), problems=(*unsigned, *found.problems))
 
     def _seen(self, name: str, facts: NodeFacts, offered: Offered | None) -> SeenNode:
@@ -138,7 +138,7 @@ class KubeSigner:
                 why, certificate = await self._judge(request, nodes, now)
             except SignerError as error:  # it is answered when it can be
                 unsigned.append(f"{request.name}: {error}")
-                continue
+                break
             if certificate:
                 await self._answer(request.name, "Approved", "the asker's pod runs on this node", certificate)
                 certified.append(request.name)

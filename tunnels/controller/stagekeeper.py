@@ -55,7 +55,7 @@ class Stagekeeper:
         saved = stagefile.load(store)
         if saved is None:
             saved = Saved() if present is None else _taken_over(present)
-        self._saved = saved
+        self._saved = self._settled = saved
         self.number = 0
         """Of the last walk that was begun."""
         self.ended: dict[int, Ended] = {}
@@ -111,6 +111,11 @@ class Stagekeeper:
     def signed(self, serial: int) -> None:
         """Remember the serial of the policy in force."""
         self._keep(replace(self._saved, serial=serial))
+        self._settled = self._saved
+
+    def undo(self) -> None:
+        """Take back what has moved since the policy was signed last: it could not be signed, so it is nowhere."""
+        self._keep(self._settled)
 
     def aim(self, target: Stage, lower_to: str | None, now: float) -> None:
         """Take up what the inventory newly says: raise the stage, or lower it where `lowerTo` names the same."""
@@ -179,6 +184,7 @@ class Stagekeeper:
         match verdict:
             case Arrived():
                 self._keep(replace(self._saved, walk=arrived(walk, now)))
+                self._settled = self._saved
                 return self.tick(evidence, now)
             case Advance(to):
                 before = self.position

@@ -113,3 +113,12 @@ def test_a_ca_that_does_not_sign_is_told_beside_what_else_is_wrong_with_it() -> 
     found = build(replace(AT_PREFER, ca=ca), ALL_SEALED, "{}", T)
     assert told(found)["CASteady"] == ("False", "NotSigning")
     assert "the SSH agent is gone; it ends soon" in {one.message for one in found.conditions}
+
+
+def test_what_waits_for_a_signature_is_neither_refused_nor_reached() -> None:
+    waits = replace(AT_PREFER, target=Stage.ENFORCE, unsigned="the SSH agent is gone")
+    for standing in (waits, replace(waits, walking=True)):
+        found = told(build(standing, ALL_SEALED, "{}", T))
+        assert (found["Accepted"], found["Reached"]) == (("False", "NotSigned"), ("False", "NotSigned"))
+    found = told(build(replace(AT_PREFER, unsigned="the SSH agent is gone"), ALL_SEALED, "{}", T))
+    assert (found["Accepted"], found["Reached"]) == (("False", "NotSigned"), ("True", "AtTarget"))
