@@ -34,7 +34,7 @@ from ground.net import Cluster, Node
 from linkseal.tunnels.agent import main as agent
 from linkseal.tunnels.cli.controller import _log_to_stderr
 from linkseal.tunnels.cli.main import main
-from linkseal.tunnels.controller import kube as controller
+from linkseal.tunnels.controller import kuberun
 from linkseal.tunnels.controller.providers.choice import Granting
 from linkseal.tunnels.directory.kubeapi import Access
 from linkseal.tunnels.lab.kube.cluster import API, plug_in
@@ -167,6 +167,6 @@ class KubeDeployment(Deployment):
 
         def work() -> None:
             _log_to_stderr()
-            controller.run(access, NAMESPACE, Granting(networks=frozenset({"192.0.2.0/24"})))
+            kuberun.run(access, NAMESPACE, Granting(networks=frozenset({"192.0.2.0/24"})))
 
         return ForkedProcess(work)
