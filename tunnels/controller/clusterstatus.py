@@ -95,15 +95,16 @@ def _place(standing: Standing) -> str:
 
 
 def _accepted(standing: Standing) -> tuple[_Truth, str, str]:
+    if standing.problem is not None:
+        return "False", "Refused", standing.problem
     if standing.unsigned:
         return "False", NOT_SIGNED, f"{standing.unsigned}; the policy in force stays"
-    if standing.problem is None:
-        return "True", "Valid", "the policy is signed and in force"
-    return "False", "Refused", standing.problem
+    return "True", "Valid", "the policy is signed and in force"
 
 
 def _reached(standing: Standing) -> tuple[_Truth, str, str]:
-    if standing.unsigned and (standing.walking or standing.position != Position(standing.target)):
+    here = standing.position == Position(standing.target) and standing.serial
+    if standing.unsigned and (standing.walking or not here):
         return "False", NOT_SIGNED, standing.unsigned
     if standing.walking:
         why = "; ".join(standing.reasons)

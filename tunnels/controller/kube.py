@@ -29,7 +29,7 @@ from linkseal.tunnels.clusterobject import ClusterStatus, status_object
 from linkseal.tunnels.controller.apiserver import Endpoint, with_api_server
 from linkseal.tunnels.controller.cakeeper import CaKeeper
 from linkseal.tunnels.controller.clusterstatus import Standing, build
-from linkseal.tunnels.controller.kubecopies import STAGE_KEY, STAGE_MAP, Copies, MapStore, Wanted, begun
+from linkseal.tunnels.controller.kubecopies import STAGE_KEY, STAGE_MAP, Copies, MapStore, Wanted, begun, current
 from linkseal.tunnels.controller.kubeevents import About, Events, NodeNews, of_cluster
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, Passed
 from linkseal.tunnels.controller.lifter import Lifter, position_of
@@ -127,7 +127,8 @@ class KubeController:
                 pause = RETRY
                 try:
                     await self._pass(copies)
-                    pause = LOOK if self._stages is None or self._stages.walk is None else STEP
+                    walking = self._stages is not None and self._stages.walk is not None
+                    pause = STEP if walking and not self._ca.unsigned else LOOK
                 except DirectoryError as error:
                     self._tell([str(error)])
                 if self._ca.down > STAND_DOWN and not self._knows_more(copies):
@@ -159,10 +160,7 @@ class KubeController:
 
     async def _pass(self, copies: Copies) -> None:
         """Do what is to be done now."""
-        for mirror in copies:
-            await mirror.first(RETRY)
-            if mirror.trouble is not None:
-                raise DirectoryError(mirror.trouble)
+        await current(copies, RETRY)
         now = datetime.now(UTC)
         # Copies of copies: these change whenever the server says something, also while a pass waits for it.
         nodes, requests = dict(copies.nodes.objects), dict(copies.requests.objects)
@@ -224,6 +222,8 @@ class KubeController:
             unsigned = ""
         except SignerError as error:
             stages.undo()
+            stages.tick(self._evidence(copies, spec), time.time(), signs=False)
+            await self._save()
             unsigned = str(error)
         conflict = stages.conflict(policy)
         await self._report(stages, wanted, policy.stage, self._evidence(copies, spec), conflict, unsigned)
@@ -242,7 +242,7 @@ class KubeController:
         if not self._ca.unsigned:
             stages.aim(policy.stage, asked.get("lowerTo"), time.time())
         await self._publish(stages, asked, policy, present)
-        if self._ca.unsigned and (stages.walk is not None or stages.position != Position(policy.stage)):
+        if self._ca.unsigned and (stages.walk is not None or stages.wants(policy.stage, asked.get("lowerTo"))):
             raise SignerError(self._ca.unsigned)
         for _ in range(MAX_STEPS):
             if stages.walk is None or not stages.tick(self._evidence(copies, spec), time.time()):

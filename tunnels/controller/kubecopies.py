@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from linkseal.keys.errors import DirectoryError
 from linkseal.tunnels.controller.apiserver import OF_API_SERVER, SLICES, Endpoint, endpoints_of
 from linkseal.tunnels.controller.csrs import Asked
 from linkseal.tunnels.controller.kubesigner import KubeSigner
@@ -102,3 +103,11 @@ def _reported(item: Mapping[str, Any], before: Reported | None) -> Reported | No
     if before is not None and before.text == text:
         return before
     return Reported(text, read_report(text, name))
+
+
+async def current(copies: Copies, seconds: float) -> None:
+    """Wait for the first lists; raises DirectoryError if one cannot be had, or is no longer kept up to date."""
+    for mirror in copies:
+        await mirror.first(seconds)
+        if mirror.trouble is not None:
+            raise DirectoryError(mirror.trouble)

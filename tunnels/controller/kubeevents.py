@@ -70,7 +70,9 @@ def of_cluster(before: ClusterStatus | None, after: ClusterStatus) -> Iterator[N
             continue
         if one.type == REACHED and one.reason in ("AtTarget", "TakenBack"):
             yield News("StageReached" if one.status == "True" else "StageTakenBack", one.message, one.status != "True")
-        elif one.type == ACCEPTED and was is not None and NOT_SIGNED not in (was.reason, one.reason):
+        elif one.type == ACCEPTED and was is not None and one.reason != NOT_SIGNED:
+            if was.reason == NOT_SIGNED and one.status == "True":
+                continue  # it was accepted before
             yield News("SpecAccepted" if one.status == "True" else "SpecRefused", one.message, one.status != "True")
         elif one.type == GRANTED and (one.status != "True" or was is not None):
             yield News("AllGranted" if one.status == "True" else "NotGranted", one.message, one.status != "True")

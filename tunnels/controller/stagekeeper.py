@@ -119,8 +119,7 @@ class Stagekeeper:
 
     def aim(self, target: Stage, lower_to: str | None, now: float) -> None:
         """Take up what the inventory newly says: raise the stage, or lower it where `lowerTo` names the same."""
-        wanted = (target.value, lower_to)
-        if wanted == self._saved.seen:
+        if not self.wants(target, lower_to):
             return
         here, there = STAGES.index(self.position.stage), STAGES.index(target)
         if there < here and lower_to != target.value:
@@ -143,7 +142,7 @@ class Stagekeeper:
                 if walk is not None:
                     self.abort(f"the {self._source} was changed", now)
                 self._begin(Walk(target, there > here, self._source, now, now, attached=False))
-        self._keep(replace(self._saved, seen=wanted))
+        self._keep(replace(self._saved, seen=(target.value, lower_to)))
 
     def start(self, walk: Walk) -> int:
         """Begin a walk that somebody asks for; returns its number. Raises Refused, ConfigError."""
@@ -174,8 +173,15 @@ class Stagekeeper:
             self._go(back(self.position, walk), walk, f"broken off: {why}", now)
             self._end(good=False, why=f"broken off ({why}); the cluster is at stage {self.position}")
 
-    def tick(self, evidence: Evidence, now: float) -> bool:
-        """Take the next step if it is time; whether the stage changed, so that a policy must be signed."""
+    def wants(self, target: Stage, lower_to: str | None) -> bool:
+        """Tell whether this is asked for newly: `aim` has not taken it up."""
+        return (target.value, lower_to) != self._saved.seen
+
+    def tick(self, evidence: Evidence, now: float, *, signs: bool = True) -> bool:
+        """Take the next step if it is time; whether the stage changed, so that a policy must be signed.
+
+        Where nothing can be signed (`signs`) it is only noted what all nodes have applied.
+        """
         walk = self.walk
         if walk is None:
             return False
@@ -185,7 +191,9 @@ class Stagekeeper:
             case Arrived():
                 self._keep(replace(self._saved, walk=arrived(walk, now)))
                 self._settled = self._saved
-                return self.tick(evidence, now)
+                return self.tick(evidence, now, signs=signs)
+            case Advance() | RollBack() if not signs:
+                return False
             case Advance(to):
                 before = self.position
                 self._go(to, walk, "enable" if walk.up else "disable", now)
@@ -198,6 +206,7 @@ class Stagekeeper:
                 return changed
             case Done():
                 self._end(good=True, why=f"the cluster is at stage {self.position}")
+                self._settled = self._saved
         return False
 
     def _begin(self, walk: Walk) -> int:

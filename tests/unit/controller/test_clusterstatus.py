@@ -122,3 +122,5 @@ def test_what_waits_for_a_signature_is_neither_refused_nor_reached() -> None:
         assert (found["Accepted"], found["Reached"]) == (("False", "NotSigned"), ("False", "NotSigned"))
     found = told(build(replace(AT_PREFER, unsigned="the SSH agent is gone"), ALL_SEALED, "{}", T))
     assert (found["Accepted"], found["Reached"]) == (("False", "NotSigned"), ("True", "AtTarget"))
+    wrong = replace(waits, problem="spec.mtu: too small")
+    assert told(build(wrong, ALL_SEALED, "{}", T))["Accepted"] == ("False", "Refused"), "no key would help"

@@ -110,6 +110,7 @@ def test_a_spec_that_waits_for_a_signature_is_not_refused() -> None:
     waits = seen(replace(ENFORCED, unsigned="the SSH agent is gone"))
     assert reasons(seen(), waits) == []
     assert reasons(waits, seen()) == []
+    assert reasons(waits, seen(replace(ENFORCED, problem="mtu: too small"))) == [("SpecRefused", True)]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from linkseal.tunnels.controller.stagekeeper import Stagekeeper
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import parse_policy
 from linkseal.tunnels.stages import Evidence
+from unit.test_stages import report
 
 POLICY = parse_policy({"scope": "overlay", "stage": "off"}, "test")
 NOBODY = Evidence(7, {}, ())
@@ -52,3 +53,24 @@ def test_that_all_have_applied_a_stage_is_not_forgotten_with_the_step_after_it()
     assert began is not None
     assert stages.position.stage is Stage.PREPARE
     assert stages.walk != began
+
+
+def test_without_a_key_no_step_is_taken_and_what_all_have_applied_is_noted() -> None:
+    """Also when somebody is late by then: the step was applied everywhere."""
+    stages = keeper(MapStore(None))
+    stages.aim(Stage.PREPARE, None, 1.0)
+    stages.signed(8)
+    assert not stages.tick(NOBODY, 2.0, signs=False)
+    assert stages.position.stage is Stage.OFF
+    assert stages.tick(NOBODY, 2.0)
+    stages.signed(9)
+    late = Evidence(9, {"n1": report("n1", serial=8, at=500.0)}, ())
+    assert not stages.tick(late, 500.0, signs=False), "nor one back"
+    assert stages.position.stage is Stage.PREPARE
+    assert stages.walk is not None
+    assert not stages.tick(NOBODY, 501.0, signs=False)
+    stages.undo()
+    assert (stages.position.stage, stages.walk) == (Stage.PREPARE, None), "the walk has ended, and stays so"
+    assert not stages.tick(late, 510.0)
+    assert stages.wants(Stage.ENFORCE, None)
+    assert not stages.wants(Stage.PREPARE, None)
