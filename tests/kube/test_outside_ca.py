@@ -30,6 +30,7 @@ from unit.keys.cluster import ONE
 
 __all__ = ["nodes"]
 
+MAPS = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(180), pytest.mark.usefixtures("chart")]
@@ -222,6 +223,61 @@ async def test_a_cluster_leaves_a_key_that_is_lost_once_its_agents_trust_the_nex
         await until(lambda: (ca_of(nodes)["phase"], ca_of(nodes)["fingerprint"]) == ("steady", coming.fingerprint))
         await until(lambda: granted_by(nodes, "n3", coming))
         await until(lambda: not ca_of(nodes)["unsigned"])
+
+
+async def test_no_agent_is_given_a_ca_before_it_has_signed(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path, ssh: SshAgent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first one that it sees it keeps: one that nobody can sign with would be in the way of the right one."""
+    ssh.holds_token()
+    bring(nodes, ssh, "token", capsys)
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    ssh.stop()
+
+    def published() -> bool:
+        return "linkseal-ca" in {one["metadata"]["name"] for one in nodes.get(MAPS)["items"]}
+
+    async with running(plane, nodes, tmp_path, ssh_agent=ssh.socket):
+        await until(lambda: ca_of(nodes).get("unsigned"))
+        await asyncio.sleep(2)
+        assert not published()
+        assert condition(nodes, "Reached") == "NotSigned", "nobody was told any stage"
+        ssh.start()
+        ssh.holds_token()
+        await until(published)
+
+
+async def test_what_is_known_beyond_a_store_that_was_put_back_is_not_given_up_with_the_key(
+    plane: ControlPlane,
+    nodes: Recorder,
+    tmp_path: Path,
+    ssh: SshAgent,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nodes follow nothing older: who knows the newest policy signs what follows it, as soon as that can be."""
+    monkeypatch.setattr(kube, "STAND_DOWN", 1.0)
+    ssh.holds_token()
+    bring(nodes, ssh, "token", capsys)
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    names = [f"{MAPS}/linkseal-{name}" for name in ("policy", "stage")]
+    async with running(plane, nodes, tmp_path, ssh_agent=ssh.socket):
+        await until(lambda: policy(nodes) and ca_of(nodes))
+        before = [nodes.get(name)["data"] for name in names]
+        await asyncio.sleep(1.1)
+        nodes.patch(DEFAULT, {"spec": {"verify": {"interval": 601}}})
+        newest = await until(lambda: policy_spec(nodes).get("verify") and policy(nodes))
+        await asyncio.sleep(1)
+        ssh.stop()
+        for name, data in zip(names, before, strict=True):
+            nodes.patch(name, {"data": data})
+        await until(lambda: ca_of(nodes)["unsigned"])
+        await asyncio.sleep(4)
+        assert policy_spec(nodes).get("verify") is None
+        ssh.start()
+        ssh.holds_token()
+        found = await until(lambda: policy_spec(nodes).get("verify") and policy(nodes))
+        assert found.after >= newest.serial
 
 
 async def test_a_leader_that_cannot_sign_makes_room(

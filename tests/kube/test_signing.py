@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -316,6 +317,24 @@ async def test_the_first_policy_is_made_and_replaces_none_that_another_has_made_
         if one.name == "linkseal-policy" and one.verb in {"create", "patch"}
     ]
     assert written == [("create", 409), ("patch", 200)]
+
+
+async def test_a_policy_that_another_has_signed_is_followed_though_the_walk_was_not_seen(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path
+) -> None:
+    """The copy is newer than what this controller remembers of the stages: it begins anew."""
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    path = f"/api/v1/namespaces/{NAMESPACE}/configmaps/linkseal-policy"
+    async with running(plane, nodes, tmp_path) as controller:
+        ours = await until(lambda: policy(nodes))
+        spec = {**ours.spec, "verify": {"interval": 777}}
+        theirs = replace(ours, serial=ours.serial + 600, issued=datetime.now(UTC), spec=spec, after=ours.serial)
+        signed = policydoc.sign(controller._ca.keys.signer, theirs)
+        nodes.patch(path, {"data": {"policy": signed.text, "signature": signed.signature}})
+        await asyncio.sleep(1)
+        nodes.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"verify": {"interval": 778}}})
+        found = await until(lambda: policy_spec(nodes).get("verify") == {"interval": 778} and policy(nodes))
+        assert found.after >= theirs.serial
 
 
 async def test_one_of_two_controllers_works_and_the_other_takes_over(
