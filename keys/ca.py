@@ -24,14 +24,12 @@ from linkseal.keys.cabundle import BROKEN, complaint, distinct, fingerprint_of, 
 from linkseal.keys.documents import sign_text, signature_fits
 from linkseal.keys.elsewhere import IN_SSH_AGENT, Elsewhere, KeyElsewhere
 from linkseal.keys.errors import ConfigError, PeerError
-from linkseal.keys.values import check_identity
+from linkseal.keys.values import MAX_COMMON_NAME, check_identity
 
 MAX_CERTIFICATE: Final = 4096
 """Characters of PEM: a node certificate with the longest name and UID is about 1,500."""
 _CACHED_CERTIFICATES: Final = 256
 """One costs 1.7 kB to keep and half a millisecond to verify again."""
-_COMMON_NAME: Final = 64
-"""Characters a common name may have (RFC 5280, ub-common-name); node names may be longer."""
 POLICY_LABEL: Final = "linkseal.io/policy 1\n"
 """Signed before a policy's text, so that no other signature of the CA can be taken for one over a policy."""
 CHECK_LABEL: Final = "linkseal.io/check 1\n"
@@ -71,7 +69,7 @@ def make_ca_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
 
 
 def _subject(node: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node[:_COMMON_NAME])])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node[:MAX_COMMON_NAME])])
 
 
 def _san(node: str, uid: str) -> x509.SubjectAlternativeName:
@@ -231,7 +229,7 @@ def _requested_key(csr_pem: str, node: str, uid: str) -> ec.EllipticCurvePublicK
             code=codes.POSSESSION_NOT_PROVEN,
             node=node,
         )
-    if names != (node[:_COMMON_NAME], node_uri(node, uid)):
+    if names != (node[:MAX_COMMON_NAME], node_uri(node, uid)):
         raise PeerError(f"the certificate request of {node} names somebody else", code=codes.WRONG_IDENTITY, node=node)
     assert isinstance(key, ec.EllipticCurvePublicKey)
     return key
@@ -354,7 +352,7 @@ class Trust:
                 code=codes.UNTRUSTED_CERTIFICATE,
                 node=node,
             )
-        if names != (node[:_COMMON_NAME], node_uri(node, uid)):
+        if names != (node[:MAX_COMMON_NAME], node_uri(node, uid)):
             raise PeerError(
                 f"the certificate of {node} is for another node or UID ({str(names[1])[:330]!r}, not UID {uid})",
                 code=codes.WRONG_IDENTITY,

@@ -7,7 +7,7 @@ networks are equal strings, so they compare and hash in C.
 from __future__ import annotations
 
 import re
-from typing import Literal, NewType
+from typing import Final, Literal, NewType
 
 from linkseal.keys.errors import ConfigError
 
@@ -16,6 +16,9 @@ PublicKey = NewType("PublicKey", str)
 
 Prefix = NewType("Prefix", str)
 """An IP network as canonical text, host bits clear; made only by `linkseal.keys.documents.canonical_prefix`."""
+
+MAX_COMMON_NAME: Final = 64
+"""Characters a common name may have (RFC 5280, ub-common-name); node names may be longer."""
 
 Protocol = Literal["wireguard", "ipsec"]
 """What a generation's key is for."""

@@ -15,12 +15,11 @@ from ground.kubeapi import Recorder
 from ground.kubeobjects import create_node, unbound_token
 from ground.kubesigning import Citizen
 from ground.sshagents import SshAgent, ssh_agent
-from kube.test_brought_ca import DEFAULT, SECRETS, ca_of, granted_by, made
+from kube.test_brought_ca import DEFAULT, SECRETS, ca_of, granted_by, made, refused
 from kube.test_brought_ca import bring as bring_key
 from kube.test_signing import agent, certificate, granted, nodes, policy, policy_spec, running, uid, until
 from linkseal.keys import sshagent
 from linkseal.keys.ca import CertificateAuthority, Trust, make_csr
-from linkseal.keys.errors import ConfigError
 from linkseal.keys.sshagent import AgentKey, identities
 from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.controller import cakeeper, kube, lease
@@ -56,6 +55,14 @@ def bring(
     return CertificateAuthority.from_pem(b"ssh-agent", pem, lambda public: AgentKey(ssh.socket, public))
 
 
+@pytest.fixture
+def token(nodes: Recorder, ssh: SshAgent, capsys: pytest.CaptureFixture[str]) -> CertificateAuthority:
+    """The CA of a cluster at stage off, in a token that the SSH agent holds."""
+    ssh.holds_token()
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
+    return bring(nodes, ssh, "token", capsys)
+
+
 def keys_in(kube: Recorder) -> list[str]:
     """Where in the Secrets there is a private key."""
     return [
@@ -67,11 +74,8 @@ def keys_in(kube: Recorder) -> list[str]:
 
 
 async def test_a_token_that_never_gives_its_key_away_signs_for_the_cluster(
-    plane: ControlPlane, nodes: Recorder, tmp_path: Path, ssh: SshAgent, capsys: pytest.CaptureFixture[str]
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path, ssh: SshAgent, token: CertificateAuthority
 ) -> None:
-    ssh.holds_token()
-    token = bring(nodes, ssh, "token", capsys)
-    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
     async with (
         running(plane, nodes, tmp_path, ssh_agent=ssh.socket),
         agent(plane, nodes, tmp_path, "n1") as directory,
@@ -114,18 +118,15 @@ async def test_a_cluster_s_own_ca_moves_out_of_it_and_on_to_the_next(
             nodes.delete(f"{SECRETS}/linkseal-ca-next")
 
 
+@pytest.mark.usefixtures("token")
 @pytest.mark.parametrize("how", ["gone", "frozen", "empty"])
 async def test_while_the_key_cannot_be_reached_the_status_says_so_and_what_was_signed_stays(
     plane: ControlPlane,
     nodes: Recorder,
     tmp_path: Path,
     ssh: SshAgent,
-    capsys: pytest.CaptureFixture[str],
     how: str,
 ) -> None:
-    ssh.holds_token()
-    bring(nodes, ssh, "token", capsys)
-    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
     async with (
         running(plane, nodes, tmp_path, ssh_agent=ssh.socket),
         agent(plane, nodes, tmp_path, "n1") as directory,
@@ -203,14 +204,12 @@ async def test_the_ca_is_not_replaced_by_one_that_does_not_sign(
         assert controller._ca.down == 0.0
 
 
+@pytest.mark.usefixtures("token")
 async def test_a_cluster_leaves_a_key_that_is_lost_once_its_agents_trust_the_next(
-    plane: ControlPlane, nodes: Recorder, tmp_path: Path, ssh: SshAgent, capsys: pytest.CaptureFixture[str]
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path, ssh: SshAgent
 ) -> None:
-    ssh.holds_token()
-    bring(nodes, ssh, "token", capsys)
     coming = made("Example Nodes")
     bring_key(nodes, coming, "linkseal-ca-next")
-    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
     async with running(plane, nodes, tmp_path, ssh_agent=ssh.socket):
         await until(lambda: granted(nodes, "n3") and ca_of(nodes))
         async with agent(plane, nodes, tmp_path, "n1") as directory:  # which does not trust the next CA yet
@@ -225,13 +224,11 @@ async def test_a_cluster_leaves_a_key_that_is_lost_once_its_agents_trust_the_nex
         await until(lambda: not ca_of(nodes)["unsigned"])
 
 
+@pytest.mark.usefixtures("token")
 async def test_no_agent_is_given_a_ca_before_it_has_signed(
-    plane: ControlPlane, nodes: Recorder, tmp_path: Path, ssh: SshAgent, capsys: pytest.CaptureFixture[str]
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path, ssh: SshAgent
 ) -> None:
     """The first one that it sees it keeps: one that nobody can sign with would be in the way of the right one."""
-    ssh.holds_token()
-    bring(nodes, ssh, "token", capsys)
-    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
     ssh.stop()
 
     def published() -> bool:
@@ -247,19 +244,16 @@ async def test_no_agent_is_given_a_ca_before_it_has_signed(
         await until(published)
 
 
+@pytest.mark.usefixtures("token")
 async def test_what_is_known_beyond_a_store_that_was_put_back_is_not_given_up_with_the_key(
     plane: ControlPlane,
     nodes: Recorder,
     tmp_path: Path,
     ssh: SshAgent,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nodes follow nothing older: who knows the newest policy signs what follows it, as soon as that can be."""
     monkeypatch.setattr(kube, "STAND_DOWN", 1.0)
-    ssh.holds_token()
-    bring(nodes, ssh, "token", capsys)
-    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
     names = [f"{MAPS}/linkseal-{name}" for name in ("policy", "stage")]
     async with running(plane, nodes, tmp_path, ssh_agent=ssh.socket):
         await until(lambda: policy(nodes) and ca_of(nodes))
@@ -280,21 +274,18 @@ async def test_what_is_known_beyond_a_store_that_was_put_back_is_not_given_up_wi
         assert found.after >= newest.serial
 
 
+@pytest.mark.usefixtures("token")
 async def test_a_leader_that_cannot_sign_makes_room(
     plane: ControlPlane,
     nodes: Recorder,
     tmp_path: Path,
     ssh: SshAgent,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The SSH agent beside another replica may sign."""
     monkeypatch.setattr(kube, "STAND_DOWN", 1.0)
     monkeypatch.setattr(kube, "LOOK", 1.0)
     monkeypatch.setattr(lease, "RETRY_SECONDS", 0.5)
-    ssh.holds_token()
-    bring(nodes, ssh, "token", capsys)
-    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(scope="overlay", stage="off"))
     ended, stop = asyncio.Event(), asyncio.Event()
     api = KubeApi(Access(plane.kubeconfig(tmp_path / "controller", unbound_token(nodes, NAMESPACE, CONTROLLER))))
     without = KubeController(api, NAMESPACE, ssh_agent=tmp_path / "nowhere")
@@ -324,12 +315,7 @@ async def test_a_controller_that_cannot_ask_says_what_to_name(
 ) -> None:
     ssh.holds_file("file")
     bring(nodes, ssh, "file", capsys)
-    api = KubeApi(Access(plane.kubeconfig(tmp_path / "controller", unbound_token(nodes, NAMESPACE, CONTROLLER))))
-    try:
-        with pytest.raises(ConfigError, match=r"linkseal-ca-key.*--ssh-agent SOCKET"):
-            await KubeController(api, NAMESPACE).run(asyncio.Event())
-    finally:
-        await api.close()
+    await refused(plane, nodes, tmp_path, "--ssh-agent SOCKET")
 
 
 def test_the_command_asks_which_key_and_makes_a_request_for_a_ca_above(

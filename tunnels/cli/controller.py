@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 from linkseal.keys.errors import ConfigError
+from linkseal.keys.values import MAX_COMMON_NAME
 from linkseal.tunnels.cli.exits import ExitCode
 from linkseal.tunnels.cli.options import Group, pass_session
 from linkseal.tunnels.cli.output import note, plural
@@ -20,13 +21,6 @@ from linkseal.tunnels.controller.providers.names import PROVIDER_NAMES
 
 if TYPE_CHECKING:
     from linkseal.tunnels.controller.providers.choice import Granting
-
-
-MAX_NAME = 64
-"""Characters of a common name (RFC 5280, ub-common-name)."""
-
-DAYS = 3650
-"""Of a certificate that is made for a key elsewhere, as of a CA that is made here."""
 
 
 @click.group(cls=Group)
@@ -138,10 +132,8 @@ def _run_kubernetes(session: Session, chosen: Granting, *, lift_taint: bool, ssh
     from linkseal.tunnels.directory.kubeapi import Access
     from linkseal.tunnels.settings import KubeDirectorySettings
 
-    namespace, access = (
-        session.namespace or KubeDirectorySettings().namespace,
-        Access(session.kubeconfig, session.context),
-    )
+    namespace = session.namespace or KubeDirectorySettings().namespace
+    access = Access(session.kubeconfig, session.context)
     kuberun.run(access, namespace, chosen, lift_taint=lift_taint, ssh_agent=ssh_agent)
     return ExitCode.FINE
 
@@ -154,8 +146,8 @@ def _granting(networks: tuple[str, ...], provider: str, pod_networks: tuple[str,
 
 
 def _common_name(_: click.Context, __: click.Parameter, name: str) -> str:
-    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise click.BadParameter(f"{name!r}: 1 to {MAX_NAME} printable characters (RFC 5280)")
+    if not 0 < len(name) <= MAX_COMMON_NAME or not name.isprintable():
+        raise click.BadParameter(f"{name!r}: 1 to {MAX_COMMON_NAME} printable characters (RFC 5280)")
     return name
 
 
@@ -182,13 +174,13 @@ def ca(ssh_agent: Path, named: str | None, name: str, days: int | None, *, reque
 
     For the Secret linkseal-ca-key, which then holds the words ssh-agent in place of a key; or for linkseal-ca-next.
     """
+    from linkseal.keys.ca import make_ca_request
     from linkseal.tunnels.controller import outsideca
 
     if request and days is not None:
         raise click.UsageError("--days goes with no --request: who signs the request says how long")
     key = outsideca.chosen_key(ssh_agent, named)
-    made = outsideca.request(key, name) if request else outsideca.certificate(key, name, days or DAYS)
-    click.echo(made, nl=False)
+    click.echo(make_ca_request(key, name) if request else outsideca.certificate(key, name, days), nl=False)
     return ExitCode.FINE
 
 

@@ -152,9 +152,8 @@ def read_data(data: Mapping[str, str], where: str, now: datetime, elsewhere: Els
 
 
 def _without_state(present: CertificateAuthority, now: datetime) -> Authorities:
-    if (
-        present.certificate.subject.rfc4514_string() == f"CN={NAME}" and not present.elsewhere
-    ):  # made here, before there was a state
+    ours = present.certificate.subject.rfc4514_string() == f"CN={NAME}" and not present.elsewhere
+    if ours:  # made here, before there was a state
         return Authorities(present)
     if why := _untimely(present, now):
         raise ConfigError(why)

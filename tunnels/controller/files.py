@@ -26,6 +26,7 @@ from linkseal.tunnels.controller.reports import Reports
 from linkseal.tunnels.controller.stagefile import FileStore
 from linkseal.tunnels.controller.stagekeeper import Stagekeeper
 from linkseal.tunnels.controller.stageserver import StageServer
+from linkseal.tunnels.controller.waiting import pause
 from linkseal.tunnels.directory.inventory import Inventory, load_inventory
 from linkseal.tunnels.directory.signer import FileSigner, Signed
 from linkseal.tunnels.policy import read_signed
@@ -143,7 +144,7 @@ class FileController:
                     self.sign()
                 except DirectoryError as error:
                     self._tell_once([f"the directory cannot be written now: {error}"])
-                    await _within(stop, LOOK)
+                    await pause(stop, LOOK)
                     continue
                 await self._wait(stop)
         finally:
@@ -209,15 +210,6 @@ class FileController:
 def _without_pool(inventory: Inventory, path: Path) -> None:
     if inventory.policy.pool is not None:
         raise ConfigError(f"{path}: spec.pool: a pool is made by `linkseal enable --nodes`, not in the inventory")
-
-
-async def _within(stop: asyncio.Event, seconds: float) -> None:
-    """Wait for `stop`, at most `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return
 
 
 def run(directory: Path, inventory: Path, ca: Path) -> None:

@@ -104,7 +104,6 @@ class KubeController:
         self._verified: tuple[SignedPolicy, PolicyDocument | None] | None = None
         """The policy seen last, and what it says if it is by this CA for this cluster."""
         self._events = Events(api)
-        self._node_news = NodeNews(self._events)
         self._lifter = Lifter(api, self._events, wanted=lift_taint)
         self._status: ClusterStatus | None = None
         self._judged: tuple[Standing, float] | None = None

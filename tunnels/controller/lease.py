@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
+from linkseal.tunnels.controller.waiting import pause
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
 
 _LOG: Final = logging.getLogger("linkseal.controller")
@@ -104,7 +105,7 @@ async def while_leading(lease: Lease, work: Work, stop: asyncio.Event) -> None:
                 await working
                 working = None
                 await lease.release()
-                await _pause(stop, STAND_BY * RETRY_SECONDS)
+                await pause(stop, STAND_BY * RETRY_SECONDS)
             elif await _holds(lease):
                 renewed = clock()
                 if working is None:
@@ -116,18 +117,12 @@ async def while_leading(lease: Lease, work: Work, stop: asyncio.Event) -> None:
                 ending.set()
                 await working
                 working = None
-            await _pause(stop, RETRY_SECONDS)
+            await pause(stop, RETRY_SECONDS)
     finally:
         ending.set()
         if working is not None:
             await working
         await lease.release()
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
 
 
 async def _holds(lease: Lease) -> bool:

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from linkseal.keys.ca import CertificateAuthority, make_ca_request
+from linkseal.keys.ca import CertificateAuthority
 from linkseal.keys.errors import ConfigError
 from linkseal.keys.sshagent import AgentKey, identities
-from linkseal.tunnels.controller.carotation import BACKDATED
+from linkseal.tunnels.controller.carotation import BACKDATED, LIFETIME
 
 
 def chosen_key(path: Path, named: str | None) -> AgentKey:
@@ -27,12 +27,7 @@ def chosen_key(path: Path, named: str | None) -> AgentKey:
     )
 
 
-def certificate(key: ec.EllipticCurvePrivateKey, name: str, days: int) -> str:
-    """Return a certificate (PEM) of the CA by itself. Raises SignerError."""
-    lifetime = timedelta(days=days) + BACKDATED
+def certificate(key: ec.EllipticCurvePrivateKey, name: str, days: int | None) -> str:
+    """Return a certificate (PEM) of the CA by itself; for as long as one made here, if not said. Raises SignerError."""
+    lifetime = (LIFETIME if days is None else timedelta(days=days)) + BACKDATED
     return CertificateAuthority.create(name, datetime.now(UTC) - BACKDATED, lifetime, key).certificate_pem()
-
-
-def request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
-    """Return a request (PEM) for a CA above to sign. Raises SignerError."""
-    return make_ca_request(key, name)
