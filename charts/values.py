@@ -87,7 +87,11 @@ def schema() -> dict[str, Any]:
         )
         | POD_NETWORKS_NAMED,
         "clusterEncryption": fields(create={"type": "boolean"}, spec=FREE),
-        "monitoring": fields(podMonitor=fields(**toggle, interval=TEXT), prometheusRule=fields(**toggle)),
+        "monitoring": fields(
+            podMonitor=fields(**toggle, interval=TEXT),
+            prometheusRule=fields(**toggle),
+            grafanaDashboard=fields(**toggle, annotations=NAMED),
+        ),
     }
     return {"$schema": "http://json-schema.org/draft-07/schema#", "$defs": defs, **fields(**properties)}
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Final, Literal, NamedTuple, get_args
 
 from linkseal.tunnels.findings import CATALOGUE
 from linkseal.tunnels.model import LinkState, Stage
 from linkseal.tunnels.status import NodeStatus
-from linkseal.tunnels.statusparts import GuardMode, VerifyResult
+from linkseal.tunnels.statusparts import Direction, GuardMode, Reason, Verdict, VerifyResult
 
 MAX_PEERS: Final = 50
 """Peers with a series of their own: those that were not heard of for longest."""
@@ -71,6 +72,14 @@ METRICS: Final = (
     Metric("linkseal_findings", "gauge", "Findings that show now.", ("code", "severity")),
 )  # fmt: skip
 """Every metric, in the order in which it is served and documented."""
+
+PLAINTEXT: Final = tuple(
+    (direction, reason, verdict)
+    for direction, reason, verdict in product(get_args(Direction), get_args(Reason), get_args(Verdict))
+    if (reason, verdict) != ("exempt", "dropped")
+)
+"""What packets outside the tunnels are told apart by. Each has a series from the start: to Prometheus a counter that
+first appears with the packets it counts has not increased, and the alert would miss them."""
 
 NAMED: Final[Mapping[str, Metric]] = {metric.name: metric for metric in METRICS}
 
@@ -159,14 +168,14 @@ def _of_status(status: NodeStatus, now: float) -> Iterator[Sample]:
 
 def _of_guard(status: NodeStatus) -> Iterator[Sample]:
     guard = status.guard
-    exempt = dict.fromkeys(("in", "out"), 0)
-    for count in guard.counts:
-        labels = (count.direction, count.reason, count.verdict)
-        yield _one("linkseal_plaintext_packets", count.packets, *labels)
-        yield _one("linkseal_plaintext_bytes", count.bytes, *labels)
-        if count.reason == "exempt":
-            exempt[count.direction] += count.packets
-    yield from (_one("linkseal_exemption_packets", packets, direction) for direction, packets in exempt.items())
+    counted = {(count.direction, count.reason, count.verdict): count for count in guard.counts}
+    for labels in sorted({*PLAINTEXT, *counted}):
+        count = counted.get(labels)
+        yield _one("linkseal_plaintext_packets", count.packets if count else 0, *labels)
+        yield _one("linkseal_plaintext_bytes", count.bytes if count else 0, *labels)
+    for direction in get_args(Direction):
+        exempt = sum(count.packets for count in guard.counts if (count.direction, count.reason) == (direction, "exempt"))
+        yield _one("linkseal_exemption_packets", exempt, direction)
     yield from (_one("linkseal_guard_mode", guard.mode == mode, mode) for mode in get_args(GuardMode))
     yield _one("linkseal_guard_whole", guard.whole)
     yield _one("linkseal_break_glass", guard.broken_glass is not None)
@@ -219,11 +228,11 @@ alert on `time() - linkseal_report_time_seconds` too.
 _TAIL: Final = """
 Alerts to begin with:
 
-    linkseal_links_expected - on (instance) linkseal_links{state="sealed"} > 0               # not all is encrypted
+    linkseal_links_expected - on (instance, node) linkseal_links{state="sealed"} > 0         # not all is encrypted
     increase(linkseal_plaintext_packets_total{reason="bypass"}[5m]) > 0                       # LS5001
     linkseal_break_glass == 1
     linkseal_guard_whole == 0
     linkseal_verify_results{result="leaked"} > 0
-    sum by (instance) (linkseal_findings{severity="error"}) > 0
+    sum by (instance, node) (linkseal_findings{severity="error"}) > 0
     time() - linkseal_report_time_seconds > 900
 """

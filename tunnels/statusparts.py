@@ -23,6 +23,8 @@ Reason = Literal["unknown", "unproven", "bypass", "exempt", "optedOut"]
 """Why a packet was plaintext: its peer has no agent or is refused; has no proven link; is sealed (and the packet passed
 the tunnel by); an exemption let it through; its peer is opted out."""
 
+Verdict = Literal["counted", "dropped"]
+
 Redirects = Literal["none", "covered", "open", "unknown"]
 """Packets that eBPF or tc send past nftables: nobody does; our program stops them; they can pass; not known."""
 
@@ -39,7 +41,7 @@ class PlaintextCount:
 
     direction: Direction
     reason: Reason
-    verdict: Literal["counted", "dropped"]
+    verdict: Verdict
     packets: Bytes
     bytes: Bytes
 

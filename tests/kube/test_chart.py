@@ -352,15 +352,3 @@ def agent_command(objects: dict[tuple[str, str], Object]) -> list[str]:
     (container,) = objects["DaemonSet", AGENT]["spec"]["template"]["spec"]["containers"]
     command: list[str] = container["command"]
     return command
-
-
-def test_monitoring_is_there_if_asked_for(whole: ControlPlane) -> None:
-    assert not {kind for kind, _ in rendered(whole)} & {"PodMonitor", "PrometheusRule"}
-    found = rendered(
-        whole, "--set", "monitoring.podMonitor.enabled=true,monitoring.prometheusRule.enabled=true",
-        "--set", "agent.metrics.address=0.0.0.0",
-    )  # fmt: skip
-    labels = found["PodMonitor", AGENT]["spec"]["selector"]["matchLabels"].items()
-    assert labels <= found["DaemonSet", AGENT]["spec"]["template"]["metadata"]["labels"].items()
-    assert not labels <= found["Deployment", CONTROLLER]["spec"]["template"]["metadata"]["labels"].items()
-    assert found["PrometheusRule", "linkseal"]["spec"]["groups"][0]["rules"]
