@@ -174,7 +174,9 @@ def _of_guard(status: NodeStatus) -> Iterator[Sample]:
         yield _one("linkseal_plaintext_packets", count.packets if count else 0, *labels)
         yield _one("linkseal_plaintext_bytes", count.bytes if count else 0, *labels)
     for direction in get_args(Direction):
-        exempt = sum(count.packets for count in guard.counts if (count.direction, count.reason) == (direction, "exempt"))
+        exempt = sum(
+            count.packets for count in guard.counts if (count.direction, count.reason) == (direction, "exempt")
+        )
         yield _one("linkseal_exemption_packets", exempt, direction)
     yield from (_one("linkseal_guard_mode", guard.mode == mode, mode) for mode in get_args(GuardMode))
     yield _one("linkseal_guard_whole", guard.whole)
