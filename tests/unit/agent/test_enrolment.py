@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 from linkseal.keys.ca import make_csr
+from linkseal.keys.errors import DirectoryError
 from linkseal.tunnels.agent import enrolment
 from linkseal.tunnels.agent.enrolment import Enrolment
 from unit.agent.test_anchors import NEW, OLD, crosses, name, signed, view
 from unit.agent.test_knowledge import TIME, start
-from unit.keys.cluster import authority
+from unit.keys.cluster import NOW, authority
+
+LIFETIME = timedelta(days=90)
+RENEWED = timedelta(days=60)
 
 
 @dataclass
 class Signer:
-    """The directory, as far as certificates go; `ca` signs."""
+    """The directory, as far as certificates go; `ca` signs. `trouble`: it does not answer, and says this."""
 
     ca: str = OLD
+    now: datetime = NOW
+    trouble: str = ""
+    silent: bool = False
     asked: list[str] = field(default_factory=list)
     issued: str | None = None
 
+    def unix_now(self) -> float:
+        return self.now.timestamp()
+
     async def certificate(self, _: str) -> str | None:
+        self._answer()
         return self.issued
 
     async def request_certificate(self, node: str, csr: str) -> None:
+        self._answer()
         self.asked.append(csr)
-        now = datetime.now(UTC)
-        self.issued = authority(self.ca).sign_csr(csr, node, "uid-1", now, timedelta(days=90))
+        if not self.silent:
+            self.issued = authority(self.ca).sign_csr(csr, node, "uid-1", self.now, LIFETIME)
+
+    def _answer(self) -> None:
+        if self.trouble:
+            raise DirectoryError(self.trouble)
 
 
 @dataclass
@@ -39,12 +55,15 @@ class Site:
     clock: list[float]
     warned: list[str]
 
-    def issuer(self) -> str:
-        knowledge = self.enrolment._knowledge
+    def certificate(self) -> str:
         pem = self.enrolment._keyring.certificate()
         assert pem is not None
-        assert knowledge.trust is not None
-        return knowledge.trust.verify_certificate(pem, "n1", "uid-1", datetime.now(UTC)).issuer
+        return pem
+
+    def issuer(self) -> str:
+        trust = self.enrolment._knowledge.trust
+        assert trust is not None
+        return trust.verify_certificate(self.certificate(), "n1", "uid-1", self.signer.now).issuer
 
     def learn(self, serial: int, *cas: str) -> None:
         found = view([OLD, NEW], signed(serial, *cas), crosses((OLD, NEW)))
@@ -57,6 +76,7 @@ async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(enrolment, "steady_now", lambda: clock[0])
     monkeypatch.setattr(enrolment, "TURN", 60.0)
     node, signer = start(tmp_path / "state"), Signer()
+    monkeypatch.setattr(enrolment, "unix_now", signer.unix_now)
     keyring = node.knowledge.anchors._keyring
     made = Site(signer, Enrolment(keyring, node.knowledge, signer, warned.append), clock, warned)  # type: ignore[arg-type]
     made.learn(1, OLD, NEW)
@@ -117,9 +137,59 @@ async def test_a_certificate_for_another_key_or_by_a_stranger_is_not_taken(site:
     await site.enrolment.step()
     site.clock[0] += 1000
     request = make_csr(authority("evil")._key, "n1", "uid-1")
-    now = datetime.now(UTC)
     for ca, words in ((NEW, "another key"), ("evil", "refused")):
-        site.signer.issued = authority(ca).sign_csr(request, "n1", "uid-1", now, timedelta(days=90))
+        site.signer.issued = authority(ca).sign_csr(request, "n1", "uid-1", NOW, LIFETIME)
         assert await site.enrolment.step() > 0
         assert words in site.warned[-1]
     assert site.issuer() == name(OLD)
+
+
+async def test_a_certificate_is_renewed_at_two_thirds_of_its_life_and_not_before(site: Site) -> None:
+    for count in (1, 2, 3):
+        before, issued = site.certificate(), site.signer.now
+        site.signer.now = issued + RENEWED - timedelta(seconds=1)
+        assert await site.enrolment.step() == 0.0
+        assert (len(site.signer.asked), site.certificate() == before) == (count, True)
+        site.signer.now = issued + RENEWED
+        assert await site.enrolment.step() > 0
+        assert (len(site.signer.asked), site.certificate() == before) == (count + 1, True)
+        assert await site.enrolment.step() == 0.0
+        assert (len(site.signer.asked), site.certificate() == before) == (count + 1, False)
+    assert site.warned == []
+
+
+async def test_the_old_certificate_stays_while_the_signer_is_away_refuses_or_is_silent(site: Site) -> None:
+    """Past its end too: there is nothing better."""
+    old = site.certificate()
+    for days, trouble in ((60, "connection refused"), (80, "the request was refused"), (89, ""), (91, "")):
+        site.signer.now, site.signer.trouble, site.signer.silent = NOW + timedelta(days=days), trouble, True
+        assert await site.enrolment.step() > 0
+        assert site.certificate() == old
+    assert len(site.signer.asked) == 2, "once while it was silent"
+    assert [await site.enrolment.step() for _ in range(4)] == [16.0, 32.0, 60.0, 60.0]
+    assert (site.certificate(), site.warned) == (old, [])
+
+
+async def test_a_renewal_that_failed_goes_on_as_soon_as_the_signer_is_back(site: Site) -> None:
+    old, site.signer.now, site.signer.trouble = site.certificate(), NOW + RENEWED, "connection refused"
+    assert [await site.enrolment.step() for _ in range(3)] == [1.0, 2.0, 4.0]
+    site.signer.trouble = ""
+    assert await site.enrolment.step() > 0
+    assert site.certificate() == old, "asked, not answered yet"
+    assert await site.enrolment.step() == 0.0
+    assert site.certificate() == site.signer.issued != old
+
+
+async def test_what_cannot_be_verified_replaces_no_certificate_that_is_to_be_renewed(site: Site) -> None:
+    old, site.signer.now, site.signer.silent = site.certificate(), NOW + RENEWED, True
+    await site.enrolment.step()
+    csr = site.signer.asked[-1]
+    for offered in (
+        "no PEM",
+        authority(OLD).sign_csr(csr, "n1", "uid-1", NOW - LIFETIME, LIFETIME),
+        authority("evil").sign_csr(csr, "n1", "uid-1", NOW, LIFETIME),
+    ):
+        site.signer.issued = offered
+        assert await site.enrolment.step() > 0
+        assert "the certificate offered is refused" in site.warned[-1]
+        assert site.certificate() == old
