@@ -21,7 +21,7 @@ import yaml
 from linkseal.tunnels import clusterobject, status, statusparts
 from linkseal.tunnels.clusterobject import CaSpec, OptOutSpec, status_schema
 from linkseal.tunnels.guard import policy as guard_policy
-from linkseal.tunnels.policy import PolicySpec
+from linkseal.tunnels.policy import Policy, PolicySpec, standing
 from linkseal.tunnels.status import report_schema
 from pydantic.alias_generators import to_camel
 
@@ -30,6 +30,9 @@ FOLDER = Path(__file__).with_name("linkseal") / "crds"
 GROUP, VERSION = "linkseal.io", "v1alpha1"
 
 WIDTH = 110
+
+MAX_NUMBER = 40
+"""Characters of a number that is text. What is compared in a rule must have an end, or the rule costs too much."""
 
 INT64 = 2**63 - 1
 """Whole numbers of the API server end here; ours may go to 2**64, which no counter reaches."""
@@ -87,6 +90,21 @@ SPEC_RULES = [
 OFF = "oldSelf.spec.stage == 'off' && oldSelf.?status.?stage.orValue('off') == 'off'"
 """The cluster is not encrypted and is not to be: by what was asked for, and by what the controller has reached."""
 
+
+def _said(path: str, default: str | int) -> str:
+    """Return the rule's words for a field of the spec of `{0}`: its default if it is left out.
+
+    Not `orValue`: what comes of it has no end to the API server, and comparing that costs too much.
+    """
+    if path in DEFAULTED:
+        return "{0}.spec." + path
+    section = path.partition(".")[0]
+    return f"(has({{0}}.spec.{section}) && has({{0}}.spec.{path}) ? {{0}}.spec.{path} : {default!r})"
+
+
+STANDING = {path: _said(path, default) for path, default in standing(Policy()).items()}
+"""What nodes stand on, by its path."""
+
 CLUSTER_RULES = [
     {
         "rule": "self.metadata.name == 'default'",
@@ -94,11 +112,11 @@ CLUSTER_RULES = [
     },
     *(
         {
-            "rule": f"self.spec.{field} == oldSelf.spec.{field} || ({OFF})",
-            "message": f"the {field} changes only at stage off: lower the stage first",
-            "fieldPath": f".spec.{field}",
+            "rule": f"{value.format('self')} == {value.format('oldSelf')} || ({OFF})",
+            "message": f"{path} changes only at stage off: lower the stage first",
+            "fieldPath": f".spec.{path}",
         }
-        for field in ("scope", "protocol")
+        for path, value in STANDING.items()
     ),
     {
         "rule": "!has(self.spec.ca) || !has(self.spec.ca.rotate) || !has(oldSelf.status) || !has(oldSelf.status.ca) || "
@@ -176,7 +194,7 @@ class _Converter:
     def _choice(self, choices: list[Any], name: str) -> dict[str, Any]:
         others = [choice for choice in choices if choice.get("type") != "null"]
         if {choice.get("type") for choice in others} == {"integer", "string"}:
-            return {"x-kubernetes-int-or-string": True}
+            return {"x-kubernetes-int-or-string": True, "maxLength": MAX_NUMBER}
         (only,) = others
         found = self.convert(only, name)
         return found | {"nullable": True} if self._nullable else found

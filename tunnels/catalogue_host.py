@@ -286,10 +286,10 @@ AGENT: Final = (
         "LS4013",
         "error",
         "the cluster's policy is refused",
-        "The policy in the directory has an error, or changes what cannot be changed while agents run. The last one "
-        "that was good stays in force.",
+        "The policy in the directory has an error, or changes what nodes stand on while they are not at stage off. The "
+        "last one that was good stays in force.",
         "Correct the field that the message names. To change ports, marks, tables or probe addresses: `linkseal "
-        "disable`, change them in the inventory, restart every agent, then `linkseal enable`.",
+        "disable`, change them, then `linkseal enable`.",
     ),
     Finding(
         "LS4014",

@@ -43,6 +43,9 @@ FOREIGN_MARKS: Final = 0xC000
 LEAST_VERIFY, MOST_VERIFY = 10, 30 * 24 * 3600
 """Seconds between two verifications: a session may take ten."""
 
+MAX_NETWORK: Final = 43
+"""Characters of the longest IPv6 network."""
+
 LONGEST_PROBE4: Final = 15
 LONGEST_PROBE6: Final = 111
 """Eight addresses for each of 16,384 nodes: 17 bits."""
@@ -118,6 +121,41 @@ class Policy:
     def stage_of(self, node: str) -> Stage:
         """Return how far a node has gone; traffic between two goes by the lesser of theirs."""
         return self.pool.stage if self.pool is not None and node in self.pool.nodes else self.stage
+
+
+def standing(policy: Policy) -> dict[str, str | int]:
+    """Return what nodes stand on once they are not at stage off, by the path of its field in the spec.
+
+    All of it is the same on every node, and in the kernel: it changes only while nothing of ours is there.
+    """
+    routing, probe = policy.routing, policy.probe
+    return {
+        "scope": policy.scope.value,
+        "protocol": policy.protocol,
+        "wireguard.port": policy.wireguard.port,
+        "routing.table": routing.table,
+        "routing.rulePriority": routing.rule_priority,
+        "routing.fwmark": f"0x{routing.fwmark:08x}",
+        "routing.fwmarkMask": f"0x{routing.fwmark_mask:08x}",
+        "probe.prefix4": str(probe.range.v4),
+        "probe.prefix6": str(probe.range.v6),
+        "probe.port": probe.port,
+        "guard.table": policy.guard.table,
+    }
+
+
+def changes(old: Mapping[str, str | int], new: Mapping[str, str | int]) -> str:
+    """Return in words what differs of what nodes stand on: `wireguard.port (51820 → 51900), …`."""
+    return ", ".join(f"{path} ({value} → {new[path]})" for path, value in old.items() if new[path] != value)
+
+
+def with_standing(spec: Mapping[str, Any], kept: Mapping[str, str | int]) -> dict[str, Any]:
+    """Return the spec with these fields as they are kept, by their paths (`standing`)."""
+    found: dict[str, Any] = {name: dict(part) if isinstance(part, Mapping) else part for name, part in spec.items()}
+    for path, value in kept.items():
+        part, _, name = path.rpartition(".")
+        (found.setdefault(part, {}) if part else found)[name] = value
+    return found
 
 
 def parse_policy(spec: Mapping[str, Any], source: str = "cluster policy") -> Policy:
@@ -208,8 +246,8 @@ class RoutingSpec(Edge):
 class ProbeSpec(Edge):
     """`spec.probe`."""
 
-    prefix4: str = "198.18.0.0/15"
-    prefix6: str = "fd6c:736c:7072:6f62::/64"
+    prefix4: str = Field(default="198.18.0.0/15", max_length=MAX_NETWORK)
+    prefix6: str = Field(default="fd6c:736c:7072:6f62::/64", max_length=MAX_NETWORK)
     port: int = Field(default=51829, ge=1, le=65534)  # the next one is verify's
     interval: int = Field(default=60, ge=1, le=3600)
 

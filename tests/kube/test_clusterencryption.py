@@ -122,6 +122,33 @@ def test_the_scope_changes_only_at_stage_off(cluster: Recorder) -> None:
     put(cluster, stage="prepare", scope="transparent")
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"wireguard": {"port": 51900}},
+        {"routing": {"table": 4242}},
+        {"routing": {"rulePriority": 99}},
+        {"routing": {"fwmark": "0x10"}},
+        {"routing": {"fwmarkMask": "0xff"}},
+        {"probe": {"prefix4": "198.19.0.0/16"}},
+        {"probe": {"prefix6": "fd6c::/64"}},
+        {"probe": {"port": 4243}},
+        {"guard": {"table": "mine"}},
+    ],
+    ids=lambda other: next(f"{part}.{name}" for part, fields in other.items() for name in fields),
+)
+def test_what_nodes_stand_on_changes_only_at_stage_off(cluster: Recorder, other: dict[str, dict[str, object]]) -> None:
+    """Agents would refuse it, and with it the policy that it comes in."""
+    (section,) = other
+    put(cluster, stage="prefer")
+    assert "changes only at stage off" in complaint(cluster, stage="prefer", **other)
+    beside = {"wireguard": {"mtu": 1380}, "probe": {"interval": 5}, "guard": {"passThrough": ["vxlan.calico"]}}
+    put(cluster, stage="prefer", **{name: value for name, value in beside.items() if name == section})
+    put(cluster, stage="off", lowerTo="off")
+    put(cluster, stage="prepare", **other)
+    assert "changes only at stage off" in complaint(cluster, stage="prepare"), "left out is the default"
+
+
 def test_nor_while_the_cluster_is_still_on_its_way_there(cluster: Recorder) -> None:
     cluster.patch(f"{DEFAULT}/status", {"status": {"stage": "prefer"}})
     assert "only at stage off" in complaint(cluster, stage="off", scope="transparent")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -24,7 +25,7 @@ from linkseal.tunnels.agent.state import KnownGood, SavedCluster
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.policy import Policy, read_signed
+from linkseal.tunnels.policy import Policy, changes, read_signed, standing
 from linkseal.tunnels.register import Finding, Register
 
 _LOG: Final = logging.getLogger(__name__)
@@ -47,16 +48,9 @@ _CLUSTER: Final = ""
 """Stands for the cluster's UID and policy among the names of nodes that are to be saved."""
 
 
-def pinned(policy: Policy) -> tuple[object, ...]:
-    """What the host driver, sockets and peers' endpoints stand on."""
-    return (
-        policy.protocol,
-        policy.wireguard.port,
-        policy.routing,
-        policy.probe.range,
-        policy.probe.port,
-        policy.guard.table,
-    )
+def pinned(policy: Policy) -> dict[str, str | int]:
+    """What the host driver, sockets and peers' endpoints stand on. The scope is none of it at stage off."""
+    return {path: value for path, value in standing(policy).items() if path != "scope"}
 
 
 class Knowledge:
@@ -77,6 +71,8 @@ class Knowledge:
         """When the directory came to know this node, Unix seconds; None: it has not said."""
         self.held = False
         """Whether a running agent stands on the policy's numbers (`pinned`), so that they must stay."""
+        self.outgrown = False
+        """Whether a policy for stage off came with other numbers: only the agent itself stands on the old ones now."""
         self._signed: SignedPolicy | None = None
         self._judged: tuple[SignedPolicy, Trust] | None = None
         """The policy that was judged last, and by which CAs."""
@@ -168,32 +164,51 @@ class Knowledge:
             policy, strange = read_signed(document.spec)
         except ConfigError as error:
             return (Finding(codes.POLICY_REFUSED, HOST_SUBJECT, f"policy refused, the last one stays: {error}"),)
+        refused = self._unfit(document, policy)
+        if refused is not None:
+            return (refused,)
+        if self.policy is not None and pinned(policy) != pinned(self.policy) and self._outgrown(self.policy):
+            return ()
+        self.policy, self._signed, self.policy_serial = policy, offered, document.serial
+        self._strange, self._issued = strange, document.issued
+        self.anchors.told(document.authorities)
+        return ()
+
+    def _unfit(self, document: PolicyDocument, policy: Policy) -> Finding | None:
+        """Return why a policy cannot succeed the one in force, None if it can, if only in an agent begun anew."""
         if not self._follows(document, policy):
             message = (
                 f"policy {document.serial} follows {document.after}, and {self.policy_serial} is in force: whoever "
                 "signed it does not know that one"
             )
-            return (Finding(codes.POLICY_OLDER, HOST_SUBJECT, message),)
-        if self.policy is not None and self._is_held(self.policy) and pinned(policy) != pinned(self.policy):
+            return Finding(codes.POLICY_OLDER, HOST_SUBJECT, message)
+        if self.policy is None or pinned(policy) == pinned(self.policy):
+            return None
+        if Stage.OFF not in (self.policy.stage_of(self.node), policy.stage_of(self.node)):
             message = (
-                "ports, marks, tables and probe addresses change only at stage off, with a restart of the agent: run "
-                "`linkseal disable`, then restart the agents"
+                f"{changes(pinned(self.policy), pinned(policy))} changes only at stage off: `linkseal disable`, change "
+                "it, and enable again"
             )
-            return (Finding(codes.POLICY_REFUSED, HOST_SUBJECT, message),)
-        self.policy, self._signed, self.policy_serial = policy, offered, document.serial
-        self._strange, self._issued = strange, document.issued
-        self.anchors.told(document.authorities)
-        return ()
+            return Finding(codes.POLICY_REFUSED, HOST_SUBJECT, message)
+        return None
+
+    def _outgrown(self, present: Policy) -> bool:
+        """Whether other numbers are for an agent begun anew. One that is not off yet goes there with its own."""
+        self.outgrown = self.held or present.stage_of(self.node) is not Stage.OFF
+        if self.outgrown:
+            self.leave()
+        return self.outgrown
+
+    def leave(self) -> None:
+        """Act at stage off, as the directory's policy wants it, by the numbers of the one in force."""
+        if self.policy is not None:
+            self.policy = replace(self.policy, stage=Stage.OFF, pool=None)
 
     def _follows(self, document: PolicyDocument, policy: Policy) -> bool:
         """Whether it succeeds what is in force, or the operator has said since that the directory is right as it is."""
         if document.after is None or document.after >= self.policy_serial or self._issued is None:
             return True
         return policy.restored_at is not None and policy.restored_at > self._issued
-
-    def _is_held(self, policy: Policy) -> bool:
-        """Whether something stands on the numbers of a policy: an agent that runs, or what one left in the kernel."""
-        return self.held or policy.stage_of(self.node) is not Stage.OFF
 
     def _tell(self, found: Iterable[Finding], now: float) -> None:
         current: dict[tuple[str, str], str] = {}

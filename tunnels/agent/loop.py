@@ -79,7 +79,7 @@ class Done(NamedTuple):
 
 
 class Agent:
-    """One node's agent. `run` returns when `stop` was called; tunnels stay."""
+    """One node's agent. `run` returns when `stop` was called, or what it stands on is to change; tunnels stay."""
 
     def __init__(self, worker: Worker, directory: Directory, executor: ThreadPoolExecutor) -> None:
         self.worker = worker
@@ -128,7 +128,7 @@ class Agent:
         self._spawn("serving metrics", self.insight.serve)
         self._spawn("keeping the boot unit", BootUnit(self.worker, self._in_worker).run)
         try:
-            while not self._stopping.is_set():
+            while not self._stopping.is_set() and not self.worker.knowledge.outgrown:
                 pause = await self._trouble.guard(TURN, self._turn())
                 self._next = loop.time() + pause
                 await self._rest(self._trouble.paused(TURN))

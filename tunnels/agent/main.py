@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from linkseal.tunnels.agent.breakglass import BreakGlass
 from linkseal.tunnels.agent.control import ask
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import POLICY_CODES, Knowledge, pinned
+from linkseal.tunnels.agent.logs import start_logging
 from linkseal.tunnels.agent.loop import Agent
 from linkseal.tunnels.agent.memory import no_core, one_arena
 from linkseal.tunnels.agent.state import KnownGood
@@ -50,6 +49,9 @@ _LOG: Final = logging.getLogger("linkseal.agent")
 FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 15.0
 """Seconds between looks at a directory that is not there yet: growing from the first to the last."""
+
+BEGIN_ANEW: Final = 1.0
+"""Seconds until an agent whose numbers changed begins anew: no loop without a pause, whatever the directory says."""
 
 FAILED: Final = "failed:"
 LEFT: Final = "left alone:"
@@ -243,30 +245,6 @@ def _locked(file: int) -> bool:
         time.sleep(LOCK_SECONDS / 50)
 
 
-def start_logging(settings: AgentSettings) -> None:
-    """Log to stderr as the settings say."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        _JsonLines()
-        if settings.log_format == "json"
-        else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
-    )
-    root = logging.getLogger("linkseal")
-    root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
-    root.propagate = False
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = {"time": self.formatTime(record), "level": record.levelname.lower(), "message": record.getMessage()}
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
-
-
 def _state(settings: AgentSettings) -> tuple[Keyring, KnownGood, ActiveFindings]:
     return Keyring(settings.state_directory, settings.node), KnownGood(settings.state_directory), ActiveFindings()
 
@@ -287,18 +265,24 @@ async def _run(settings: AgentSettings) -> None:
 async def _work(
     settings: AgentSettings, directory: Directory, executor: ThreadPoolExecutor, stop: asyncio.Event
 ) -> None:
-    """Prepare the agent and let it work until `stop`."""
+    """Prepare the agent and let it work until `stop`; at stage off it begins anew where its numbers change."""
     loop = asyncio.get_running_loop()
     driver = await loop.run_in_executor(executor, fit_driver, settings)  # before anything is written or waited for
-    agent = await _until(stop, _prepare(settings, directory, driver, executor))
-    if agent is None:
-        return
-    work = asyncio.ensure_future(agent.run())
     stopped = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    agent.stop()
-    await work
-    await loop.run_in_executor(executor, agent.worker.host.close)
+    anew = False
+    while not stop.is_set():
+        agent = await _until(stop, _prepare(settings, directory, driver, executor, anew=anew))
+        if agent is None:
+            return
+        work = asyncio.ensure_future(agent.run())
+        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        agent.stop()
+        await work
+        await loop.run_in_executor(executor, agent.worker.host.close)
+        anew = not stop.is_set()
+        if anew:
+            _LOG.info("ports, marks or tables change at stage off: the agent begins anew with them")
+            await asyncio.wait({stopped}, timeout=BEGIN_ANEW)
     _LOG.info("stopped; tunnels stay as they are")
 
 
@@ -316,9 +300,12 @@ async def _until(stop: asyncio.Event, preparation: object) -> Agent | None:
 
 
 async def _prepare(
-    settings: AgentSettings, directory: Directory, driver: Driver, executor: ThreadPoolExecutor
+    settings: AgentSettings, directory: Directory, driver: Driver, executor: ThreadPoolExecutor, *, anew: bool = False
 ) -> Agent:
-    """Wait until the cluster's policy is known, from the directory or from disk; then build everything."""
+    """Wait until the cluster's policy is known, from the directory or from disk; then build everything.
+
+    `anew`: the agent before went to stage off, since the policy that the directory has wants other numbers.
+    """
     loop = asyncio.get_running_loop()
     keyring, known, findings = _state(settings)
     saved = known.cluster() if settings.state_directory.is_dir() else None
@@ -334,11 +321,13 @@ async def _prepare(
         keyring.open(uid, "" if view is None else view.snapshot.cluster_uid)
     knowledge.recall()
     recalled = knowledge.policy
+    if anew:
+        knowledge.leave()
     if recalled is None and view is None:
         async with answering(settings.metrics):
             view = await _first_view(directory, settings.node, patient=True)
     # At stage off nothing stands on the policy's numbers: this is when they change.
-    free = recalled is None or knowledge.register is None or recalled.stage_of(settings.node) is Stage.OFF
+    free = anew or recalled is None or knowledge.register is None or recalled.stage_of(settings.node) is Stage.OFF
     if view is not None and free:
         knowledge.learn(view, unix_now())
 

@@ -1,6 +1,6 @@
 """CA/stage.json: where the cluster is, the walk under way, and every change of stage with who, when and why.
 
-{"stage": "prefer", "pool": null, "serial": 1793613600, "pinned": {"scope": "overlay", "protocol": "wireguard"},
+{"stage": "prefer", "pool": null, "serial": 1793613600, "pinned": {"scope": "overlay", "wireguard.port": 51820, …},
 "seen": {"stage": "prefer", "lowerTo": null}, "walk": null,
 "history": [{"at": "2026-11-02T10:00:00Z", "from": "prepare", "to": "prefer", "who": "root@ops", "why": "enable"}]}
 """
@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -46,8 +47,8 @@ class Saved:
     seen: tuple[str, str | None] | None = None
     serial: int = 0
     """Of the policy signed last: a directory that was rolled back is overtaken."""
-    pinned: tuple[str, str] | None = None
-    """Scope and protocol, which stay while the cluster is not off."""
+    pinned: Mapping[str, str | int] | None = None
+    """What stays while the cluster is not off, by the path of its field (`linkseal.tunnels.policy.standing`)."""
     history: tuple[Change, ...] = field(default=())
 
     def moved(self, position: Position, now: float, who: str, why: str) -> Saved:
@@ -95,15 +96,10 @@ class _Seen(_Strict):
     lower_to: str | None = Field(default=None, alias="lowerTo")
 
 
-class _Pinned(_Strict):
-    scope: str
-    protocol: str
-
-
 class _File(_Place):
     serial: int = 0
     seen: _Seen | None = None
-    pinned: _Pinned | None = None
+    pinned: dict[str, str | int] | None = None
     walk: _Walk | None = None
     history: list[_Change] = Field(default_factory=list)
 
@@ -148,7 +144,7 @@ def load(store: Store) -> Saved | None:
             f"{store.where} cannot be read ({error.error_count()} errors): put it back from a copy, or remove it: the "
             "stage is then taken from the policy in the directory"
         ) from None
-    walk, seen, pinned = found.walk, found.seen, found.pinned
+    walk, seen = found.walk, found.seen
     return Saved(
         _position(found),
         None
@@ -166,7 +162,7 @@ def load(store: Store) -> Saved | None:
         ),
         None if seen is None else (seen.stage, seen.lower_to),
         found.serial,
-        None if pinned is None else (pinned.scope, pinned.protocol),
+        found.pinned,
         tuple(Change(one.at, one.old, one.new, one.who, one.why) for one in found.history),
     )
 
@@ -176,7 +172,7 @@ def save(store: Store, saved: Saved) -> bool:
     fields = {
         **place(saved.position),
         "serial": saved.serial,
-        "pinned": None if saved.pinned is None else dict(zip(("scope", "protocol"), saved.pinned, strict=True)),
+        "pinned": None if saved.pinned is None else dict(saved.pinned),
         "seen": None if saved.seen is None else dict(zip(("stage", "lowerTo"), saved.seen, strict=True)),
         "walk": None if saved.walk is None else _walk(saved.walk),
         "history": [

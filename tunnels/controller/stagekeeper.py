@@ -11,7 +11,7 @@ from linkseal.keys.errors import ConfigError, Refused
 from linkseal.tunnels.controller import stagefile
 from linkseal.tunnels.controller.stagefile import Saved, Store
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.policy import Policy
+from linkseal.tunnels.policy import Policy, changes, standing, with_standing
 from linkseal.tunnels.stages import (
     Advance,
     Arrived,
@@ -82,31 +82,33 @@ class Stagekeeper:
     def spec(self, inventory: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
         """Return what is to be signed: the inventory's policy, at the stage where the cluster is.
 
-        Scope and protocol stay as they are while the cluster is not off.
+        Scope, protocol, ports, marks and tables stay as they are while the cluster is not off.
         """
         spec = {key: value for key, value in inventory.items() if key not in ("lowerTo", "pool", "stage")}
         place = stagefile.place(self.position)
         spec["stage"] = place["stage"]
         if place["pool"] is not None:
             spec["pool"] = place["pool"]
-        wanted = (policy.scope.value, policy.protocol)
-        if self.position == Position() or self._saved.pinned is None:
-            self._keep(replace(self._saved, pinned=wanted))
-        elif self._saved.pinned != wanted:
-            scope, protocol = self._saved.pinned
-            spec |= {"scope": scope, "protocol": protocol}
-        return spec
+        wanted = standing(policy)
+        kept = {} if self._free else dict(self._saved.pinned or {})
+        self._keep(replace(self._saved, pinned=wanted | kept))  # one of an earlier version kept less
+        return with_standing(spec, {path: value for path, value in kept.items() if wanted.get(path) != value})
 
     def conflict(self, policy: Policy) -> str | None:
-        """Return why the inventory's scope or protocol is not used, None if it is."""
-        pinned, wanted = self._saved.pinned, (policy.scope.value, policy.protocol)
-        if pinned is None or pinned == wanted or self.position == Position():
+        """Return why something of the inventory that nodes stand on is not used, None if all is."""
+        wanted = standing(policy)
+        kept = wanted | dict(self._saved.pinned or {})
+        if kept == wanted or self._free:
             return None
         return (
-            f"the {self._source} wants {wanted[1]} in scope {wanted[0]}, the cluster runs {pinned[1]} in scope "
-            f"{pinned[0]} at stage {self.position}: go to off first (`linkseal disable`), change it there, and enable "
-            "again"
+            f"the {self._source} changes {changes(kept, wanted)} while the cluster is at stage {self.position}, so "
+            "that stays as it was: go to off first (`linkseal disable`), change it there, and enable again"
         )
+
+    @property
+    def _free(self) -> bool:
+        """Whether no node stands on what is kept: all have applied stage off."""
+        return self.position == Position() and (self.walk is None or self.walk.up)
 
     def signed(self, serial: int) -> None:
         """Remember the serial of the policy in force."""
@@ -241,4 +243,4 @@ class Stagekeeper:
 def _taken_over(present: Policy) -> Saved:
     """What is known where stage.json is missing: the cluster is where the policy in the directory says."""
     position = Position(present.stage, present.pool)
-    return Saved(position, pinned=(present.scope.value, present.protocol))
+    return Saved(position, pinned=standing(present))

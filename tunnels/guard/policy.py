@@ -36,7 +36,7 @@ class GuardPolicy:
 class GuardSpec(Edge):
     """`spec.guard`."""
 
-    table: str = Field(default=TABLE, pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}$")
+    table: str = Field(default=TABLE, max_length=63, pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     pass_through: list[Annotated[str, Field(pattern=r"^[^\s/*]{1,15}$")]] = Field(default_factory=list, max_length=16)
 
     @field_validator("table")

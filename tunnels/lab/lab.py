@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, cast
 from linkseal.keys.errors import ConfigError, HostError, LinksealError
 from linkseal.tunnels.agent import main as agent
 from linkseal.tunnels.agent.control import ask
+from linkseal.tunnels.agent.logs import start_logging
 from linkseal.tunnels.cli.load import Seen, look
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.controller import files as controller
@@ -227,7 +228,7 @@ class Lab:
         folder.mkdir(exist_ok=True)
 
         def work() -> None:
-            agent.start_logging(load_agent_settings(self.config(self.cluster[0])))
+            start_logging(load_agent_settings(self.config(self.cluster[0])))
             controller.run(self.directory, self.folder / "inventory.yaml", self.folder / "ca")
 
         self._remember(CONTROLLER, self.cluster.wire.fork(work, folder=folder).pid)

@@ -18,6 +18,7 @@ from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import ActiveFindings
 from linkseal.tunnels.model import Stage
+from linkseal.tunnels.policy import parse_policy
 from linkseal.tunnels.register import NodeDocuments, Snapshot
 from unit.keys.cluster import GOOD, NOW, authority, policy
 
@@ -168,24 +169,59 @@ def test_what_is_on_disk_is_verified_as_well(tmp_path: Path) -> None:
     assert start(tmp_path / "state").knowledge.policy is None
 
 
-@pytest.mark.parametrize("stage", [Stage.OFF, Stage.PREFER])
 @pytest.mark.parametrize("held", [False, True])
-def test_numbers_change_at_stage_off_before_an_agent_stands_on_them(
-    tmp_path: Path, stage: Stage, *, held: bool
-) -> None:
+def test_numbers_do_not_change_while_anything_stands_on_them(tmp_path: Path, *, held: bool) -> None:
     node = start(tmp_path / "state")
-    node.knowledge.learn(view(stage=stage.value), TIME)
+    node.knowledge.learn(view(stage="prefer"), TIME)
     node.knowledge.held = held
-    node.knowledge.learn(view(serial=2, stage=stage.value, wireguard={"port": 51900}), TIME)
+    node.knowledge.learn(view(serial=2, stage="prefer", wireguard={"port": 51900}), TIME)
     assert node.knowledge.policy is not None
-    if held or stage is Stage.PREFER:
-        assert (node.knowledge.policy.wireguard.port, node.knowledge.policy_serial) == (51820, 1)
-        [(code, message)] = node.shown()
-        assert code == codes.POLICY_REFUSED
-        assert "only at stage off, with a restart" in message
-    else:
-        assert (node.knowledge.policy.wireguard.port, node.knowledge.policy_serial) == (51900, 2)
+    assert (node.knowledge.policy.wireguard.port, node.knowledge.policy_serial) == (51820, 1)
+    [(code, message)] = node.shown()
+    assert code == codes.POLICY_REFUSED
+    assert "wireguard.port (51820 → 51900) changes only at stage off" in message
+    assert not node.knowledge.outgrown
+
+
+def test_a_node_that_was_away_when_they_changed_goes_off_with_its_own_and_begins_anew(tmp_path: Path) -> None:
+    node = start(tmp_path / "state")
+    node.knowledge.learn(view(stage="enforce"), TIME)
+    node.knowledge.held = True
+    new = view(serial=5, stage="off", wireguard={"port": 51900})
+    node.knowledge.learn(new, TIME)
+    assert node.shown() == []
+    assert node.knowledge.policy == parse_policy({"stage": "off"}), "this pass takes down what stands on the old ones"
+    assert (node.knowledge.outgrown, node.knowledge.policy_serial) == (True, 1)
+    again = start(tmp_path / "state")
+    again.knowledge.leave()
+    again.knowledge.learn(new, TIME)
+    assert again.knowledge.policy == parse_policy({"stage": "off", "wireguard": {"port": 51900}})
+    assert (again.knowledge.outgrown, again.knowledge.policy_serial) == (False, 5)
+
+
+def test_at_stage_off_an_agent_takes_other_numbers_up_or_is_outgrown_by_them(tmp_path: Path) -> None:
+    """It stands on them itself: whoever runs it begins anew, and takes them up before it stands on any."""
+    new = view(serial=2, stage="prepare", wireguard={"port": 51900})
+    running, fresh = start(tmp_path / "running"), start(tmp_path / "fresh")
+    for node in (running, fresh):
+        node.knowledge.learn(view(stage="off"), TIME)
+    running.knowledge.held = True
+    for node in (running, fresh):
+        node.knowledge.learn(new, TIME)
         assert node.shown() == []
+    assert (running.knowledge.outgrown, running.knowledge.policy_serial) == (True, 1)
+    assert (fresh.knowledge.outgrown, fresh.knowledge.policy_serial) == (False, 2)
+    again = start(tmp_path / "running")
+    again.knowledge.learn(new, TIME)
+    assert (again.knowledge.outgrown, again.knowledge.policy_serial) == (False, 2)
+
+
+def test_the_scope_is_taken_up_at_stage_off_as_it_is(tmp_path: Path) -> None:
+    node = start(tmp_path / "state")
+    node.knowledge.learn(view(stage="off"), TIME)
+    node.knowledge.held = True
+    node.knowledge.learn(view(serial=2, stage="off", scope="transparent"), TIME)
+    assert (node.knowledge.outgrown, node.knowledge.policy_serial) == (False, 2)
 
 
 NARROWED = {

@@ -9,6 +9,7 @@ import pytest
 from linkseal.keys.errors import ConfigError, Refused
 from linkseal.tunnels.controller import stagefile
 from linkseal.tunnels.model import Stage
+from linkseal.tunnels.policy import Policy, standing
 from linkseal.tunnels.stages import Position, Walk
 
 from .walking import Site
@@ -187,8 +188,44 @@ def test_scope_changes_while_off_only(site: Site, caplog: pytest.LogCaptureFixtu
     assert "go to off first" in conflict
     controller.stages.start(Walk(Stage.OFF, up=False, who="me", began=0.0, since=0.0))
     controller.sign()
+    assert site.stage == "off"
+    controller.sign()  # now that all have applied it
     assert (site.stage, site.policy().spec["scope"]) == ("off", "transparent")
     assert controller.stages.conflict(controller.inventory.policy) is None
+
+
+def test_so_do_ports_marks_and_tables(site: Site) -> None:
+    """Agents would refuse them, and with them every other change of the policy: no walk would get on."""
+    controller = site.controller()
+    controller.sign()
+    wanted = {"wireguard": {"port": 51900, "mtu": 1380}, "guard": {"table": "mine"}, "verify": {"interval": 60}}
+    site.write("prefer", **wanted)
+    controller.sign()
+    kept = {"wireguard": {"port": 51820, "mtu": 1380}, "guard": {"table": "linkseal_guard"}}
+    assert {name: site.policy().spec[name] for name in wanted} == {**wanted, **kept}
+    conflict = controller.stages.conflict(controller.inventory.policy)
+    assert conflict is not None
+    assert "wireguard.port (51820 → 51900), guard.table (linkseal_guard → mine)" in conflict
+    assert site.controller().stages.conflict(controller.inventory.policy) == conflict, "also after a restart"
+    controller.stages.start(Walk(Stage.OFF, up=False, who="me", began=0.0, since=0.0))
+    controller.sign()
+    assert site.stage == "off"
+    controller.sign()  # now that all have applied it
+    assert {name: site.policy().spec[name] for name in wanted} == wanted
+    assert controller.stages.conflict(controller.inventory.policy) is None
+
+
+def test_what_an_earlier_version_kept_is_kept_and_the_rest_added(site: Site) -> None:
+    site.controller().sign()
+    file = site.path / "ca/stage.json"
+    saved = json.loads(file.read_text())
+    assert saved["pinned"].keys() == standing(Policy()).keys()
+    saved["pinned"] = {"scope": "overlay", "protocol": "wireguard"}
+    file.write_text(json.dumps(saved))
+    site.write("prefer", scope="transparent")
+    site.controller().sign()
+    assert site.policy().spec["scope"] == "overlay"
+    assert json.loads(file.read_text())["pinned"] == standing(Policy())
 
 
 def test_a_pool_in_the_inventory_is_refused(site: Site) -> None:
@@ -227,7 +264,7 @@ def test_one_walk_at_a_time(site: Site) -> None:
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     before = Position(Stage.PREPARE)
     walk = Walk(Stage.ENFORCE, True, "me", 1.0, 2.0, before, frozenset({"n1"}), 9.0, attached=False)  # noqa: FBT003
-    saved = stagefile.Saved(Position(Stage.PREFER), walk, ("prefer", None), 7, ("overlay", "wireguard"))
+    saved = stagefile.Saved(Position(Stage.PREFER), walk, ("prefer", None), 7, {"wireguard.port": 51820})
     saved = saved.moved(Position(Stage.PREPARE), 1e9, "me", "why")
     stagefile.save(stagefile.FileStore(tmp_path), saved)
     assert stagefile.load(stagefile.FileStore(tmp_path)) == saved
