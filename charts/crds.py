@@ -132,11 +132,6 @@ EXEMPTION_RULES = [
         "rule": "has(self.port) == (self.protocol in ['tcp', 'udp', 'sctp'])",
         "message": "tcp, udp and sctp need a port (without one everything would be exempt), others have none",
     },
-    {
-        "rule": "isCIDR(self.cidr) && cidr(self.cidr) == cidr(self.cidr).masked()",
-        "message": "must be a network without host bits, such as 10.244.1.0/24 or fd00:1::/64",
-        "fieldPath": ".cidr",
-    },
 ]
 
 CLUSTER_COLUMNS = [
@@ -254,6 +249,8 @@ def cluster_encryption() -> dict[str, Any]:
     )
     fields["restoredAt"] |= {"format": "date-time", "maxLength": 40}
     exemption = fields["exemptions"]["items"]
+    # that there are no host bits is for an admission policy to say, where the API server can (1.31)
+    exemption["properties"]["cidr"]["pattern"] = "^[0-9a-fA-F.:]+/[0-9]{1,3}$"
     exemption["properties"]["cidr"]["maxLength"] = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255/128")
     exemption["properties"]["expires"] |= {"format": "date-time", "maxLength": 40}
     exemption["x-kubernetes-validations"] = EXEMPTION_RULES

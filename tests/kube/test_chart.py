@@ -109,7 +109,8 @@ def test_the_policies_are_well_typed(installed: ControlPlane) -> None:
         lambda found: found and all(judged(one) for one in found),
     )
     assert {one["metadata"]["name"]: one["status"]["typeChecking"] for one in policies} == {
-        f"linkseal-{name}": {} for name in ("node-annotations", "node-reports", "own-requests", "own-writes")
+        f"linkseal-{name}": {}
+        for name in ("exemptions", "node-annotations", "node-reports", "own-requests", "own-writes")
     }
 
 
