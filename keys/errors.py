@@ -51,6 +51,10 @@ class DirectoryError(LinksealError):
     """Seconds for which it wants to be left alone; 0: it does not say."""
 
 
+class CertificateRefusedError(DirectoryError):
+    """The signer refused this node's request for a certificate; the next one is another request."""
+
+
 class SignerError(DirectoryError):
     """What holds the CA's key does not sign now: what it signed before stays good, and nothing new is."""
 

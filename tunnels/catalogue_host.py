@@ -183,6 +183,37 @@ HOST: Final = (
         "Do what the message says; it is tried again every minute. A host without systemd, or with a read-only /etc, "
         "cannot have one.",
     ),
+    Finding(
+        "LS3024",
+        "error",
+        "this Kubernetes is too old",
+        "Tokens of pods do not say on which node they run before Kubernetes 1.30: nobody could tell whose certificate "
+        "an agent may ask for.",
+        "Upgrade the cluster.",
+    ),
+    Finding(
+        "LS3025",
+        "error",
+        "the address provider does not cover the pods",
+        "Pods have addresses that their nodes would not be granted by the address provider that was chosen: what is in "
+        "no grant is not encrypted.",
+        "Choose the provider of your CNI with `controller.addressProvider` (docs/kubernetes.md); `pods` fits all.",
+    ),
+    Finding(
+        "LS3026",
+        "error",
+        "the CNI's own tunnels pass ours by",
+        "This CNI wraps pods' packets before any route of ours is asked, so in scope `overlay` they would not go into "
+        "our tunnels.",
+        "Use scope `transparent`, which carries what the CNI has wrapped; or have the CNI route pods without tunnels.",
+    ),
+    Finding(
+        "LS3027",
+        "warning",
+        "nodes that can have no agent",
+        "Agents run on Linux only. Traffic from and to these nodes stays plaintext, and is listed as not covered.",
+        "Nothing, if that is known; else move what must be encrypted to other nodes.",
+    ),
 )
 
 AGENT: Final = (

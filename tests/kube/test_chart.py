@@ -147,6 +147,16 @@ def test_the_notes_say_what_comes_next(whole: ControlPlane) -> None:
     assert "Nothing is encrypted yet" in notes
 
 
+def test_of_a_cluster_that_is_encrypted_they_say_nothing_else(installed: ControlPlane) -> None:
+    assert "Nothing is encrypted yet" in helm(installed, "upgrade")
+    installed.admin.patch(f"{DEFAULT}/status", {"status": {"stage": "enforce"}})
+    notes = helm(installed, "upgrade")
+    assert "The cluster stays at stage enforce" in notes
+    assert "Nothing is encrypted yet" not in notes
+    assert "linkseal-daemons" not in notes
+    assert "linkseal-daemons" in helm(installed, "upgrade", "--set", "daemons.enabled=true")
+
+
 # --- nothing lowers the stage
 
 

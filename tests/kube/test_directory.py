@@ -16,7 +16,7 @@ from ground.kubeobjects import create_namespace, create_node, heartbeat
 from ground.kubesigning import opened, signed_cluster
 from linkseal.keys import codes as documents
 from linkseal.keys.ca import make_csr
-from linkseal.keys.errors import ConfigError, DirectoryError
+from linkseal.keys.errors import CertificateRefusedError, ConfigError, DirectoryError
 from linkseal.tunnels import codes
 from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.directory import mirror
@@ -268,10 +268,15 @@ async def test_a_certificate_is_asked_for_and_a_refusal_is_told(cluster: Recorde
             found = cluster.get(f"{csrs}/{found['metadata']['name']}")
             denied = {"type": "Denied", "status": "True", "reason": "WrongNode", "message": "it is n2's"}
             cluster.put(f"{csrs}/{found['metadata']['name']}/approval", {**found, "status": {"conditions": [denied]}})
-            with pytest.raises(DirectoryError, match="WrongNode it is n2's"):
+            with pytest.raises(CertificateRefusedError, match="WrongNode it is n2's"):
                 await directory.certificate("n1")
+            await directory.request_certificate("n1", ASKED[-1])
+            assert await directory.certificate("n1") is None, "another request, that waits"
         finally:
-            cluster.delete(f"{csrs}/{found['metadata']['name']}")
+            made = [one["metadata"]["name"] for one in cluster.get(csrs)["items"]]
+            for name in made:
+                cluster.delete(f"{csrs}/{name}")
+        assert len(made) == 2
 
 
 ASKED: list[str] = []

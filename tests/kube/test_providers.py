@@ -20,6 +20,7 @@ from ground.charts import (
     exists,
 )
 from ground.charts import granted as rights
+from ground.cniobjects import BLOCKS, CALICO, CILIUM, block, defined
 from ground.controllers import granted, running, until
 from ground.controlplane import ControlPlane
 from ground.kubeapi import Api, Object, Recorder
@@ -36,13 +37,9 @@ from linkseal.tunnels.directory.mirror import Mirror
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(180)]
 
-BLOCKS = "/apis/crd.projectcalico.org/v1/ipamblocks"
 CILIUM_NODES = "/apis/cilium.io/v2/ciliumnodes"
 PODS = "/api/v1/namespaces/default/pods"
 NAMES = ("n1", "n2", "n3")
-
-CALICO = ("crd.projectcalico.org", "v1", "IPAMBlock", "ipamblocks")
-CILIUM = ("cilium.io", "v2", "CiliumNode", "ciliumnodes")
 
 
 @pytest.fixture
@@ -70,40 +67,6 @@ def provider(request: pytest.FixtureRequest, plane: ControlPlane) -> Iterator[st
 
 def only(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("provider", names, indirect=True, scope="module")
-
-
-async def defined(kube: Api, group: str, version: str, kind: str, plural: str) -> None:
-    """Make a kind as its CNI does, and wait until it is served."""
-    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    made = {
-        "metadata": {"name": f"{plural}.{group}"},
-        "spec": {
-            "group": group,
-            "scope": "Cluster",
-            "names": {"plural": plural, "singular": kind.lower(), "kind": kind, "listKind": f"{kind}List"},
-            "versions": [{"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}],
-        },
-    }
-    await until(lambda: not exists(kube, f"{DEFINITIONS}/{plural}.{group}"))  # that of the test before goes slowly
-    kube.post(DEFINITIONS, made)
-
-    def served() -> bool:
-        conditions = kube.get(f"{DEFINITIONS}/{plural}.{group}").get("status", {}).get("conditions") or ()
-        return any((one["type"], one["status"]) == ("Established", "True") for one in conditions)
-
-    await until(served)
-
-
-def block(cidr: str, owner: str, taken: Mapping[int, str]) -> Object:
-    names = sorted(set(taken.values()))
-    allocations = [names.index(taken[ordinal]) if ordinal in taken else None for ordinal in range(8)]
-    attributes = [{"handle_id": "h", "secondary": {"node": name, "pod": "p"}} for name in names]
-    return {
-        "apiVersion": "crd.projectcalico.org/v1",
-        "kind": "IPAMBlock",
-        "metadata": {"name": cidr.replace(".", "-").replace("/", "-")},
-        "spec": {"cidr": cidr, "affinity": f"host:{owner}", "allocations": allocations, "attributes": attributes},
-    }
 
 
 def put(kube: Api, path: str, item: Object) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 from zlib import crc32
 
 from linkseal.keys.ca import NodeCertificate
-from linkseal.keys.errors import DirectoryError, PeerError
+from linkseal.keys.errors import CertificateRefusedError, DirectoryError, PeerError
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.knowledge import Knowledge
 from linkseal.tunnels.agent.trouble import Pauses
@@ -30,6 +30,10 @@ TURN: Final = 0.05
 
 SOON: Final = 0.1
 
+AFTER_REFUSAL: Final = (15.0, 900.0)
+"""Seconds until another request after one that was denied, from the first to the last. Where a pod was replaced while
+its request waited it is denied, once; denied ones stay at the API server for an hour: there must not be many."""
+
 
 class Enrolment:
     """Asks and takes. Called whenever the directory was looked at; `warn` is told what is wrong each time."""
@@ -43,6 +47,9 @@ class Enrolment:
         self._warn = warn
         self._asked = False
         self._pauses = Pauses()
+        self._refusals = Pauses(*AFTER_REFUSAL)
+        self._not_before = 0.0
+        """When (steady clock) another request may be made."""
         self._since: float | None = None
         """When (steady clock) it was seen that another CA signs now."""
         self._signing = ""
@@ -52,9 +59,18 @@ class Enrolment:
 
         Less and less often: a signer may be away for months, and a directory tells when something comes.
         """
-        if await self._waits():
-            return self._pauses.next()
+        if steady_now() < self._not_before:
+            return self._not_before - steady_now()
+        try:
+            if await self._waits():
+                return self._pauses.next()
+        except CertificateRefusedError as error:
+            pause = self._refusals.next()
+            self._asked, self._not_before = False, steady_now() + pause
+            self._warn(f"{error}; another is made in {pause:.0f} s")
+            return pause
         self._pauses.reset()
+        self._refusals.reset()
         return 0.0 if self._since is None else max(SOON, self._since + self._turn() - steady_now())
 
     def soon(self) -> float:
@@ -82,6 +98,8 @@ class Enrolment:
             if not self._asked:
                 await self._directory.request_certificate(node, self._keyring.csr())
                 self._asked = True
+        except CertificateRefusedError:
+            raise
         except DirectoryError as error:
             _LOG.debug("no certificate yet: %s", error)
         return True

@@ -32,14 +32,16 @@ MAX_TEXT: Final = 500
 
 
 class Pauses:
-    """1, 2, 4 … 60 seconds, until `reset`."""
+    """Seconds, each twice the one before, from the first to the last, until `reset`: by default 1, 2, 4 … 60."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: float = FIRST_RETRY, last: float = LAST_RETRY) -> None:
+        self._bounds = first, last
         self._last = 0.0
 
     def next(self) -> float:
         """The next pause."""
-        self._last = min(LAST_RETRY, max(FIRST_RETRY, 2 * self._last))
+        first, last = self._bounds
+        self._last = min(last, max(first, 2 * self._last))
         return self._last
 
     def reset(self) -> None:

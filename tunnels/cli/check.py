@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
 import click
-from linkseal.keys.errors import DirectoryError
+from linkseal.keys.errors import ConfigError, DirectoryError
 from linkseal.tunnels.checks import Result, checks, worst
 from linkseal.tunnels.cli.exits import ExitCode
-from linkseal.tunnels.cli.load import policy_of
+from linkseal.tunnels.cli.load import look, policy_of
 from linkseal.tunnels.cli.options import Command, output_option, pass_session
 from linkseal.tunnels.cli.output import Paint, Tone, clean, emit, plural, structured
 from linkseal.tunnels.cli.session import DEFAULT_CONFIG, Session
+from linkseal.tunnels.controller.fitness import fitness, health
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.host.preflight import Subject, gather
 from linkseal.tunnels.policy import Policy
-from linkseal.tunnels.settings import AgentSettings
+from linkseal.tunnels.settings import AgentSettings, KubeDirectorySettings
+
+if TYPE_CHECKING:
+    from linkseal.tunnels.directory.kubeapi import Access
 
 _MARKS = {
     "ok": ("ok", Tone.GOOD),
@@ -32,12 +37,14 @@ _MARKS = {
     cls=Command,
     uses=("directory", "config"),
     examples=(
-        "linkseal check --pre                     # before the agent is installed",
+        "linkseal check --pre                     # before anything is installed",
+        "linkseal check --context prod            # the cluster, as its API server and its agents have it",
         "linkseal check --fail-on warning",
         "linkseal check -o junit > check.xml",
     ),
 )
 @click.option("--pre", is_flag=True, help="Prerequisites only: neither agent nor its file need to be there.")
+@click.option("--host", is_flag=True, help="This host, though kubectl would find a cluster from here.")
 @click.option(
     "--fail-on",
     type=click.Choice(["warning", "error"]),
@@ -46,15 +53,18 @@ _MARKS = {
 )
 @output_option("table", "json", "junit")
 @pass_session
-def check(session: Session, pre: bool, fail_on: str, output: str) -> int:  # noqa: FBT001 - click's flag
-    """Check whether this host is fit for Linkseal, with advice.
+def check(session: Session, pre: bool, host: bool, fail_on: str, output: str) -> int:  # noqa: FBT001 - click's flags
+    """Check whether this host, or a cluster, is fit for Linkseal, with advice.
+
+    With `--context`, `--kubeconfig` or `--namespace` the cluster is checked: its version, its CNI and the addresses of
+    its pods, its nodes' systems, and without `--pre` what the agents report. So it is where kubectl would find a
+    cluster and this host has no agent's file. Else, and with `--host`, this host is, as an agent would find it.
 
     Each check that is not fine has a code (`linkseal explain CODE`) and says what to do. Nothing is changed, with one
-    exception: to find out whether the kernel has WireGuard, a device `lslt…` is made and removed at once.
+    exception: to find out whether this host's kernel has WireGuard, a device `lslt…` is made and removed at once.
     """
-    settings = None if pre and session.config is None and not DEFAULT_CONFIG.exists() else session.settings()
-    view = _view(session, settings)
-    results = checks(gather(_subject(settings, view, pre=pre)), _policy(view), pre=pre)
+    access = None if host else session.from_afar()
+    results = _of_host(session, pre=pre) if access is None else _of_cluster(session, access, pre=pre)
     if output == "table":
         emit(text(results, Paint(session.colour())))
     elif output == "json":
@@ -63,6 +73,26 @@ def check(session: Session, pre: bool, fail_on: str, output: str) -> int:  # noq
         emit(junit(results))
     limits = {"error"} if fail_on == "error" else {"error", "warning"}
     return ExitCode.FOUND if worst(results) in limits else ExitCode.FINE
+
+
+def _of_host(session: Session, *, pre: bool) -> list[Result]:
+    settings = None if pre and session.config is None and not DEFAULT_CONFIG.exists() else session.settings()
+    view = _view(session, settings)
+    return checks(gather(_subject(settings, view, pre=pre)), _policy(view), pre=pre)
+
+
+def _of_cluster(session: Session, access: Access, *, pre: bool) -> list[Result]:
+    from linkseal.tunnels.controller import clusterlook  # noqa: PLC0415 - needs what only linkseal[kubernetes] has
+
+    facts, policy = asyncio.run(clusterlook.look(access, session.namespace or KubeDirectorySettings().namespace))
+    found = fitness(facts, policy)
+    if pre:
+        return found
+    try:
+        return [*found, *health(look(session).status)]
+    except (ConfigError, DirectoryError) as error:  # there is no policy yet, or not even its kind
+        why = "Linkseal is not installed there; --pre leaves this out" if facts.provider is None else str(error)
+        return [*found, Result("links", "sealed", "skipped", f"not known: {why}")]
 
 
 def _view(session: Session, settings: AgentSettings | None) -> DirectoryView | DirectoryError | None:

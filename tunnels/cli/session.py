@@ -84,6 +84,17 @@ class Session:
             raise ConfigError(f"the Kubernetes API needs more: {error}; install linkseal[kubernetes]") from error
         return Access(chosen.kubeconfig, chosen.context)
 
+    def from_afar(self) -> Access | None:
+        """Return how the cluster's API is reached where the cluster is meant, and not this host. Raises ConfigError.
+
+        It is if an option names it, or if kubectl would find one and this host has no agent's file.
+        """
+        if (self.namespace, self.kubeconfig, self.context) == (None, None, None) and (
+            self.config is not None or DEFAULT_CONFIG.exists()
+        ):
+            return None
+        return self.cluster()
+
     def _chosen(self) -> FileDirectorySettings | KubeDirectorySettings | None:
         """Return where the directory is, by the options, the agent's file or kubectl's; None: nothing says it."""
         from linkseal.tunnels.settings import FileDirectorySettings, KubeDirectorySettings

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from linkseal.keys.errors import ConfigError
 from linkseal.tunnels.cli.exits import ExitCode
 from linkseal.tunnels.cli.output import age, clean, note
-from linkseal.tunnels.controller.clusterwalk import Shown, Target, ask, look_on, preview, stay
+from linkseal.tunnels.controller.clusterwalk import Shown, Target, ask, look_on, preview, spent, stay
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
 
 ResultT = TypeVar("ResultT")
@@ -37,7 +37,10 @@ def walk(access: Access, target: Target, options: dict[str, Any], tell: Answered
         if options["detach"]:
             tell({"event": "detached", "text": "the controller walks on by itself"})
             return ExitCode.FINE
-        return await _attended(api, generation, options["wait"] or None, tell)
+        code = await _attended(api, generation, options["wait"] or None, tell)
+        if code == ExitCode.FINE and not target.up:
+            await spent(api, generation)
+        return code
 
     return _with_api(access, act)
 

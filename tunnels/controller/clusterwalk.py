@@ -32,6 +32,10 @@ ANSWER: Final = 60.0
 """Seconds in which a controller must have seen a wish."""
 
 
+SPENT: Final = 10.0
+"""Seconds that a command waits for a lowered stage to be taken up, before it takes `lowerTo` out."""
+
+
 class Target(NamedTuple):
     """Where to go; scope and protocol: as the object says, unless they are named."""
 
@@ -85,8 +89,27 @@ async def stay(api: KubeApi) -> Stage:
     found = await api.get(PATH)
     here = _stage(found.get("status") or {})
     lower = {"lowerTo": here.value} if _order(here) < _order(_wished(found)) else {}
-    await _apply(api, {**_kept(found), "stage": here.value, **lower})
+    generation = await _apply(api, {**_kept(found), "stage": here.value, **lower})
+    if lower:
+        await spent(api, generation)
     return here
+
+
+async def spent(api: KubeApi, generation: int) -> None:
+    """Take `lowerTo` out of the object once the controller has acted upon it. Raises ApiError, ConfigError.
+
+    Left there, a copy of the object that is applied again one day would lower the stage. If nobody takes it up in a
+    moment it stays: a wish that is not seen must not be lost.
+    """
+    deadline = time.monotonic() + SPENT
+    while time.monotonic() < deadline:
+        found = await api.get(PATH)
+        if int(found["metadata"].get("generation", 0)) != generation:
+            return  # somebody asks for something else
+        if int((found.get("status") or {}).get("observedGeneration", 0)) >= generation:
+            await _apply(api, {**_kept(found), "stage": _wished(found).value})
+            return
+        await asyncio.sleep(LOOK)
 
 
 async def look_on(api: KubeApi, generation: int) -> AsyncIterator[Shown]:

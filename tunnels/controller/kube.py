@@ -183,8 +183,8 @@ class KubeController:
                 _LOG.info("signed %s %s", text, name)
         for name in made:
             _LOG.info("made the NodeEncryption %s", name)
-        askers = [requests[name].asker for name in certified.certified]
-        self._node_news.tell({name: facts.uid for name, facts in nodes.items()}, granted.granted, askers, reports)
+        uids = {name: facts.uid for name, facts in nodes.items()}
+        self._node_news.tell(uids, granted.granted, certified.askers, reports, certified.denied)
         problems = [] if wanted is None else await self._policy(copies, spec, wanted)
         stuck = await self._lifter.step(nodes, lambda: self._standing(copies, spec))
         self._tell([*troubles, *certified.refused, *certified.problems, *self._ungranted, *problems, *stuck])

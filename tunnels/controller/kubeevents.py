@@ -19,7 +19,8 @@ from linkseal.tunnels.controller.clusterstatus import ACCEPTED, GRANTED, NOT_SIG
 from linkseal.tunnels.controller.csrs import Asker
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.status import NodeEncryption
+from linkseal.tunnels.status import NodeEncryption, NodeStatus
+from linkseal.tunnels.wording import listed
 
 _LOG: Final = logging.getLogger("linkseal.controller")
 
@@ -35,6 +36,9 @@ _BEGUN: Final = (None, False)
 
 _CA_PHASES: Final = {"trusting": "CATrusting", "signing": "CASigning", "steady": "CARotated"}
 """Reason of the Event when the CA's replacement comes to a phase."""
+
+_WALKS: Final = {"Walking": "StageWalking", "Waiting": "StageWaiting"}
+"""Reason of the Event when a walk begins or goes on, and when something holds it."""
 
 MAX_WAITING: Final = 200
 """Events kept until they can be written; a cluster in trouble must not be flooded with news of it."""
@@ -68,7 +72,9 @@ def of_cluster(before: ClusterStatus | None, after: ClusterStatus) -> Iterator[N
         was = old.get(one.type)
         if was is not None and (was.status, was.reason) == (one.status, one.reason):
             continue
-        if one.type == REACHED and one.reason in ("AtTarget", "TakenBack"):
+        if one.type == REACHED and one.reason in _WALKS:
+            yield News(_WALKS[one.reason], one.message)
+        elif one.type == REACHED and one.reason in ("AtTarget", "TakenBack"):
             yield News("StageReached" if one.status == "True" else "StageTakenBack", one.message, one.status != "True")
         elif one.type == ACCEPTED and was is not None and one.reason != NOT_SIGNED:
             if was.reason == NOT_SIGNED and one.status == "True":
@@ -96,21 +102,53 @@ def _of_ca(before: CaStatus, after: CaStatus) -> Iterator[News]:
 
 
 def of_node(before: NodeEncryption | None, after: NodeEncryption | None) -> Iterator[News]:
-    """Yield what has changed of a node by its reports."""
-    waited = _unguarded(after)
-    if before is not None and waited is not None and _unguarded(before) is None:
-        yield News("GuardedSince", f"first guard {waited} s after the node was registered")
-    was, now = _sealed(before), _sealed(after)
-    if before is None or after is None or after.status is None or now is None or was == now or (was, now) == _BEGUN:
+    """Yield what has changed of a node by its reports; None: it had, or has, not reported."""
+    was, now = (None if one is None else one.status for one in (before, after))
+    if now is None:
         return
-    links = after.status.links
-    named = ", ".join(f"{one.name} {one.state.value} {one.code or ''}".strip() for one in after.status.unsealed[:5])
-    note = f"{links.sealed} of {links.total} links are sealed" + (f": {named}" if named else "")
-    yield News("LinksSealed" if now else "LinksNotSealed", note, not now)
+    if now.guard.unguarded is not None and (was is None or was.guard.unguarded is None):
+        yield News("GuardedSince", f"first guard {now.guard.unguarded} s after the node was registered")
+    if was is not None:
+        yield from _of_links(before, after, now)
+        yield from _of_guard(was, now)
+        yield from _of_host(was, now)
 
 
-def _unguarded(report: NodeEncryption | None) -> int | None:
-    return None if report is None or report.status is None else report.status.guard.unguarded
+def _of_links(before: NodeEncryption | None, after: NodeEncryption | None, now: NodeStatus) -> Iterator[News]:
+    old, new = _sealed(before), _sealed(after)
+    if new is None or old == new or (old, new) == _BEGUN:
+        return
+    named = ", ".join(f"{one.name} {one.state.value} {one.code or ''}".strip() for one in now.unsealed[:5])
+    note = f"{now.links.sealed} of {now.links.total} links are sealed" + (f": {named}" if named else "")
+    yield News("LinksSealed" if new else "LinksNotSealed", note, not new)
+
+
+def _of_guard(was: NodeStatus, now: NodeStatus) -> Iterator[News]:
+    if now.guard.broken_glass is not None and was.guard.broken_glass is None:
+        yield News("BreakGlass", f"the guard is lifted: {now.guard.broken_glass}", warning=True)
+    if was.guard.broken_glass is not None and now.guard.broken_glass is None:
+        yield News("BreakGlassEnded", "the guard is no longer lifted")
+    if was.guard.whole != now.guard.whole and now.stage is not Stage.OFF:
+        note = "all of the guard is in the kernel" if now.guard.whole else "a part of the guard is not in the kernel"
+        yield News("GuardWhole" if now.guard.whole else "GuardNotWhole", note, not now.guard.whole)
+    leaks = {one.peer for one in now.verified if one.result == "leaked"}
+    if new := sorted(leaks - {one.peer for one in was.verified if one.result == "leaked"}):
+        yield News("PlaintextSeen", f"verify saw plaintext to {listed(new)} on the wire", warning=True)
+
+
+def _of_host(was: NodeStatus, now: NodeStatus) -> Iterator[News]:
+    if was.stage is not now.stage:
+        yield News("StageEntered", f"acts at stage {now.stage.value}, before at {was.stage.value}")
+    old, new = _live(was), _live(now)
+    if old is not None and new is not None and old != new:
+        yield News("KeyChanged", f"generation {new} carries its traffic, before it did {old}")
+    if was.boot.state != now.boot.state:
+        failed = now.boot.state == "failed"
+        yield News("BootUnitFailed" if failed else "BootUnit", now.boot.reason or f"it is {now.boot.state}", failed)
+
+
+def _live(status: NodeStatus) -> int | None:
+    return next((one.number for one in status.generations if one.state == "live"), None)
 
 
 def _sealed(report: NodeEncryption | None) -> bool | None:
@@ -151,7 +189,8 @@ class Events:
                 await self._api.create(PATH, event)
             except ApiError as error:
                 _LOG.debug("an event could not be written: %s", error)
-                return
+                if error.status in (0, 429):  # none of the others would be taken now
+                    return
 
     def _event(self, about: About, news: News) -> dict[str, Any]:
         note = news.note.encode()[:MAX_NOTE].decode(errors="ignore")
@@ -187,14 +226,17 @@ class NodeNews:
         self,
         uids: Mapping[str, str],
         granted: Sequence[str],
-        askers: Sequence[Asker | None],
+        askers: Sequence[Asker],
         reports: Mapping[str, NodeEncryption | None],
+        denied: Sequence[tuple[Asker, str]] = (),
     ) -> None:
-        """Tell of grants, of certificates (by whom they were asked for), and of what reports say newly."""
+        """Tell of grants, of certificates (by whom they were asked for) and denials, and of what reports say newly."""
         happened = [(name, News("Granted", "its addresses and prefixes were signed")) for name in granted]
-        happened += [(one.node, News("Certified", f"by request of pod {one.pod}")) for one in askers if one is not None]
+        happened += [(one.node, News("Certified", f"by request of pod {one.pod}")) for one in askers]
+        happened += [(one.node, News("CertificateDenied", why, warning=True)) for one, why in denied]
         for name, report in reports.items():
-            happened += [(name, news) for news in of_node(self._reports.get(name), report)]
+            if name in self._reports:
+                happened += [(name, news) for news in of_node(self._reports[name], report)]
             self._reports[name] = report
         for name, news in happened:
             if name in uids:

@@ -11,6 +11,7 @@ rise, and what is the same is not written.
 from __future__ import annotations
 
 import logging
+import time
 from base64 import b64encode
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from linkseal.keys.errors import PeerError, SignerError
 from linkseal.keys.grant import Grant
 from linkseal.tunnels.controller.cakeeper import CaKeeper
 from linkseal.tunnels.controller.carotation import BACKDATED
-from linkseal.tunnels.controller.csrs import Asked, asked, node_refused, pod_refused
+from linkseal.tunnels.controller.csrs import Asked, Asker, asked, node_refused, pod_refused
 from linkseal.tunnels.controller.nodefacts import NodeFacts
 from linkseal.tunnels.controller.ownership import Claim, Owned, SeenNode, owned
 from linkseal.tunnels.controller.providers.base import Offered
@@ -44,6 +45,9 @@ CERTIFICATE_LIFETIME: Final = timedelta(days=90)
 SETTLE: Final = timedelta(seconds=10)
 """After which a grant that was sent must have come back by the watch, or is sent again."""
 
+NODE_COMES: Final = 10.0
+"""Seconds for which a request waits for its Node, of which another watch tells."""
+
 AGENT: Final = "linkseal-agent"
 """Name of the agents' service account."""
 
@@ -55,6 +59,9 @@ class Passed:
     granted: tuple[str, ...] = ()
     certified: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    askers: tuple[Asker, ...] = ()
+    denied: tuple[tuple[Asker, str], ...] = ()
+    """By whom certificates were asked for that were signed, and denied and why, where that is attested."""
     problems: tuple[str, ...] = ()
 
 
@@ -80,6 +87,8 @@ class KubeSigner:
         """Nodes whose newest grant was sent, and no good answer came."""
         self._owned: tuple[object, Owned] | None = None
         """What is owned by the same words as last time: to find it takes a second with 5,000 nodes."""
+        self._unknown: dict[str, float] = {}
+        """Since when a request waits for its Node, by the clock that never jumps."""
         self._account = f"system:serviceaccount:{namespace}:{AGENT}"
 
     async def grant(
@@ -133,6 +142,8 @@ class KubeSigner:
     async def certify(self, requests: Mapping[str, Asked], nodes: Mapping[str, NodeFacts], now: datetime) -> Passed:
         """Answer requests for certificates. A denied one is not looked at again; the agent tells of it."""
         certified, refused, unsigned = [], [], []
+        askers, denied = list[Asker](), list[tuple[Asker, str]]()
+        self._unknown = {name: since for name, since in self._unknown.items() if name in requests}
         for request in requests.values():
             try:
                 why, certificate = await self._judge(request, nodes, now)
@@ -142,10 +153,12 @@ class KubeSigner:
             if certificate:
                 await self._answer(request.name, "Approved", "the asker's pod runs on this node", certificate)
                 certified.append(request.name)
+                askers += [] if request.asker is None else [request.asker]
             elif why is not None:
                 await self._answer(request.name, "Denied", why)
                 refused.append(f"{request.name}: {why}")
-        return Passed(certified=tuple(certified), refused=tuple(refused), problems=tuple(unsigned))
+                denied += [] if request.asker is None else [(request.asker, why)]
+        return Passed((), tuple(certified), tuple(refused), tuple(askers), tuple(denied), tuple(unsigned))
 
     async def register(self, nodes: Mapping[str, NodeFacts], present: Collection[str]) -> tuple[str, ...]:
         """Make the NodeEncryption of every Node that has none; it goes with its Node."""
@@ -224,10 +237,11 @@ class KubeSigner:
             return request.refused, ""
         facts = nodes.get(asker.node)
         why = node_refused(asker, None if facts is None else facts.uid)
-        if why is None:
-            pod = await self._api.find(f"/api/v1/namespaces/{self._namespace}/pods/{asker.pod}")
-            why = pod_refused(asker, pod, self._account)
-        if why is not None:
+        if why is not None:  # the API server told of the request before it told of the Node
+            first = self._unknown.setdefault(request.name, time.monotonic())
+            return (why if time.monotonic() - first > NODE_COMES else None), ""
+        pod = await self._api.find(f"/api/v1/namespaces/{self._namespace}/pods/{asker.pod}")
+        if (why := pod_refused(asker, pod, self._account)) is not None:
             return why, ""
         try:
             named, since, lifetime = (asker.node, asker.node_uid), now - BACKDATED, CERTIFICATE_LIFETIME + BACKDATED

@@ -18,11 +18,12 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Mapping
 from http import HTTPStatus
+from secrets import token_hex
 from typing import Any, Final, NamedTuple
 
 from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.ca import MAX_CERTIFICATE
-from linkseal.keys.errors import DirectoryError, PeerError
+from linkseal.keys.errors import CertificateRefusedError, DirectoryError, PeerError
 from linkseal.keys.values import is_node_name
 from linkseal.tunnels import codes
 from linkseal.tunnels.directory.base import MAX_NODES, Absences, DirectoryView, Failed, unheard
@@ -98,7 +99,9 @@ class KubeDirectory:
         self._outbox = Outbox()
         self._reporter = Reporter(api, NODE_ENCRYPTIONS, MANAGER)
         self._asked = ""
-        """The name of our certificate request; empty: none was made yet."""
+        """The name of our certificate request; empty: none was made yet, or it was denied."""
+        self._denied = ""
+        """What the next request's name ends in, since the one before was denied: it stays there for an hour."""
         self._request: Mapping[str, Any] = {}
 
     # --- reading ------------------------------------------------------------------------------------------------
@@ -124,7 +127,7 @@ class KubeDirectory:
         return True
 
     async def certificate(self, node: str) -> str | None:
-        """Return the certificate that was issued for our request. DirectoryError: it was denied, with the reason."""
+        """Return the certificate that was issued for our request. CertificateRefusedError: it was denied, and why."""
         if not self._asked:
             return None
         found = await self._outbox.send("certificate", self._answer_to(self._asked))
@@ -134,7 +137,8 @@ class KubeDirectory:
         for condition in status.get("conditions") or ():
             if condition.get("type") in {"Denied", "Failed"}:
                 said = f"{condition.get('reason', '')} {condition.get('message', '')}".strip()
-                raise DirectoryError(f"the certificate request {self._asked} of {node} was refused: {said}")
+                refused, self._asked, self._denied = self._asked, "", token_hex(3)
+                raise CertificateRefusedError(f"the certificate request {refused} of {node} was refused: {said}")
         issued = status.get("certificate")
         return None if not issued else _pem(str(issued), self._asked)
 
@@ -301,7 +305,7 @@ class KubeDirectory:
     async def request_certificate(self, node: str, csr: str) -> None:
         """Ask the signer to certify the node's identity key (PEM)."""
         digest = hashlib.sha256(csr.encode()).hexdigest()[:12]
-        name = f"linkseal-{_name(node)[:200]}-{digest}"
+        name = f"linkseal-{_name(node)[:200]}-{digest}{self._denied}"
         spec = {"request": b64encode(csr.encode()).decode(), "signerName": SIGNER, "usages": ["digital signature"]}
         body = {
             "apiVersion": "certificates.k8s.io/v1",

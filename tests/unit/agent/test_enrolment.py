@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from linkseal.keys.ca import make_csr
-from linkseal.keys.errors import DirectoryError
+from linkseal.keys.errors import CertificateRefusedError, DirectoryError
 from linkseal.tunnels.agent import enrolment
 from linkseal.tunnels.agent.enrolment import Enrolment
 from unit.agent.test_anchors import NEW, OLD, crosses, name, signed, view
@@ -21,12 +21,15 @@ RENEWED = timedelta(days=60)
 
 @dataclass
 class Signer:
-    """The directory, as far as certificates go; `ca` signs. `trouble`: it does not answer, and says this."""
+    """The directory, as far as certificates go; `ca` signs. `trouble`: it does not answer, and says this. `denies`: it
+    denies each request, once.
+    """
 
     ca: str = OLD
     now: datetime = NOW
     trouble: str = ""
     silent: bool = False
+    denies: bool = False
     asked: list[str] = field(default_factory=list)
     issued: str | None = None
 
@@ -35,12 +38,14 @@ class Signer:
 
     async def certificate(self, _: str) -> str | None:
         self._answer()
+        if self.denies and self.asked:
+            raise CertificateRefusedError(f"the certificate request {len(self.asked)} was refused: no such pod")
         return self.issued
 
     async def request_certificate(self, node: str, csr: str) -> None:
         self._answer()
         self.asked.append(csr)
-        if not self.silent:
+        if not self.silent and not self.denies:
             self.issued = authority(self.ca).sign_csr(csr, node, "uid-1", self.now, LIFETIME)
 
     def _answer(self) -> None:
@@ -193,3 +198,23 @@ async def test_what_cannot_be_verified_replaces_no_certificate_that_is_to_be_ren
         assert await site.enrolment.step() > 0
         assert "the certificate offered is refused" in site.warned[-1]
         assert site.certificate() == old
+
+
+async def test_after_a_refusal_another_request_is_made_in_a_while_and_less_and_less_often(site: Site) -> None:
+    """However often the directory is looked at meanwhile. The reason is told each time."""
+    site.signer.now, site.signer.denies, site.signer.issued = NOW + RENEWED, True, None
+    site.signer.asked.clear()
+    assert await site.enrolment.step() > 0
+    for pause in (15.0, 30.0, 60.0):
+        count = len(site.signer.asked)
+        assert await site.enrolment.step() == pause
+        assert "no such pod" in site.warned[-1]
+        for _ in range(3):
+            assert 0 < await site.enrolment.step() <= pause
+        assert len(site.signer.asked) == count, "not before its time"
+        site.clock[0] += pause
+        site.signer.denies = False  # a directory has forgotten a request that it told the refusal of
+        assert await site.enrolment.step() > 0
+        assert len(site.signer.asked) == count + 1
+        site.signer.denies, site.signer.issued = True, None
+    assert len(site.warned) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, cast
@@ -9,11 +10,22 @@ from typing import Any, cast
 import pytest
 from linkseal.tunnels.clusterobject import CaStatus, ClusterStatus
 from linkseal.tunnels.controller.clusterstatus import Standing, build
-from linkseal.tunnels.controller.kubeevents import MAX_NOTE, MAX_WAITING, About, Events, News, of_cluster, of_node
+from linkseal.tunnels.controller.csrs import Asker
+from linkseal.tunnels.controller.kubeevents import (
+    MAX_NOTE,
+    MAX_WAITING,
+    About,
+    Events,
+    News,
+    NodeNews,
+    of_cluster,
+    of_node,
+)
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
 from linkseal.tunnels.model import LinkState, Stage
 from linkseal.tunnels.stages import Evidence, Position
-from linkseal.tunnels.status import LinkCounts, Metadata, NodeEncryption, NodeStatus
+from linkseal.tunnels.status import GenerationStatus, LinkCounts, Metadata, NodeEncryption, NodeStatus
+from linkseal.tunnels.statusparts import BootStatus, GuardStatus, Verification
 from unit.test_status import T, pair, status
 
 ENFORCED = Standing(
@@ -40,18 +52,28 @@ def reasons(before: ClusterStatus | None, after: ClusterStatus) -> list[tuple[st
 def test_what_is_found_at_the_start_and_what_stays_is_no_news() -> None:
     assert reasons(None, seen()) == []
     assert reasons(seen(), seen()) == []
-    assert list(of_node(None, node(SEALED))) == []
     assert list(of_node(node(SEALED), node(SEALED))) == []
     assert list(of_node(node(SEALED), None)) == []
+    assert told_of(node(SEALED), None, node(SEALED)) == []
+
+
+def told_of(*reports: NodeEncryption | None) -> list[str]:
+    """Reasons of the Events about a node that reports these, one after the other, to a controller that just began."""
+    events = Events(cast("KubeApi", None))
+    news = NodeNews(events)
+    for report in reports:
+        news.tell({"n1": "u1"}, (), (), {"n1": report})
+    return [event["reason"] for event in events._waiting]
 
 
 def test_how_long_a_new_node_had_no_guard_is_told_once() -> None:
     late = node(replace(SEALED, guard=replace(SEALED.guard, first_loaded_at=T, unguarded=12)))
     (told,) = of_node(node(SEALED), late)
     assert told == News("GuardedSince", "first guard 12 s after the node was registered")
-    assert told in of_node(node(None), late)
+    assert list(of_node(None, late)) == [told], "its first report"
     assert list(of_node(late, late)) == []
-    assert list(of_node(None, late)) == [], "what a controller finds when it starts is no news"
+    assert told_of(None, late, late) == ["GuardedSince"]
+    assert told_of(late, late) == [], "what a controller finds when it starts is no news"
 
 
 def test_a_stage_that_changes_and_is_reached_or_taken_back_is_told() -> None:
@@ -124,18 +146,72 @@ def test_a_spec_that_waits_for_a_signature_is_not_refused() -> None:
     ],
 )
 def test_links_of_a_node(before: NodeStatus, after: NodeStatus, told: list[Any]) -> None:
+    found = [(one.reason, one.warning) for one in of_node(node(before), node(after))]
+    assert [one for one in found if "Links" in one[0]] == told
+
+
+GUARDED = replace(SEALED, guard=GuardStatus("drop"))
+LIVE, NEXT = GenerationStatus(3, "live", "f", T), GenerationStatus(4, "live", "f", T)
+INSTALLED = BootStatus("installed")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (GUARDED, replace(GUARDED, guard=GuardStatus("drop", broken_glass="rescue")), [("BreakGlass", True)]),
+        (replace(GUARDED, guard=GuardStatus("drop", broken_glass="rescue")), GUARDED, [("BreakGlassEnded", False)]),
+        (GUARDED, replace(GUARDED, guard=GuardStatus("drop", whole=False)), [("GuardNotWhole", True)]),
+        (replace(GUARDED, guard=GuardStatus("drop", whole=False)), GUARDED, [("GuardWhole", False)]),
+        (SEALED, replace(SEALED, verified=(Verification("n2", "leaked", T),)), [("PlaintextSeen", True)]),
+        (replace(SEALED, verified=(Verification("n2", "leaked", T),)), replace(SEALED, verified=()), []),
+        (SEALED, replace(SEALED, stage=Stage.ENFORCE), [("StageEntered", False)]),
+        (replace(SEALED, generations=(LIVE,)), replace(SEALED, generations=(NEXT,)), [("KeyChanged", False)]),
+        (SEALED, replace(SEALED, boot=BootStatus("failed", "no systemd")), [("BootUnitFailed", True)]),
+        (replace(SEALED, boot=BootStatus("failed", "why")), replace(SEALED, boot=INSTALLED), [("BootUnit", False)]),
+    ],
+    ids=lambda value: value[0][0] if isinstance(value, list) and value else "",
+)  # fmt: skip
+def test_what_changes_on_a_node(before: NodeStatus, after: NodeStatus, told: list[Any]) -> None:
     assert [(one.reason, one.warning) for one in of_node(node(before), node(after))] == told
 
 
-class Server:
-    """Takes so many events and refuses what comes after."""
+def test_a_denied_request_is_told_on_the_node_whose_pod_asked() -> None:
+    events = Events(cast("KubeApi", None))
+    NodeNews(events).tell({"n1": "u1"}, (), (), {}, [(Asker("n1", "u1", "agent-x", "u2"), "the pod is gone")])
+    (event,) = events._waiting
+    assert (event["reason"], event["note"], event["type"]) == ("CertificateDenied", "the pod is gone", "Warning")
+    assert event["regarding"]["uid"] == "u1"
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+
+def test_a_walk_that_begins_and_one_that_is_held_are_told() -> None:
+    walking = replace(ENFORCED, position=Position(Stage.PREFER), walking=True)
+    held = replace(walking, reasons=("n2 has not applied it",))
+    assert reasons(seen(replace(walking, walking=False)), seen(walking)) == [("StageWalking", False)]
+    assert reasons(seen(walking), seen(held)) == [("StageWaiting", False)]
+
+
+async def test_one_that_is_refused_keeps_no_other_from_being_told() -> None:
+    server = Server(3, refused={1})
+    events = Events(cast("KubeApi", server))
+    for number in range(3):
+        events.tell(About("v1", "Node", f"n{number}", "u"), News("Granted", ""))
+    await events.write()
+    assert [one["regarding"]["name"] for one in server.taken] == ["n0", "n2"]
+
+
+class Server:
+    """Takes so many events and wants to be left alone then; `refused`: by number, those it never takes."""
+
+    def __init__(self, room: int, refused: Collection[int] = ()) -> None:
+        self.room, self.refused = room, refused
+        self.asked = 0
         self.taken: list[dict[str, Any]] = []
 
     async def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         assert path == "/apis/events.k8s.io/v1/namespaces/default/events"
+        self.asked += 1
+        if self.asked - 1 in self.refused:
+            raise ApiError("422 Unprocessable Entity", 422)
         if len(self.taken) == self.room:
             raise ApiError("429 Too Many Requests", 429)
         self.taken.append(body)

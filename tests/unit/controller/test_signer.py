@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import pytest
 from linkseal.keys import grant as grants
-from linkseal.keys.ca import CertificateAuthority, Trust
+from linkseal.keys.ca import CertificateAuthority, Trust, generate_identity, make_csr
 from linkseal.keys.grant import Grant
 from linkseal.keys.values import Prefix
+from linkseal.tunnels.controller import kubesigner
 from linkseal.tunnels.controller.cakeeper import CaKeeper
 from linkseal.tunnels.controller.carotation import Authorities
+from linkseal.tunnels.controller.csrs import Asked, Asker
 from linkseal.tunnels.controller.kubesigner import SETTLE, KubeSigner, Passed
 from linkseal.tunnels.controller.nodefacts import NodeFacts
 from linkseal.tunnels.controller.providers.base import Offered
@@ -131,3 +133,42 @@ async def test_a_node_made_anew_has_been_sent_nothing(signer: KubeSigner, server
     found = await granted(signer, {"n1": replace(node(1), uid="u9")}, now=NOW + SECOND)
     assert found.granted == ("n1",)
     assert server.sent[-1].uid == "u9"
+
+
+class Requests:
+    """Certificate requests by name, and one agent's pod."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, str] = {}
+
+    async def find(self, path: str) -> dict[str, Any]:
+        assert path == "/api/v1/namespaces/linkseal/pods/agent-x"
+        return {"metadata": {"uid": "p1"}, "spec": {"nodeName": "n1", "serviceAccountName": "linkseal-agent"}}
+
+    async def get(self, path: str) -> dict[str, Any]:
+        return {"metadata": {"name": path.rpartition("/")[2]}}
+
+    async def replace(self, _path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        self.answers[body["metadata"]["name"]] = body["status"]["conditions"][0]["type"]
+        return dict(body)
+
+
+async def test_a_request_waits_a_moment_for_a_node_that_another_watch_tells_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent of a new node would be denied else, and the node be without a certificate meanwhile."""
+    clock, server = [100.0], Requests()
+    monkeypatch.setattr(kubesigner.time, "monotonic", lambda: clock[0])
+    signer = KubeSigner(cast("KubeApi", server), "linkseal", cast("CaKeeper", Keeper()))
+    asker = Asker("n1", "u1", "agent-x", "p1")
+    requests = {"r": Asked("r", make_csr(generate_identity(), "n1", "u1"), asker)}
+    old = {"n1": replace(node(1), uid="u0")}
+    for nodes in ({}, old):
+        assert await signer.certify(requests, nodes, NOW) == Passed()
+        clock[0] += 4
+    found = await signer.certify(requests, {"n1": node(1)}, NOW)
+    assert (found.certified, found.askers, server.answers) == (("r",), (asker,), {"r": "Approved"})
+    requests["s"] = replace(requests.pop("r"), name="s")
+    assert await signer.certify(requests, old, NOW) == Passed(), "it waits for itself"
+    clock[0] += kubesigner.NODE_COMES + 1
+    found = await signer.certify(requests, old, NOW)
+    assert [one for one, _ in found.denied] == [asker]
+    assert server.answers["s"] == "Denied"
