@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -134,7 +134,17 @@ EXEMPTION_RULES = [
     },
 ]
 
-CLUSTER_COLUMNS = [
+REQUEST_RULES = [
+    {
+        "rule": "self.type == 'verify' || !has(self.peers) || self.peers.size() == 0",
+        "message": "only a request to verify names peers",
+        "fieldPath": ".peers",
+    },
+]
+
+WIDE = 1
+
+CLUSTER_COLUMNS: list[tuple[Any, ...]] = [
     ("Stage", "string", ".status.stage", "where the cluster is"),
     ("Target", "string", ".spec.stage", "where it is to be"),
     ("Scope", "string", ".spec.scope", "what the tunnels carry"),
@@ -143,19 +153,42 @@ CLUSTER_COLUMNS = [
     ("Links", "integer", ".status.links.total", "links that there should be"),
     ("Nodes", "integer", ".status.nodes", "nodes that take part"),
     ("Age", "date", ".metadata.creationTimestamp", ""),
+    (
+        "Position",
+        "string",
+        ".status.position",
+        "the same in words, and what it waits for",
+        WIDE,
+    ),
+    ("Accepted", "string", ".status.conditions[?(@.type=='Accepted')].reason", "whether the spec is in force", WIDE),
+    ("Granted", "string", ".status.conditions[?(@.type=='Granted')].reason", "whether every node has its grant", WIDE),
+    ("CA", "string", ".status.conditions[?(@.type=='CASteady')].reason", "whether one CA is in force", WIDE),
 ]
 
-NODE_COLUMNS = [
+NODE_COLUMNS: list[tuple[Any, ...]] = [
     ("Stage", "string", ".status.stage", "the stage this node acts by"),
     ("Sealed", "integer", ".status.links.sealed", "peers to which its traffic is encrypted"),
     ("Total", "integer", ".status.links.total", "peers to which it should be"),
     ("Generation", "integer", ".status.generations[-1:].number", "its newest key"),
-    ("Driver", "string", ".status.driver", ""),
     ("Guard", "string", ".status.guard.mode", "what happens to plaintext"),
     ("Reported", "date", ".status.observedAt", ""),
     ("Version", "string", ".status.version", ""),
     ("Age", "date", ".metadata.creationTimestamp", ""),
+    (
+        "Applied",
+        "string",
+        ".status.conditions[?(@.type=='Applied')].status",
+        "whether the kernel is as it should be",
+        WIDE,
+    ),
+    ("Policy", "integer", ".status.policy.serial", "serial of the policy it acts by", WIDE),
+    ("Whole", "string", ".status.conditions[?(@.type=='Guarded')].reason", "what the guard does, or lacks", WIDE),
+    ("Boot", "string", ".status.boot.state", "what brings it back at boot", WIDE),
+    ("Driver", "string", ".status.driver", "", WIDE),
+    ("Kernel", "string", ".status.kernel", "", WIDE),
+    ("MTU", "integer", ".status.mtu", "bytes that tunnels carry", WIDE),
 ]
+"""Name, type, path, what it says; those that are `WIDE` only with `-o wide`."""
 
 
 # --- a structural schema -------------------------------------------------------------------------------------------
@@ -276,6 +309,7 @@ def node_encryption() -> dict[str, Any]:
     shown = report["status"]
     del shown["required"], shown["nullable"]
     shown["x-kubernetes-map-type"] = "atomic"
+    report["spec"]["properties"]["requests"]["items"]["x-kubernetes-validations"] = REQUEST_RULES
     schema = {
         "description": "What one node reports of itself, and what is asked of its agent.",
         "type": "object",
@@ -284,7 +318,7 @@ def node_encryption() -> dict[str, Any]:
     return definition("NodeEncryption", schema, NODE_COLUMNS)
 
 
-def definition(kind: str, schema: dict[str, Any], columns: list[tuple[str, str, str, str]]) -> dict[str, Any]:
+def definition(kind: str, schema: dict[str, Any], columns: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
     """Return a CustomResourceDefinition of our group."""
     plural = f"{kind.lower()}s"
     return {
@@ -315,9 +349,9 @@ def definition(kind: str, schema: dict[str, Any], columns: list[tuple[str, str, 
     }
 
 
-def _column(name: str, kind: str, path: str, words: str) -> dict[str, Any]:
+def _column(name: str, kind: str, path: str, words: str, priority: int = 0) -> dict[str, Any]:
     said = {"description": words} if words else {}
-    return {"name": name, "type": kind, "jsonPath": path} | said
+    return {"name": name, "type": kind, "jsonPath": path} | said | ({"priority": priority} if priority else {})
 
 
 class _Plain(yaml.SafeDumper):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from linkseal.keys.values import NODE_PATTERN
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.status import LinkCounts
-from linkseal.tunnels.statustypes import EDGE, Count, Message, Number, Short, Time
+from linkseal.tunnels.statustypes import EDGE, MAX_CONDITIONS, Count, Message, Number, Short, SpecCondition, Time
 from linkseal.tunnels.validation import Edge
 from pydantic import Field, TypeAdapter, with_config
 
@@ -20,9 +20,6 @@ MAX_OPTED_OUT: Final = 1024
 """Each is a node whose traffic is plaintext by wish: more than these are no exceptions."""
 
 MAX_BLOCKERS: Final = 50
-MAX_CONDITIONS: Final = 16
-
-_CONDITION: Final = r"^[A-Za-z][A-Za-z0-9]{0,62}$"
 
 
 class OptOutSpec(Edge):
@@ -38,21 +35,6 @@ class CaSpec(Edge):
 
     rotate: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][-A-Za-z0-9._]*$")] | None = None
     """A date or whatever else: a new value replaces the CA once. Refused while a replacement is under way."""
-
-
-@with_config(EDGE)
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """A condition as Kubernetes has them; `linkseal.io` adds no fields."""
-
-    type: Annotated[str, Field(max_length=63, pattern=_CONDITION)]
-    status: Literal["True", "False", "Unknown"]
-    reason: Annotated[str, Field(max_length=63, pattern=_CONDITION)]
-    """One word for programs."""
-    message: Message
-    last_transition_time: Time
-    """When the status last changed."""
-    observed_generation: Number = 0
 
 
 @with_config(EDGE)
@@ -101,7 +83,7 @@ class ClusterStatus:
     """Directed pairs of them by state."""
     blockers: Annotated[tuple[Message, ...], Field(max_length=MAX_BLOCKERS)] = ()
     """What holds up the next stage."""
-    conditions: Annotated[tuple[Condition, ...], Field(max_length=MAX_CONDITIONS)] = ()
+    conditions: Annotated[tuple[SpecCondition, ...], Field(max_length=MAX_CONDITIONS)] = ()
     ca: CaStatus = field(default_factory=CaStatus)
 
 

@@ -31,8 +31,10 @@ from linkseal.tunnels.statusparts import (
 )
 from linkseal.tunnels.statustypes import (
     EDGE,
+    MAX_CONDITIONS,
     Bytes,
     Code,
+    Condition,
     Count,
     Message,
     Name,
@@ -194,6 +196,8 @@ class NodeStatus:
     trust: Annotated[tuple[Short, ...], Field(max_length=MAX_AUTHORITIES)] = ()
     """Fingerprints of the CAs it trusts: SHA-256 of their public keys."""
     boot: BootStatus = field(default_factory=BootStatus)
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=MAX_CONDITIONS)] = ()
+    """The same in the words that Kubernetes has for it (`linkseal.tunnels.nodeconditions`)."""
 
 
 @with_config(EDGE)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from linkseal.keys.values import MAX_NUMBER, NODE_PATTERN
 from linkseal.tunnels.findings import MAX_MESSAGE, MAX_SUBJECT
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, with_config
 from pydantic.alias_generators import to_camel
 
 _PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
@@ -41,3 +42,29 @@ Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 
 EDGE: Final = ConfigDict(strict=True, extra="ignore", alias_generator=to_camel)
 """Of every part of the object: exact types, camelCase keys, unknown ones ignored."""
+
+MAX_CONDITIONS: Final = 16
+
+_CONDITION: Final = r"^[A-Za-z][A-Za-z0-9]{0,62}$"
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition as Kubernetes has them, of what no spec asks for. `linkseal.io` adds no fields."""
+
+    type: Annotated[str, Field(max_length=63, pattern=_CONDITION)]
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, Field(max_length=63, pattern=_CONDITION)]
+    """One word for programs."""
+    message: Message
+    last_transition_time: Time
+    """When the status last changed."""
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
+class SpecCondition(Condition):
+    """One that is about a generation of the object's spec: `kubectl wait` takes no older one's for an answer."""
+
+    observed_generation: Number = 0

@@ -12,11 +12,12 @@ from ground.controlplane import ControlPlane
 from ground.daemons import DaemonError
 from ground.kubeapi import Api, ApiError, Recorder
 from linkseal.tunnels.cli.main import main
-from linkseal.tunnels.clusterobject import CaStatus, ClusterStatus, Condition, status_object
+from linkseal.tunnels.clusterobject import CaStatus, ClusterStatus, status_object
 from linkseal.tunnels.guard.policy import MAX_EXEMPTIONS
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import parse_policy
 from linkseal.tunnels.status import LinkCounts
+from linkseal.tunnels.statustypes import SpecCondition
 
 pytestmark = [pytest.mark.kube, pytest.mark.usefixtures("chart")]
 
@@ -193,7 +194,7 @@ def test_exemptions_are_few_and_each_has_its_own_name(cluster: Recorder) -> None
 def test_its_status_is_kept_whole_and_replaced_as_a_whole(cluster: Recorder) -> None:
     full = ClusterStatus(
         3, 7, Stage.PREFER, "prefer, on the way to enforce", 5, LinkCounts(20, 18, 1, 1), ("n3 has no agent",),
-        (Condition("Sealed", "False", "LinksPending", "ü" * 500, T, 3),),
+        (SpecCondition("Sealed", "False", "LinksPending", "ü" * 500, T, 3),),
         CaStatus("signing", "f" * 64, T, "n" * 64, "o" * 64, "2026-11", T, ("n3: ü",), "p" * 500),
     )  # fmt: skip
     for status in map(status_object, (full, ClusterStatus())):

@@ -20,6 +20,7 @@ from ground.charts import (
     node_encryption,
 )
 from ground.controlplane import ControlPlane
+from ground.daemons import DaemonError
 from ground.kubeapi import ApiError, Recorder
 from ground.kubeobjects import create_node
 from linkseal.keys.announcement import SignedAnnouncement
@@ -28,6 +29,7 @@ from linkseal.keys.cabundle import MAX_AUTHORITIES
 from linkseal.tunnels.directory.kube import KubeDirectory
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
 from linkseal.tunnels.model import LinkState, Scope, Stage
+from linkseal.tunnels.nodeconditions import conditions
 from linkseal.tunnels.status import (
     MAX_FINDINGS,
     MAX_PAIRS,
@@ -55,6 +57,7 @@ from linkseal.tunnels.statusparts import (
     PlaintextFlow,
     Verification,
 )
+from linkseal.tunnels.statustypes import MAX_CONDITIONS, Condition
 
 pytestmark = [pytest.mark.kube, pytest.mark.usefixtures("chart")]
 
@@ -100,6 +103,7 @@ def largest_status() -> NodeStatus:
         verified=tuple(Verification(name(n), "leaked", T, LONG, 1_000_000) for n in range(MAX_VERIFIED)),
         trust=("f" * 128,) * MAX_AUTHORITIES,
         boot=BootStatus("failed", LONG, "r" * 40),
+        conditions=tuple(Condition(f"C{number}", "Unknown", "R" * 63, LONG, T) for number in range(MAX_CONDITIONS)),
     )  # fmt: skip
 
 
@@ -247,9 +251,37 @@ async def test_the_agent_can_do_all_it_does_with_its_rights(
         plane.admin.delete(f"/apis/certificates.k8s.io/v1/certificatesigningrequests/{one['metadata']['name']}")
 
 
-def test_its_columns_are_worth_reading(plane: ControlPlane, kube: Recorder) -> None:
+def test_a_request_says_what_it_asks(plane: ControlPlane, kube: Recorder) -> None:
+    asked = {"id": "r1", "type": "rotate", "requestedAt": "2026-11-02T10:00:00Z"}
     kube.post(NODE_ENCRYPTIONS, node_encryption("a"))
-    head = plane.kubectl("get", "nodeencryptions").splitlines()[0].split()
-    assert head == [
-        "NAME", "STAGE", "SEALED", "TOTAL", "GENERATION", "DRIVER", "GUARD", "REPORTED", "VERSION", "AGE",
-    ]  # fmt: skip
+    for wrong, words in (
+        ({"peers": ["b"]}, "only a request to verify names peers"),
+        ({"type": "reboot"}, "Unsupported value"),
+        ({"requestedAt": None}, "Required value"),
+        ({"id": "-"}, "should match"),
+    ):
+        with pytest.raises(ApiError, match=words):
+            kube.patch(f"{NODE_ENCRYPTIONS}/a", {"spec": {"requests": [{**asked, **wrong}]}})
+    body = json.dumps(node_encryption("a") | {"spec": {"reqests": [asked]}})
+    with pytest.raises(DaemonError, match="field not declared in schema"):
+        plane.kubectl("apply", "--server-side", "-f", "-", stdin=body)
+    kube.patch(f"{NODE_ENCRYPTIONS}/a", {"spec": {"requests": [{**asked, "type": "verify", "peers": ["b"]}]}})
+
+
+async def test_its_columns_are_worth_reading(directory: KubeDirectory, plane: ControlPlane, kube: Recorder) -> None:
+    generations = (GenerationStatus(3, "retiring", "f", T), GenerationStatus(4, "live", "f", T))
+    report = replace(
+        barest_status(), stage=Stage.ENFORCE, generations=generations, links=LinkCounts(5, 4), mtu=1420,
+        driver="kernel", kernel="6.1.0-26-amd64", version="0.1.0", policy=AppliedStatus(7, applied=True),
+        guard=GuardStatus("drop", whole=False), boot=BootStatus("installed"), observed_at=time.time(),
+    )  # fmt: skip
+    report = replace(report, conditions=conditions(report, ()))
+    await directory.publish_status("a", to_json("a", report))
+    head, line = plane.kubectl("get", "nodeencryption", "a").splitlines()
+    assert head.split() == ["NAME", "STAGE", "SEALED", "TOTAL", "GENERATION", "GUARD", "REPORTED", "VERSION", "AGE"]
+    assert line.split()[:6] == ["a", "enforce", "4", "5", "4", "drop"]
+    head, line = plane.kubectl("get", "nodeencryption", "-o", "wide").splitlines()
+    assert head.split()[9:] == ["APPLIED", "POLICY", "WHOLE", "BOOT", "DRIVER", "KERNEL", "MTU"]
+    assert line.split()[9:] == ["True", "7", "NotWhole", "installed", "kernel", "6.1.0-26-amd64", "1420"]
+    plane.kubectl("wait", "--for=condition=Applied", "nodeencryption/a", "--timeout=10s")
+    plane.kubectl("wait", "--for=condition=Guarded=False", "nodeencryption/a", "--timeout=10s")

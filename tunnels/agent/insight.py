@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from heapq import nsmallest
 from typing import Final, Protocol, TypeVar
@@ -25,8 +25,10 @@ from linkseal.tunnels.guard.diff import is_whole
 from linkseal.tunnels.links import LinkBook
 from linkseal.tunnels.metrics import BUCKETS, MAX_PEERS, Heard, LoopFigures, Picture
 from linkseal.tunnels.model import Desired, LinkKey, Observed, Stage
+from linkseal.tunnels.nodeconditions import conditions
 from linkseal.tunnels.settings import EndpointSetting
 from linkseal.tunnels.status import NodeStatus, RequestStatus
+from linkseal.tunnels.statustypes import Condition
 from linkseal.tunnels.truth import Untrue, untrue
 from linkseal.tunnels.world import World, stage_towards
 
@@ -64,6 +66,8 @@ class Insight:
         self._surroundings = Surroundings()
         self._unserved: tuple[float, str] | None = None
         """Since when (Unix seconds) and why no metrics are served."""
+        self._conditions: tuple[Condition, ...] = ()
+        """Those of the last report."""
         self.picture = Picture()
 
     # --- in the worker's thread ---------------------------------------------------------------------------------
@@ -110,6 +114,19 @@ class Insight:
         status = replace(status, guard=self._surroundings.added(status.guard, worker, fresh=fresh))
         self.picture = replace(self.picture, status=status, heard=_heard(worker.book))
         return status
+
+    def conditioned(self, status: NodeStatus) -> NodeStatus:
+        """The report with its conditions."""
+        self._conditions = conditions(status, self._conditions)
+        return replace(status, conditions=self._conditions)
+
+    def recall(self, said: Sequence[Condition]) -> None:
+        """Take up since when conditions have been as they are, by what was reported before the agent was restarted."""
+        times = {(one.type, one.status): one.last_transition_time for one in said}
+        self._conditions = tuple(
+            replace(one, last_transition_time=times.get((one.type, one.status), one.last_transition_time))
+            for one in self._conditions or said
+        )
 
     def _untrue(self, *, fresh: bool) -> Mapping[str, Untrue]:
         """What the kernel says against links that the book calls sealed.

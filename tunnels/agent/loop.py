@@ -300,6 +300,7 @@ class Agent:
             view = await self._directory.view(self._node, await self._in_worker(self._known_names))
             if not self.desk.ready:
                 await self.desk.remember(self._directory)
+                self.insight.recall(self.desk.conditions)
             self._trouble.over(LOOKING)
         except DirectoryError as error:
             message = str(error)
@@ -352,7 +353,7 @@ class Agent:
 
     def _node_status(self, now: float, *, fresh: bool = False) -> NodeStatus:
         status = self.insight.status(self.desk.states(now), self._outgoing.serial, now, fresh=fresh)
-        return replace(status, verified=self._proofs.results())
+        return self.insight.conditioned(replace(status, verified=self._proofs.results()))
 
     def _plan(self) -> Mapping[str, Any]:
         desired, _, steps = self.worker.plan_now()

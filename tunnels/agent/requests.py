@@ -12,6 +12,7 @@ from linkseal.tunnels.agent.worker import Worker
 from linkseal.tunnels.directory.base import Directory
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.status import MAX_REQUESTS, Request, RequestStatus, parse_report
+from linkseal.tunnels.statustypes import Condition
 
 
 class RequestDesk:
@@ -20,6 +21,8 @@ class RequestDesk:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._states: dict[str, RequestStatus] = {}
+        self.conditions: tuple[Condition, ...] = ()
+        """Those of the last status."""
         self._rotations: dict[str, int] = {}
         self._to_verify: dict[str, tuple[str, ...]] = {}
         self.ready = False
@@ -38,6 +41,7 @@ class RequestDesk:
         self.ready = True
         if report is not None and report.status is not None:
             self._states = dict(report.status.requests)
+            self.conditions = report.status.conditions
         generations = self._worker.keyring.generations
         for request, state in self._states.items():
             if generations is not None and (state.type, state.state) == ("rotate", "running"):

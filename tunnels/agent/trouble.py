@@ -34,8 +34,8 @@ MAX_TEXT: Final = 500
 class Pauses:
     """Seconds, each twice the one before, from the first to the last, until `reset`: by default 1, 2, 4 … 60."""
 
-    def __init__(self, first: float = FIRST_RETRY, last: float = LAST_RETRY) -> None:
-        self._bounds = first, last
+    def __init__(self, first: float | None = None, last: float | None = None) -> None:
+        self._bounds = first or FIRST_RETRY, last or LAST_RETRY
         self._last = 0.0
 
     def next(self) -> float:

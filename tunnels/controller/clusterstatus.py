@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from linkseal.tunnels.cluster import directed_states
-from linkseal.tunnels.clusterobject import MAX_BLOCKERS, CaStatus, ClusterStatus, Condition
+from linkseal.tunnels.clusterobject import MAX_BLOCKERS, CaStatus, ClusterStatus
 from linkseal.tunnels.findings import MAX_MESSAGE
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.stages import Evidence, Position
 from linkseal.tunnels.status import LinkCounts
-from linkseal.tunnels.statustypes import parse_time
+from linkseal.tunnels.statustypes import SpecCondition, parse_time
 from linkseal.tunnels.wording import listed
 
 ACCEPTED, REACHED, GRANTED, SEALED, CA_STEADY = "Accepted", "Reached", "Granted", "Sealed", "CASteady"
@@ -64,7 +64,7 @@ def build(standing: Standing, evidence: Evidence, before: str, now: float) -> Cl
     )
     times = _times(before)
     conditions = tuple(
-        Condition(name, truth, reason, _short(message), times.get((name, truth), now), standing.generation)
+        SpecCondition(name, truth, reason, _short(message), times.get((name, truth), now), standing.generation)
         for name, truth, reason, message in said
     )
     blockers = tuple(map(_short, standing.reasons[:MAX_BLOCKERS])) if standing.walking else ()
