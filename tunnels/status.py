@@ -71,7 +71,7 @@ WORST_FIRST: Final = (
 _RANK: Final = {state: rank for rank, state in enumerate(WORST_FIRST)}
 
 
-RequestType = Literal["rotate", "abort", "verify"]
+RequestType = Literal["rotate", "abort", "verify", "remove"]
 RequestState = Literal["accepted", "running", "done", "failed", "refused"]
 
 

@@ -58,6 +58,9 @@ def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: p
         say("installed again")
         assert pods.linkseal("disable", "--wait=180s") == 0, pods.failed(capfd)
         say("disabled")
+        assert pods.linkseal("remove", "--yes", "--timeout", "120s") == 0, pods.failed(capfd)
+        assert_nothing_on_nodes(pods)
+        say("removed from the nodes")
         logs = pods.logs()
         uninstall(pods)
         say("uninstalled")
@@ -71,7 +74,7 @@ def uninstall(pods: PodCluster) -> None:
 
 
 def forget(pods: PodCluster) -> None:
-    """What docs/kubernetes.md says of the end; then nothing of ours is left in the API or on nodes."""
+    """What docs/kubernetes.md says of the end; then nothing of ours is left in the API."""
     kubectl = pods.plane.kubectl
     names = ("announcement", "signature", "certificate", "grant")
     kubectl("annotate", "nodes", "--all", *(f"linkseal.io/{name}-" for name in names))
@@ -80,11 +83,14 @@ def forget(pods: PodCluster) -> None:
     kinds = "crd,namespaces,clusterroles,clusterrolebindings,validatingadmissionpolicies,priorityclasses,nodes"
     left = kubectl("get", kinds, "-o", "yaml") + kubectl("get", "roles,rolebindings,leases", "-A", "-o", "yaml")
     assert "linkseal" not in left
+    assert_nothing_on_nodes(pods)
+
+
+def assert_nothing_on_nodes(pods: PodCluster) -> None:
+    """In the kernel, on the disk, among the units."""
     for node in pods.cluster:
-        found = "ip -o link; ip rule; ip route show table all; nft list tables; ls /sys/fs/bpf"
+        found = "ip -o link; ip rule; ip route show table all; nft list tables; ls /sys/fs/bpf; tc qdisc"
         assert "lsl" not in node.run(found, check=False)
         assert "linkseal" not in node.run(found, check=False)
-        node.run("rm -rf /var/lib/linkseal/* /run/linkseal/*")  # they are mounts here
-        node.run("rm -rf /etc/systemd/system/linkseal-restore*.service /etc/systemd/system/*.target.wants/linkseal-r*")
         left = "find /var/lib/linkseal /run/linkseal -mindepth 1; find /etc/systemd/system -name 'linkseal*'"
-        assert node.run(left) == ""
+        assert node.run(left) == "", node.name

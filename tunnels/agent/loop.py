@@ -79,7 +79,7 @@ class Done(NamedTuple):
 
 
 class Agent:
-    """One node's agent. `run` returns when `stop` was called, or what it stands on is to change; tunnels stay."""
+    """One node's agent. `run` returns after `stop`, when what it stands on is to change, or all is to be removed."""
 
     def __init__(self, worker: Worker, directory: Directory, executor: ThreadPoolExecutor) -> None:
         self.worker = worker
@@ -128,7 +128,7 @@ class Agent:
         self._spawn("serving metrics", self.insight.serve)
         self._spawn("keeping the boot unit", BootUnit(self.worker, self._in_worker).run)
         try:
-            while not self._stopping.is_set() and not self.worker.knowledge.outgrown:
+            while not self._stopping.is_set() and not self.worker.knowledge.outgrown and not self.desk.removal:
                 pause = await self._trouble.guard(TURN, self._turn())
                 self._next = loop.time() + pause
                 await self._rest(self._trouble.paused(TURN))
@@ -350,6 +350,10 @@ class Agent:
                 }
         self._on_dirty(frozenset())
         return {"generation": number}
+
+    def last_report(self) -> NodeStatus:
+        """The report as it is when no pass comes any more. For the worker's thread."""
+        return self._node_status(unix_now())
 
     def _node_status(self, now: float, *, fresh: bool = False) -> NodeStatus:
         status = self.insight.status(self.desk.states(now), self._outgoing.serial, now, fresh=fresh)

@@ -26,6 +26,7 @@ from linkseal.tunnels.agent.knowledge import POLICY_CODES, Knowledge, pinned
 from linkseal.tunnels.agent.logs import start_logging
 from linkseal.tunnels.agent.loop import Agent
 from linkseal.tunnels.agent.memory import no_core, one_arena
+from linkseal.tunnels.agent.removal import FAILED, LOCK, answer, clean, removed
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.agent.waiting import answering
 from linkseal.tunnels.agent.worker import Job, Worker, steady_now, unix_now
@@ -33,7 +34,6 @@ from linkseal.tunnels.boot.install import remove as remove_boot
 from linkseal.tunnels.directory.base import Directory, DirectoryView
 from linkseal.tunnels.directory.choice import open_directory
 from linkseal.tunnels.findings import ActiveFindings
-from linkseal.tunnels.host.cleanup import cleanup as clean_host
 from linkseal.tunnels.host.host import Host
 from linkseal.tunnels.host.nft import Nft
 from linkseal.tunnels.model import Stage
@@ -52,10 +52,6 @@ LAST_RETRY: Final = 15.0
 
 BEGIN_ANEW: Final = 1.0
 """Seconds until an agent whose numbers changed begins anew: no loop without a pause, whatever the directory says."""
-
-FAILED: Final = "failed:"
-LEFT: Final = "left alone:"
-"""How lines of `cleanup` begin that tell of something that was not removed."""
 
 LOCK_SECONDS: Final = 3.0
 """How long who starts waits for the lock of an agent that is ending."""
@@ -153,19 +149,7 @@ def cleanup(settings: AgentSettings, *, withdraw: bool) -> list[str]:
                 policy = knowledge.policy or policy
         lines = [_withdraw(settings)] if withdraw else []
         units = (settings.boot or BootSettings()).units
-        return lines + remove_boot(settings.state_directory, units) + _clean(driver, policy, known)
-
-
-def _clean(driver: Driver, policy: Policy, known: KnownGood) -> list[str]:
-    """Remove from this host what stands on the numbers of a policy. HostError if the host cannot be read."""
-    host = Host(driver, policy.routing.table, policy.guard.table)
-    recorded = known.changed_rp_filter()
-    lines = clean_host(host, recorded)
-    failed = [line for line in lines if line.startswith(FAILED)]
-    kept = {n: v for n, v in recorded.items() if any(f"rp_filter of {n} back to " in line for line in failed)}
-    known.save_changed_rp_filter(kept)
-    host.close()
-    return lines
+        return lines + remove_boot(settings.state_directory, units) + clean(driver, policy, known)
 
 
 def _withdraw(settings: AgentSettings) -> str:
@@ -222,12 +206,12 @@ def only_one(run_directory: Path) -> Iterator[None]:
     """Hold the lock of this host's agent. HostError if another has it, and does not end in a moment."""
     try:
         run_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(run_directory / "agent.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        file = os.open(run_directory / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise HostError(f"cannot use {run_directory}: {error.strerror}", errno=error.errno) from error
     try:
         if not _locked(file):
-            raise AgentRuns(f"another agent runs on this host ({run_directory}/agent.lock is held): stop it first")
+            raise AgentRuns(f"another agent runs on this host ({run_directory}/{LOCK} is held): stop it first")
         yield
     finally:
         os.close(file)
@@ -278,9 +262,16 @@ async def _work(
         await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
         agent.stop()
         await work
+        request = agent.desk.removal
+        last = await loop.run_in_executor(executor, agent.last_report) if request else None
         await loop.run_in_executor(executor, agent.worker.host.close)
+        if last is not None and not stop.is_set():
+            policy, known = agent.worker.knowledge.policy or Policy(), KnownGood(settings.state_directory)
+            failed = await loop.run_in_executor(executor, removed, settings, driver, policy, known)
+            if await answer(directory, settings.node, request, last, failed):
+                await stop.wait()
         anew = not stop.is_set()
-        if anew:
+        if anew and not request:
             _LOG.info("ports, marks or tables change at stage off: the agent begins anew with them")
             await asyncio.wait({stopped}, timeout=BEGIN_ANEW)
     _LOG.info("stopped; tunnels stay as they are")
@@ -336,7 +327,7 @@ async def _prepare(
             found = [one.message for one in findings.shown(unix_now()) if one.code in POLICY_CODES]
             raise ConfigError(f"the cluster has no usable policy, so correct it: {'; '.join(found)}")
         if recalled is not None and pinned(recalled) != pinned(knowledge.policy):
-            for line in _clean(driver, recalled, known):
+            for line in clean(driver, recalled, known):
                 _LOG.info("ports, marks or tables have changed, removed what was left: %s", line)
         host = Host(driver, knowledge.policy.routing.table, knowledge.policy.guard.table)
         return Worker(settings, host, keyring, knowledge, known, findings)

@@ -24,6 +24,8 @@ class RequestDesk:
         self.conditions: tuple[Condition, ...] = ()
         """Those of the last status."""
         self._rotations: dict[str, int] = {}
+        self.removal = ""
+        """The request to remove everything of ours from this host; empty: there is none."""
         self._to_verify: dict[str, tuple[str, ...]] = {}
         self.ready = False
         """The last status has been read; before that a request may have been answered already, so none is taken."""
@@ -47,8 +49,8 @@ class RequestDesk:
             if generations is not None and (state.type, state.state) == ("rotate", "running"):
                 self._rotations[request] = generations.newest.number
         for request, state in list(self._states.items()):
-            if (state.type, state.state) == ("verify", "running"):
-                self._states[request] = RequestStatus("verify", "failed", "the agent was restarted: ask again")
+            if state.type in ("verify", "remove") and state.state == "running":
+                self._states[request] = RequestStatus(state.type, "failed", "the agent was restarted: ask again")
 
     def take(self, requests: Sequence[Request], now: float) -> None:
         """Carry out what is new. Called in the worker's thread; before there is a world nothing is taken."""
@@ -97,11 +99,18 @@ class RequestDesk:
                 return RequestStatus("rotate", "running", f"generation {number} raised")
             if request.type == "abort":
                 return RequestStatus("abort", "done", f"generation {self._worker.speaker.request_abort()} aborted")
-            return self._verify(request)
+            return self._remove(request) if request.type == "remove" else self._verify(request)
         except ConfigError as error:
             return RequestStatus(request.type, "refused", str(error))
         except HostError as error:  # the disk; other passes must not fail for it
             return RequestStatus(request.type, "failed", str(error))
+
+    def _remove(self, request: Request) -> RequestStatus:
+        world = self._worker.world
+        if world is None or world.layout.stage is not Stage.OFF:
+            return RequestStatus("remove", "refused", "this node is not at stage off: `linkseal disable` first")
+        self.removal = request.id
+        return RequestStatus("remove", "running", "")
 
     def _verify(self, request: Request) -> RequestStatus:
         world = self._worker.world

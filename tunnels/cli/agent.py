@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import click
-from linkseal.keys.errors import DirectoryError, PeerError, Refused
+from linkseal.keys.errors import DirectoryError, PeerError
 from linkseal.tunnels.cli.exits import ExitCode
 from linkseal.tunnels.cli.options import Group, output_option, pass_session
-from linkseal.tunnels.cli.output import Paint, emit, note, plural, structured
+from linkseal.tunnels.cli.output import Paint, confirm, emit, note, plural, structured
 from linkseal.tunnels.cli.session import Session
 
 DAEMONS: Final = Path("/run/linkseal/daemons/control.sock")
@@ -125,15 +124,16 @@ def cleanup(session: Session, yes: bool, keep_directory: bool) -> int:  # noqa: 
     lost, until this node is removed from the directory or opted out.
     """
     from linkseal.tunnels.agent import main
+    from linkseal.tunnels.agent.removal import FAILED, LEFT
 
     settings = session.settings()
     if not yes:
-        _confirm(f"This ends all encryption on {settings.node}. Remove its tunnels?")
+        confirm(f"This ends all encryption on {settings.node}. Remove its tunnels?")
     lines = main.cleanup(settings, withdraw=not keep_directory)
     if not lines:
         note("there was nothing of Linkseal on this host")
         return ExitCode.FINE
-    remains = [line for line in lines if line.startswith((main.FAILED, main.LEFT))]
+    remains = [line for line in lines if line.startswith((FAILED, LEFT))]
     emit("\n".join(line if line in remains else f"removed {line}" for line in lines))
     note(f"peers keep sending into the tunnel until {settings.node} is removed from the directory or opted out")
     if remains:
@@ -206,11 +206,3 @@ def seconds_of(option: str, text: str) -> float:
     if unit not in units or not (number.isascii() and number.isdecimal()) or not 0 < int(number) < 10_000:  # noqa: PLR2004
         raise click.UsageError(f"{option} {text}: must be a time such as 90s, 30m, 1h or 2d")
     return float(int(number) * units[unit])
-
-
-def _confirm(question: str) -> None:
-    """Ask on the terminal. Raises Refused if there is none, or the answer is no."""
-    if not sys.stdin.isatty():
-        raise Refused(f"{question} There is no terminal to ask on: give --yes if it is meant")
-    if not click.confirm(question, err=True):
-        raise Refused("nothing was changed")

@@ -26,10 +26,11 @@ COMMANDS: Final = {
     "links": Lazy(
         f"{_CLI}.links", "links", "Show every directed pair of nodes: state, generations, last proof, bytes."
     ),
-    "check": Lazy(f"{_CLI}.check", "check", "Check whether this host is fit for Linkseal, with advice."),
+    "check": Lazy(f"{_CLI}.check", "check", "Check whether this host, or a cluster, is fit for Linkseal, with advice."),
     "verify": Lazy(f"{_CLI}.verify", "verify", "Prove it on the wire: canary, capture at both ends, positive control."),
     "enable": Lazy(f"{_CLI}.stages", "enable", "Walk the cluster up, stage by stage: prepare, prefer, enforce."),
     "disable": Lazy(f"{_CLI}.stages", "disable", "Walk the cluster back, stage by stage: prefer, prepare, off."),
+    "remove": Lazy(f"{_CLI}.remove", "remove", "Have agents take what is ours from their hosts, before an uninstall."),
     "plan": Lazy(f"{_CLI}.plan", "plan", "Show what the agent would do now as ip, wg and nft lines; change nothing."),
     "showconf": Lazy(f"{_CLI}.showconf", "showconf", "Show a node's tunnels as wg-quick text, from public data alone."),
     "explain": Lazy(f"{_CLI}.explain", "explain", "Say what a finding means and how to fix it."),

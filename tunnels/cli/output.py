@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 import click
+from linkseal.keys.errors import Refused
 
 GAP: Final = 3
 """Spaces between columns, as kubectl has them."""
@@ -157,3 +158,11 @@ def silence_stdout() -> None:
 def note(text: str) -> None:
     """Print what is not data: progress, advice, errors."""
     click.echo(text, err=True)
+
+
+def confirm(question: str) -> None:
+    """Ask on the terminal. Raises Refused if there is none, or the answer is no."""
+    if not sys.stdin.isatty():
+        raise Refused(f"{question} There is no terminal to ask on: give --yes if it is meant")
+    if not click.confirm(question, err=True):
+        raise Refused("nothing was changed")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from linkseal.keys.errors import DirectoryError, HostError
-from linkseal.tunnels.agent import main
+from linkseal.tunnels.agent import main, removal
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.host.host import Features
@@ -115,7 +115,7 @@ def test_cleanup_keeps_the_record_of_what_it_could_not_put_back(
     known.open()
     known.save_changed_rp_filter({"eth0": 1, "eth1": 1})
     lines = ["rp_filter of eth1 back to 1", "failed: rp_filter of eth0 back to 1: read-only"]
-    monkeypatch.setattr(main, "clean_host", lambda *_: lines)
+    monkeypatch.setattr(removal, "clean_host", lambda *_: lines)
     assert main.cleanup(settings, withdraw=False) == lines
     assert known.changed_rp_filter() == {"eth0": 1}
 
@@ -128,7 +128,7 @@ def test_an_announcement_that_could_not_be_withdrawn_is_told(
             raise DirectoryError("not mounted")
 
     settings.state_directory.mkdir(mode=0o700)
-    monkeypatch.setattr(main, "clean_host", lambda *_: [])
+    monkeypatch.setattr(removal, "clean_host", lambda *_: [])
     monkeypatch.setattr(main, "open_directory", lambda *_: Unmounted())
     assert main.cleanup(settings, withdraw=True) == ["failed: announcement of n1: not mounted"]
 

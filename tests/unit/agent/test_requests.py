@@ -136,3 +136,21 @@ async def test_where_traffic_is_plaintext_there_is_nothing_to_verify(tmp_path: P
     desk.take([Request("v1", "verify", T)], T)
     assert desk.states(T)["v1"].state == "refused"
     assert desk.verifications() == {}
+
+
+async def test_all_is_removed_at_stage_off_only_and_once(tmp_path: Path) -> None:
+    a, b = sealed_pair(tmp_path)
+    desk = await ready(a)
+    desk.take([Request("x1", "remove", T)], T)
+    assert desk.states(T)["x1"] == RequestStatus(
+        "remove", "refused", "this node is not at stage off: `linkseal disable` first"
+    )
+    assert desk.removal == ""
+    a.run(T, view=view(a, b, stage="off"))
+    desk.take([Request("x1", "remove", T)], T)
+    assert desk.removal == "", "it has been answered"
+    desk.take([Request("x2", "remove", T)], T)
+    assert (desk.removal, desk.states(T)["x2"].state) == ("x2", "running")
+    again = await ready(a, to_json("n1", replace(a.status(T), requests=dict(desk.states(T)))))
+    again.take([Request("x2", "remove", T)], T)
+    assert (again.removal, again.states(T)["x2"].state) == ("", "failed"), "whoever asked must look, and ask again"
