@@ -113,16 +113,22 @@ def may(api: Api, verb: str, resource: str, name: str = "", namespace: str = "")
 
 def granted(plane: ControlPlane, account: str) -> set[tuple[str, str]]:
     """Verb and resource of every rule that the chart has for one of its service accounts."""
+    return {(verb, resource) for verb, resource, _, _ in granted_exactly(plane, account)}
+
+
+def granted_exactly(plane: ControlPlane, account: str) -> set[tuple[str, str, str, str]]:
+    """And the name that a rule is limited to, and the namespace of its role; empty: any, and everywhere."""
     text = plane.kubectl("get", "clusterroles,roles", "--all-namespaces", "-o", "yaml", "-l",
                          "app.kubernetes.io/name=linkseal")  # fmt: skip
     return {
-        (verb, f"{group}/{resource}" if group else resource)
+        (verb, f"{group}/{resource}" if group else resource, name, role["metadata"].get("namespace", ""))
         for role in yaml.safe_load(text)["items"]
         if role["metadata"]["name"].startswith(account)
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
+        for name in rule.get("resourceNames") or [""]
     }
 
 
