@@ -8,7 +8,7 @@ KUBERNETES ?=
 COMPILE := $(GROUND)/setup lock pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
 	--no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help demo test test-unit test-kube test-kernel lint format bench matrix lock
+.PHONY: help demo test test-unit test-kube test-kernel lint format bench matrix long lock
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -48,6 +48,10 @@ bench:  ## ratios against what is made by hand
 matrix:  ## every fault of the lab in every cell: takes over an hour (ARGS="-k kernel-overlay"; docs/matrix.md)
 	@$(GROUND)/setup matrix
 	@PYTHONPATH=tests $(BIN)/python -m ground.run matrix $(ARGS)
+
+long:  ## the API server away for ten minutes, under traffic
+	@$(GROUND)/setup unit
+	@LINKSEAL_LONG=1 PYTHONPATH=tests $(BIN)/python -m ground.run kube tests/kube/test_outages.py $(ARGS)
 
 lock:  ## pin all dependencies anew in requirements*.lock (needs the network)
 	@$(COMPILE) pyproject.toml --extra kubernetes --output-file requirements.lock
