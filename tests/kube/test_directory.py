@@ -30,6 +30,7 @@ from linkseal.tunnels.directory.kubedocs import (
     POLICY_MAP,
 )
 from linkseal.tunnels.settings import KubeDirectorySettings
+from linkseal.tunnels.statustypes import parse_time
 from unit.keys.cluster import GOOD, ONE, authority, policy
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(120)]
@@ -93,7 +94,8 @@ async def test_what_agents_and_controller_write_is_what_is_seen(cluster: Recorde
         assert set(before.snapshot.nodes) == {"n1", "n2", "n3"}
         assert (before.snapshot.cluster_uid, before.ca_bundle) == (uid, authority().certificate_pem())
         assert before.policy == SIGNED
-        assert before.uid == cluster.get("/api/v1/nodes/n1")["metadata"]["uid"]
+        meta = cluster.get("/api/v1/nodes/n1")["metadata"]
+        assert (before.uid, before.registered) == (meta["uid"], parse_time(meta["creationTimestamp"]))
         assert before.findings == ()
         for name in ("n1", "n2"):
             signed = GOOD[name].announcement

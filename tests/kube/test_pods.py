@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 from ground.charts import CHART, NAMESPACE
-from ground.kubemesh import assert_encrypted
 from ground.podcluster import PodCluster, pod_cluster
 from ground.probes import loss_probe
+from linkseal.tunnels.lab.kube.cluster import API
+
+SENT = 1000
+"""Encrypted packets at least: the probe's alone are a hundred a second."""
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
@@ -45,17 +48,21 @@ def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: p
         capfd.readouterr()
         assert pods.linkseal("status") == 0, pods.failed(capfd)
         assert "3 of 3 links sealed at both ends" in capfd.readouterr().out
-        assert_encrypted(pods.cluster, 2)
-        before = pods.uids("agent")
-        pods.helm("upgrade", "--set", "agent.config.poll=9")
-        pods.until(lambda: pods.ready("agent") == 3 and not before & pods.uids("agent"), "new agents that are ready")
-        say("upgraded")
-        uninstall(pods)
-        assert_encrypted(pods.cluster, 2)  # nobody is there, and all is as it was
-        pods.install()
-        pods.until(lambda: pods.ready("agent") == 3 and pods.ready("controller") == 2, "pods that are ready again")
-        assert pods.linkseal("status", "--wait=120s") == 0, pods.failed(capfd)
-        say("installed again")
+        with pods.cluster.capture() as wire:  # all the while
+            before = pods.uids("agent")
+            pods.helm("upgrade", "--set", "agent.config.poll=9")
+            pods.until(
+                lambda: pods.ready("agent") == 3 and not before & pods.uids("agent"), "new agents that are ready"
+            )
+            say("upgraded")
+            uninstall(pods)
+            time.sleep(2)  # nobody is there, and all is as it was
+            pods.install()
+            pods.until(lambda: pods.ready("agent") == 3 and pods.ready("controller") == 2, "pods that are ready again")
+            assert pods.linkseal("status", "--wait=120s") == 0, pods.failed(capfd)
+            say("installed again")
+        assert wire.count("wireguard") > SENT
+        assert [text for text in wire.plaintext() if API not in text] == []
         assert pods.linkseal("disable", "--wait=180s") == 0, pods.failed(capfd)
         say("disabled")
         assert pods.linkseal("remove", "--yes", "--timeout", "120s") == 0, pods.failed(capfd)
