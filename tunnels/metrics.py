@@ -78,8 +78,8 @@ PLAINTEXT: Final = tuple(
     for direction, reason, verdict in product(get_args(Direction), get_args(Reason), get_args(Verdict))
     if (reason, verdict) != ("exempt", "dropped")
 )
-"""What packets outside the tunnels are told apart by. Each has a series from the start: to Prometheus a counter that
-first appears with the packets it counts has not increased, and the alert would miss them."""
+"""What packets outside the tunnels are told apart by. Each has a series as soon as there is a guard: to Prometheus a
+counter that first appears with the packets it counts has not increased, and the alert would miss them."""
 
 NAMED: Final[Mapping[str, Metric]] = {metric.name: metric for metric in METRICS}
 
@@ -169,7 +169,7 @@ def _of_status(status: NodeStatus, now: float) -> Iterator[Sample]:
 def _of_guard(status: NodeStatus) -> Iterator[Sample]:
     guard = status.guard
     counted = {(count.direction, count.reason, count.verdict): count for count in guard.counts}
-    for labels in sorted({*PLAINTEXT, *counted}):
+    for labels in sorted({*(PLAINTEXT if guard.mode != "none" else ()), *counted}):
         count = counted.get(labels)
         yield _one("linkseal_plaintext_packets", count.packets if count else 0, *labels)
         yield _one("linkseal_plaintext_bytes", count.bytes if count else 0, *labels)

@@ -81,6 +81,8 @@ class Evidence:
     reports: Mapping[str, NodeEncryption | None]
     out: tuple[str, ...] = ()
     """Nodes that are opted out: exceptions everywhere, waited for nowhere."""
+    misfits: tuple[str, ...] = ()
+    """Why the address provider does not fit the CNI: what pods send is in no grant, and nobody drops it."""
 
 
 class Hold(NamedTuple):
@@ -167,6 +169,11 @@ def boot_ready(step: _Step) -> Iterator[str]:
     yield from _named("the boot unit (LS3023) is missing on", without)
 
 
+def all_protected(step: _Step) -> Iterator[str]:
+    """What pods send is in grants: what is in none goes in plaintext, and no guard sees it."""
+    yield from step.evidence.misfits
+
+
 def plaintext_still(step: _Step) -> Iterator[str]:
     """No plaintext for half a minute: what is sealed leaves none.
 
@@ -184,7 +191,7 @@ def plaintext_still(step: _Step) -> Iterator[str]:
 CONDITIONS: Final[Mapping[tuple[Stage, Stage], tuple[Callable[[_Step], Iterator[str]], ...]]] = {
     (Stage.OFF, Stage.PREPARE): (),
     (Stage.PREPARE, Stage.PREFER): (links_proven,),
-    (Stage.PREFER, Stage.ENFORCE): (links_sealed, guard_ready, boot_ready, plaintext_still),
+    (Stage.PREFER, Stage.ENFORCE): (links_sealed, all_protected, guard_ready, boot_ready, plaintext_still),
     (Stage.ENFORCE, Stage.PREFER): (),
     (Stage.PREFER, Stage.PREPARE): (),
     (Stage.PREPARE, Stage.OFF): (),

@@ -94,6 +94,8 @@ def test_counters_of_plaintext_are_there_before_the_first_packet() -> None:
     for kind in ("packets", "bytes"):
         assert [found[f"linkseal_plaintext_{kind}{{{labels}}}"] for labels in series] == [0] * len(series)
     assert found["linkseal_exemption_packets{in}"] == 0
+    nobody = values(Picture(LOOP, replace(STATUS, guard=GuardStatus())))
+    assert not {name for name in nobody if "plaintext" in name}, "without a guard nobody counts"
 
 
 def test_the_histogram_is_cumulated() -> None:

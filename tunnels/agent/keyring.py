@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from linkseal.keys import announcement as documents
@@ -39,6 +39,13 @@ class Statement:
     capabilities: tuple[str, ...] = ()
 
 
+class Floor(NamedTuple):
+    """The serial and the generation that peers may have seen of this node, though nothing of it is on its disk."""
+
+    serial: int = 0
+    generation: int = 0
+
+
 class Keyring:
     """Opened once at start; every change is on disk before the method returns. Raises HostError."""
 
@@ -48,6 +55,7 @@ class Keyring:
         self.generations: Generations | None = None
         self.last: SignedAnnouncement | None = None
         self.last_parsed: Announcement | None = None
+        self.floor = Floor()
         self._store = KeyStore(state_dir)
         self._known = KnownGood(state_dir)
         self._keys: dict[int, PrivateKey] = {}
@@ -101,7 +109,7 @@ class Keyring:
             return False
         known = [entry for entry in (published, self.last_parsed) if entry is not None]
         numbers = [generation.number for entry in known for generation in entry.generations]
-        numbers.extend(self._store.key_numbers())
+        numbers.extend((*self._store.key_numbers(), self.floor.generation))
         self._adopt(generations.recover(numbers, now))
         return True
 
@@ -203,7 +211,7 @@ class Keyring:
         self, statement: Statement, certificate: str, numbers: Sequence[int], above: int, now: datetime
     ) -> SignedAnnouncement:
         """Sign and store a new announcement with a serial above `above` and above every one used here."""
-        serial = max(above, self.last_parsed.serial if self.last_parsed is not None else 0) + 1
+        serial = max(above, self.last_parsed.serial if self.last_parsed is not None else self.floor.serial) + 1
         entry = Announcement(
             node=self.node,
             uid=self.uid,

@@ -72,7 +72,11 @@ class Knowledge:
         self.held = False
         """Whether a running agent stands on the policy's numbers (`pinned`), so that they must stay."""
         self.outgrown = False
-        """Whether a policy for stage off came with other numbers: only the agent itself stands on the old ones now."""
+        """Whether a policy came with other numbers that are for an agent begun anew."""
+        self.deferred = False
+        """Whether what is learnt is not written down yet: by the disk one knows what to remove."""
+        self._passed = 0
+        """Serial of the newest policy that was seen and refused for its numbers."""
         self._signed: SignedPolicy | None = None
         self._judged: tuple[SignedPolicy, Trust] | None = None
         """The policy that was judged last, and by which CAs."""
@@ -167,7 +171,7 @@ class Knowledge:
         refused = self._unfit(document, policy)
         if refused is not None:
             return (refused,)
-        if self.policy is not None and pinned(policy) != pinned(self.policy) and self._outgrown(self.policy):
+        if self.policy is not None and pinned(policy) != pinned(self.policy) and self._outgrown(self.policy, policy):
             return ()
         self.policy, self._signed, self.policy_serial = policy, offered, document.serial
         self._strange, self._issued = strange, document.issued
@@ -184,7 +188,9 @@ class Knowledge:
             return Finding(codes.POLICY_OLDER, HOST_SUBJECT, message)
         if self.policy is None or pinned(policy) == pinned(self.policy):
             return None
-        if Stage.OFF not in (self.policy.stage_of(self.node), policy.stage_of(self.node)):
+        at_off = Stage.OFF in (self.policy.stage_of(self.node), policy.stage_of(self.node))
+        if not at_off and not self._missed(document):
+            self._passed = max(self._passed, document.serial)
             message = (
                 f"{changes(pinned(self.policy), pinned(policy))} changes only at stage off: `linkseal disable`, change "
                 "it, and enable again"
@@ -192,15 +198,22 @@ class Knowledge:
             return Finding(codes.POLICY_REFUSED, HOST_SUBJECT, message)
         return None
 
-    def _outgrown(self, present: Policy) -> bool:
-        """Whether other numbers are for an agent begun anew. One that is not off yet goes there with its own."""
+    def _missed(self, document: PolicyDocument) -> bool:
+        """Whether there were policies between that this node never saw.
+
+        Numbers change at stage off alone: it was away while the cluster went there, and nobody uses its own any more.
+        """
+        return document.after is not None and document.after > max(self.policy_serial, self._passed)
+
+    def _outgrown(self, present: Policy, policy: Policy) -> bool:
+        """Whether other numbers are for an agent begun anew. Is it to be off, it goes there with its own before."""
         self.outgrown = self.held or present.stage_of(self.node) is not Stage.OFF
-        if self.outgrown:
+        if self.outgrown and policy.stage_of(self.node) is Stage.OFF:
             self.leave()
         return self.outgrown
 
     def leave(self) -> None:
-        """Act at stage off, as the directory's policy wants it, by the numbers of the one in force."""
+        """Stand at stage off by the numbers of the policy in force: another may have any others then."""
         if self.policy is not None:
             self.policy = replace(self.policy, stage=Stage.OFF, pool=None)
 
@@ -217,12 +230,19 @@ class Knowledge:
             current[key] = f"{current[key]}; {finding.message}" if key in current else finding.message
         self._findings.replace(LEARNT_CODES, current, now)
 
+    def write(self, view: DirectoryView, now: float) -> None:
+        """Write down what was learnt while that was deferred."""
+        self.deferred = False
+        self._save((), view, now)
+
     def _save(self, changed: Iterable[str], view: DirectoryView, now: float) -> None:
         """Write what changed to disk (last known good), and what could not be written before."""
         register = self.register
         if register is None:
             return
         self._unsaved |= {_CLUSTER, *changed}
+        if self.deferred:
+            return
         refused = self.anchors.refused
         for name in sorted(self._unsaved):
             try:

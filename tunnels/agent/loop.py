@@ -260,6 +260,7 @@ class Agent:
             self.desk.take(self._view.requests, job.now)
         worker = self.worker
         result = worker.run(job)
+        self.desk.reconsider()
         picture = picture_of(worker, result)
         if (unprobed := self._unprobed) is not None:
             worker.findings.raise_(codes.PORT_IN_USE, HOST_SUBJECT, unprobed[1], unprobed[0])

@@ -13,10 +13,10 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from linkseal.keys.errors import ConfigError, DirectoryError, HostError
 from linkseal.tunnels.agent.breakglass import BreakGlass
@@ -26,7 +26,7 @@ from linkseal.tunnels.agent.knowledge import POLICY_CODES, Knowledge, pinned
 from linkseal.tunnels.agent.logs import start_logging
 from linkseal.tunnels.agent.loop import Agent
 from linkseal.tunnels.agent.memory import no_core, one_arena
-from linkseal.tunnels.agent.removal import FAILED, LOCK, answer, clean, removed
+from linkseal.tunnels.agent.removal import FAILED, LOCK, answer, clean, floor_of, removed
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.agent.waiting import answering
 from linkseal.tunnels.agent.worker import Job, Worker, steady_now, unix_now
@@ -45,6 +45,8 @@ from linkseal.wireguard.missing import MissingDriver
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 _LOG: Final = logging.getLogger("linkseal.agent")
+
+ResultT = TypeVar("ResultT")
 
 FIRST_RETRY: Final = 1.0
 LAST_RETRY: Final = 15.0
@@ -262,32 +264,39 @@ async def _work(
         await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
         agent.stop()
         await work
-        request = agent.desk.removal
-        last = await loop.run_in_executor(executor, agent.last_report) if request else None
+        if agent.desk.removal:
+            await _until(stop, _removal(settings, directory, driver, agent, executor))
         await loop.run_in_executor(executor, agent.worker.host.close)
-        if last is not None and not stop.is_set():
-            policy, known = agent.worker.knowledge.policy or Policy(), KnownGood(settings.state_directory)
-            failed = await loop.run_in_executor(executor, removed, settings, driver, policy, known)
-            if await answer(directory, settings.node, request, last, failed):
-                await stop.wait()
-        anew = not stop.is_set()
-        if anew and not request:
-            _LOG.info("ports, marks or tables change at stage off: the agent begins anew with them")
+        if not stop.is_set():
+            anew = agent.worker.knowledge.outgrown
+            if anew:
+                _LOG.info("ports, marks or tables change: the agent begins anew with them")
             await asyncio.wait({stopped}, timeout=BEGIN_ANEW)
     _LOG.info("stopped; tunnels stay as they are")
 
 
-async def _until(stop: asyncio.Event, preparation: object) -> Agent | None:
-    """The prepared agent, or None if it was stopped before."""
-    work = asyncio.ensure_future(preparation)  # type: ignore[call-overload]
+async def _until(stop: asyncio.Event, working: Coroutine[Any, Any, ResultT]) -> ResultT | None:
+    """What comes of it, or None if the agent was stopped before."""
+    work = asyncio.ensure_future(working)
     stopped = asyncio.ensure_future(stop.wait())
     await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     if not work.done():
         work.cancel()
         return None
-    agent: Agent = work.result()
-    return agent
+    return work.result()
+
+
+async def _removal(
+    settings: AgentSettings, directory: Directory, driver: Driver, agent: Agent, executor: ThreadPoolExecutor
+) -> None:
+    """Remove everything, as was asked, and answer; where all is gone, wait for the end."""
+    loop = asyncio.get_running_loop()
+    last = await loop.run_in_executor(executor, agent.last_report)
+    policy, known = agent.worker.knowledge.policy or Policy(), KnownGood(settings.state_directory)
+    failed = await loop.run_in_executor(executor, removed, settings, driver, policy, known)
+    if await answer(directory, settings.node, agent.desk.removal, last, failed):
+        await loop.create_future()
 
 
 async def _prepare(
@@ -295,7 +304,7 @@ async def _prepare(
 ) -> Agent:
     """Wait until the cluster's policy is known, from the directory or from disk; then build everything.
 
-    `anew`: the agent before went to stage off, since the policy that the directory has wants other numbers.
+    `anew`: the agent before was outgrown: the policy that the directory has wants other numbers.
     """
     loop = asyncio.get_running_loop()
     keyring, known, findings = _state(settings)
@@ -310,6 +319,8 @@ async def _prepare(
         keyring.open(uid, saved.uid)
     else:
         keyring.open(uid, "" if view is None else view.snapshot.cluster_uid)
+    if keyring.last_parsed is None:  # nothing of it was ever announced from this disk
+        keyring.floor = await floor_of(directory, settings.node)
     knowledge.recall()
     recalled = knowledge.policy
     if anew:
@@ -320,6 +331,7 @@ async def _prepare(
     # At stage off nothing stands on the policy's numbers: this is when they change.
     free = anew or recalled is None or knowledge.register is None or recalled.stage_of(settings.node) is Stage.OFF
     if view is not None and free:
+        knowledge.deferred = recalled is not None
         knowledge.learn(view, unix_now())
 
     def build() -> Worker:
@@ -327,8 +339,12 @@ async def _prepare(
             found = [one.message for one in findings.shown(unix_now()) if one.code in POLICY_CODES]
             raise ConfigError(f"the cluster has no usable policy, so correct it: {'; '.join(found)}")
         if recalled is not None and pinned(recalled) != pinned(knowledge.policy):
-            for line in clean(driver, recalled, known):
+            guarded = knowledge.policy.stage_of(settings.node) is not Stage.OFF
+            kept = guarded and recalled.guard.table == knowledge.policy.guard.table
+            for line in clean(driver, recalled, known, guard=not kept):
                 _LOG.info("ports, marks or tables have changed, removed what was left: %s", line)
+        if view is not None and knowledge.deferred:
+            knowledge.write(view, unix_now())
         host = Host(driver, knowledge.policy.routing.table, knowledge.policy.guard.table)
         return Worker(settings, host, keyring, knowledge, known, findings)
 

@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from linkseal.keys.errors import DirectoryError, HostError
+from linkseal.keys.errors import DirectoryError, HostError, PeerError
 from linkseal.tunnels.agent.clock import unix_now
+from linkseal.tunnels.agent.keyring import Floor
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.boot.install import remove as remove_boot
 from linkseal.tunnels.directory.base import Directory
@@ -24,11 +25,19 @@ from linkseal.tunnels.host.cleanup import cleanup as clean_host
 from linkseal.tunnels.host.host import Host
 from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.settings import AgentSettings, BootSettings
-from linkseal.tunnels.status import NodeStatus, RequestStatus, to_json
+from linkseal.tunnels.status import NodeStatus, RequestStatus, parse_report, to_json
 from linkseal.tunnels.statusparts import BootStatus
 from linkseal.wireguard.driver import Driver
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 _LOG: Final = logging.getLogger("linkseal.agent")
+
+FIRST_RETRY: Final = 0.5
+LAST_RETRY: Final = 5.0
+TOLD: Final = 60.0
+"""Seconds between two tries to write or read a report, from the first to the last, and for how long."""
+
+_NONE: Final = RequestStatus("remove", "running")
 
 LOCK: Final = "agent.lock"
 """In the run directory: held while an agent runs."""
@@ -38,11 +47,14 @@ LEFT: Final = "left alone:"
 """How lines of `cleanup` begin that tell of something that was not removed."""
 
 
-def clean(driver: Driver, policy: Policy, known: KnownGood) -> list[str]:
-    """Remove from this host what stands on the numbers of a policy. HostError if the host cannot be read."""
+def clean(driver: Driver, policy: Policy, known: KnownGood, *, guard: bool = True) -> list[str]:
+    """Remove from this host what stands on the numbers of a policy, with the guard or without.
+
+    HostError if the host cannot be read.
+    """
     host = Host(driver, policy.routing.table, policy.guard.table)
     recorded = known.changed_rp_filter()
-    lines = clean_host(host, recorded)
+    lines = clean_host(host, recorded, guard=guard)
     failed = [line for line in lines if line.startswith(FAILED)]
     kept = {n: v for n, v in recorded.items() if any(f"rp_filter of {n} back to " in line for line in failed)}
     known.save_changed_rp_filter(kept)
@@ -83,7 +95,11 @@ def _emptied(folder: Path) -> Iterator[str]:
 
 
 async def answer(directory: Directory, node: str, request: str, last: NodeStatus, failed: str) -> bool:
-    """Report what became of the request, and take back what this node has announced; whether all of that is done."""
+    """Take back what this node has announced, and report what became of the request; whether all of that is done.
+
+    The last report keeps the serial and the numbers of the generations: an agent that begins from nothing begins above
+    them (`floor_of`), or peers who still know of them would refuse it.
+    """
     if not failed:
         try:
             await directory.withdraw(node)
@@ -91,14 +107,56 @@ async def answer(directory: Directory, node: str, request: str, last: NodeStatus
             failed = f"{FAILED} the announcement: {error}"
     state = RequestStatus("remove", "failed" if failed else "done", printable(failed, MAX_MESSAGE))
     report = replace(last, observed_at=unix_now(), requests={**last.requests, request: state})
-    if not failed:
-        report = replace(report, serial=0, announced_serial=0, generations=(), boot=BootStatus())
-    try:
-        await directory.publish_status(node, to_json(node, report))
-    except DirectoryError as error:
-        _LOG.warning("what became of the request %s could not be reported: %s", request, error)
     if failed:
         _LOG.error("not everything could be removed: %s", failed)
     else:
+        gone = tuple(replace(one, state="removed") for one in last.generations)
+        report = replace(report, announced_serial=0, generations=gone, boot=BootStatus())
         _LOG.info("everything of Linkseal was removed from this host, as was asked; it waits to be ended")
+    try:
+        await _told(directory, node, to_json(node, report), request)
+    except DirectoryError as error:
+        _LOG.warning("what became of the request %s could not be reported: %s", request, error)
     return not failed
+
+
+async def _told(directory: Directory, node: str, report: str, request: str) -> None:
+    """Write the report until it is there: nobody else will answer."""
+    trying = AsyncRetrying(
+        retry=retry_if_exception_type(DirectoryError),
+        wait=wait_random_exponential(min=FIRST_RETRY, max=LAST_RETRY),
+        stop=stop_after_delay(TOLD),
+        reraise=True,
+    )
+    async for attempt in trying:
+        with attempt:
+            await directory.publish_status(node, report)
+            found = await _report(directory, node)
+            if found is None or found.requests.get(request, _NONE).state == "running":
+                raise DirectoryError("the report is not there yet")
+
+
+async def floor_of(directory: Directory, node: str) -> Floor:
+    """Return what peers may have seen of this node before everything was removed from it, by its last report."""
+    trying = AsyncRetrying(
+        retry=retry_if_exception_type(DirectoryError),
+        wait=wait_random_exponential(min=FIRST_RETRY, max=LAST_RETRY),
+        stop=stop_after_delay(TOLD),
+        reraise=True,
+    )
+    try:
+        found: NodeStatus | None = await trying(_report, directory, node)
+    except DirectoryError as error:
+        _LOG.warning("what this node said before is not known: %s", error)
+        return Floor()
+    if found is None:
+        return Floor()
+    return Floor(found.serial, max((one.number for one in found.generations), default=0))
+
+
+async def _report(directory: Directory, node: str) -> NodeStatus | None:
+    text = await directory.status(node)
+    try:
+        return None if text is None else parse_report(text, node).status
+    except PeerError:
+        return None

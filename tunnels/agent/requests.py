@@ -6,6 +6,7 @@ An id that the status already answers is not carried out again, also not after a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from linkseal.keys.errors import ConfigError, DirectoryError, HostError, PeerError
 from linkseal.tunnels.agent.worker import Worker
@@ -13,6 +14,9 @@ from linkseal.tunnels.directory.base import Directory
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.status import MAX_REQUESTS, Request, RequestStatus, parse_report
 from linkseal.tunnels.statustypes import Condition
+
+REMOVABLE: Final = 900.0
+"""Seconds for which a request to remove everything stands: an agent that reads it much later was not meant."""
 
 
 class RequestDesk:
@@ -99,18 +103,29 @@ class RequestDesk:
                 return RequestStatus("rotate", "running", f"generation {number} raised")
             if request.type == "abort":
                 return RequestStatus("abort", "done", f"generation {self._worker.speaker.request_abort()} aborted")
-            return self._remove(request) if request.type == "remove" else self._verify(request)
+            return self._remove(request, now) if request.type == "remove" else self._verify(request)
         except ConfigError as error:
             return RequestStatus(request.type, "refused", str(error))
         except HostError as error:  # the disk; other passes must not fail for it
             return RequestStatus(request.type, "failed", str(error))
 
-    def _remove(self, request: Request) -> RequestStatus:
-        world = self._worker.world
-        if world is None or world.layout.stage is not Stage.OFF:
-            return RequestStatus("remove", "refused", "this node is not at stage off: `linkseal disable` first")
+    def _remove(self, request: Request, now: float) -> RequestStatus:
+        if abs(now - request.requested_at) > REMOVABLE:
+            return RequestStatus("remove", "refused", "asked for too long ago, or by a clock that differs: ask again")
         self.removal = request.id
-        return RequestStatus("remove", "running", "")
+        return self._checked()
+
+    def reconsider(self) -> None:
+        """After a pass: what it learnt may have put this node at another stage than off."""
+        if self.removal:
+            self._states[self.removal] = self._checked()
+
+    def _checked(self) -> RequestStatus:
+        world = self._worker.world
+        if world is not None and world.layout.stage is Stage.OFF:
+            return RequestStatus("remove", "running", "")
+        self.removal = ""
+        return RequestStatus("remove", "refused", "this node is not at stage off: `linkseal disable` first")
 
     def _verify(self, request: Request) -> RequestStatus:
         world = self._worker.world

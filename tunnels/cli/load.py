@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 from linkseal.keys import grant as grants
 from linkseal.keys import policydoc
-from linkseal.keys.errors import ConfigError, PeerError
+from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
 from linkseal.tunnels.cli.output import clean, note
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.cluster import ClusterStatus, cluster_status
@@ -19,8 +20,19 @@ from linkseal.tunnels.register import NodeDocuments
 from linkseal.tunnels.status import NodeEncryption
 from linkseal.tunnels.statustypes import format_time
 
+TOLD: Final = ("Accepted", "Reached", "Granted", "CASteady")
+"""Conditions that are shown; whether links are sealed is counted here anew."""
+
 MAX_NOTES: Final = 10
 """Files of the directory that cannot be read, said on stderr."""
+
+
+class Said(NamedTuple):
+    """A condition of the ClusterEncryption that is not True."""
+
+    type: str
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +42,8 @@ class Seen:
     status: ClusterStatus
     policy: Policy
     now: float
+    said: tuple[Said, ...] = ()
+    """What the controller of a Kubernetes cluster says is not as it should be."""
 
     @property
     def taken_at(self) -> str:
@@ -50,7 +64,36 @@ def look(session: Session) -> Seen:
     for finding in view.findings[:MAX_NOTES]:
         note(f"warning: {finding.code}: {clean(finding.message)}")
     policy = policy_of(view)
-    return judge(found, policy, view.snapshot.nodes, time.time())
+    return with_said(judge(found, policy, view.snapshot.nodes, time.time()), _said(session))
+
+
+def _said(session: Session) -> tuple[Said, ...]:
+    access = session.cluster()
+    if access is None:
+        return ()
+    from linkseal.tunnels.controller import clusterlook  # noqa: PLC0415 - needs what only linkseal[kubernetes] has
+
+    try:
+        found = asyncio.run(clusterlook.conditions(access))
+    except DirectoryError as error:
+        if str(error) not in session.told:
+            session.told.add(str(error))
+            note(f"warning: what the controller says is not known: {error}")
+        return ()
+    return tuple(
+        Said(str(one.get("type")), str(one.get("reason", "")), clean(str(one.get("message", ""))))
+        for one in found
+        if one.get("status") == "False" and one.get("type") in TOLD
+    )
+
+
+def with_said(seen: Seen, said: tuple[Said, ...]) -> Seen:
+    """Return it with what the controller says: what is in no grant is not encrypted, whatever links report. Pure."""
+    lacking = tuple(f"not all is granted: {one.message}" for one in said if one.type == "Granted")
+    status = seen.status
+    if lacking:
+        status = replace(status, everything_sealed=False, reasons=(*status.reasons, *lacking))
+    return replace(seen, status=status, said=said)
 
 
 def policy_of(view: DirectoryView) -> Policy:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO, TypeVar
 
@@ -34,6 +34,8 @@ class Session:
     output: str | None = None
     no_color: bool = False
     verbose: bool = False
+    told: set[str] = field(default_factory=set)
+    """Warnings that were given, by commands that look again and again."""
 
     def settings(self) -> AgentSettings:
         """Return the settings of this host's agent. Raises ConfigError."""

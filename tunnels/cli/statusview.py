@@ -160,6 +160,7 @@ def text(seen: Seen, paint: Paint, *, node: str | None = None, wide: bool = Fals
         paint.table(_headers(wide), [_node_row(seen, summary, wide) for summary in shown]) if shown else [],
         _guard_lines(shown, seen.now) if node is not None else [],
         _pair_lines(_pairs(seen.status, node), paint),
+        _said_lines(seen, paint) if node is None else [],
         ["Not covered:", *paint.table(("WHAT", "WHY"), not_covered(seen), indent=2)[1:]],
         [paint(line, Tone.PLAIN) for line in rehearsalview.lines(seen)],
         finding_lines(rows, seen.now, paint),
@@ -232,6 +233,13 @@ def _pair_lines(pairs: list[DirectedPair], paint: Paint) -> list[str]:
     return lines
 
 
+def _said_lines(seen: Seen, paint: Paint) -> list[str]:
+    if not seen.said:
+        return []
+    rows: list[list[str | Cell]] = [[one.type, Cell(one.reason, Tone.WARN), one.message] for one in seen.said]
+    return ["The controller says:", *paint.table(("CONDITION", "REASON", "MESSAGE"), rows, indent=2)[1:]]
+
+
 def _word(state: LinkState | None) -> str:
     return "unknown" if state is None else state.value
 
@@ -293,6 +301,7 @@ def as_object(seen: Seen, node: str | None = None) -> dict[str, Any]:
             {"source": pair.source, "target": pair.target, "state": _word(pair.state), "code": pair.code}
             for pair in _pairs(status, node)
         ],
+        "conditions": [{"type": one.type, "reason": one.reason, "message": one.message} for one in seen.said],
         "notCovered": [{"what": what, "why": why} for what, why in not_covered(seen)],
         "rehearsal": rehearsalview.as_object(seen),
         "findings": [_finding_object(row) for row in findings(status, node)],

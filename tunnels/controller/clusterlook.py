@@ -44,6 +44,16 @@ async def look(access: Access, namespace: str) -> tuple[ClusterFacts, Policy]:
         await api.close()
 
 
+async def conditions(access: Access) -> tuple[Mapping[str, Any], ...]:
+    """Return the conditions of the ClusterEncryption, none if there is none. Raises ApiError, ConfigError."""
+    api = KubeApi(access)
+    try:
+        found = await api.find(f"{CLUSTER_ENCRYPTIONS}/{DEFAULT}")
+        return tuple(((found or {}).get("status") or {}).get("conditions") or ())
+    finally:
+        await api.close()
+
+
 class _Look:
     def __init__(self, api: KubeApi, namespace: str) -> None:
         self.unknown: dict[str, str] = {}

@@ -28,6 +28,9 @@ ACCEPTED, REACHED, GRANTED, SEALED, CA_STEADY = "Accepted", "Reached", "Granted"
 NOT_SIGNED = "NotSigned"
 """Reason of Accepted and Reached: what is asked for is fine, and waits for the CA's key."""
 
+MISFIT = "ProviderMisfit"
+"""Reason of Granted: the address provider does not fit the CNI, which keeps the cluster from stage enforce."""
+
 _Truth = Literal["True", "False", "Unknown"]
 
 
@@ -58,7 +61,7 @@ def build(standing: Standing, evidence: Evidence, before: str, now: float) -> Cl
     said = (
         (ACCEPTED, *_accepted(standing)),
         (REACHED, *_reached(standing)),
-        (GRANTED, *_granted(standing)),
+        (GRANTED, *_granted(standing, evidence)),
         (SEALED, *_sealed(standing, evidence, counts)),
         (CA_STEADY, *_ca_steady(standing.ca)),
     )
@@ -116,9 +119,9 @@ def _reached(standing: Standing) -> tuple[_Truth, str, str]:
     return "False", "NotAsked", f"the cluster is at {standing.position} and not told to go to {standing.target.value}"
 
 
-def _granted(standing: Standing) -> tuple[_Truth, str, str]:
+def _granted(standing: Standing, evidence: Evidence) -> tuple[_Truth, str, str]:
     if standing.ungranted:
-        return "False", "NotAll", listed(standing.ungranted, 3)
+        return "False", MISFIT if evidence.misfits else "NotAll", listed(standing.ungranted, 3)
     return "True", "AllGranted", "the addresses and prefixes of every node are signed"
 
 

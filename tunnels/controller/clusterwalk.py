@@ -7,12 +7,13 @@ cluster is, and it stays there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from linkseal.keys.errors import ConfigError
-from linkseal.tunnels.controller.clusterstatus import ACCEPTED, NOT_SIGNED, REACHED
+from linkseal.tunnels.controller.clusterstatus import ACCEPTED, GRANTED, MISFIT, NOT_SIGNED, REACHED
 from linkseal.tunnels.controller.outlook import outlook
 from linkseal.tunnels.directory.kube import NODE_ENCRYPTIONS
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
@@ -60,7 +61,9 @@ async def preview(api: KubeApi, target: Target) -> dict[str, Any]:
     names = {str(item["metadata"].get("name", "")): item for item in listed.get("items") or ()}
     reports = {name: read_report(report_text(item), name) for name, item in names.items() if name not in out}
     status, now = found.get("status") or {}, time.time()
-    evidence = Evidence(int(status.get("policySerial", 0)), reports, tuple(sorted(out)))
+    granted: Mapping[str, Any] = next((one for one in status.get("conditions") or () if one.get("type") == GRANTED), {})
+    misfits = (str(granted.get("message", "")),) if granted.get("reason") == MISFIT else ()
+    evidence = Evidence(int(status.get("policySerial", 0)), reports, tuple(sorted(out)), misfits)
     walk = Walk(target.stage, target.up, "", now, now)
     return outlook(Position(_stage(status)), walk, evidence, now)
 
@@ -107,7 +110,9 @@ async def spent(api: KubeApi, generation: int) -> None:
         if int(found["metadata"].get("generation", 0)) != generation:
             return  # somebody asks for something else
         if int((found.get("status") or {}).get("observedGeneration", 0)) >= generation:
-            await _apply(api, {**_kept(found), "stage": _wished(found).value})
+            with contextlib.suppress(ConfigError, ApiError):  # somebody else has changed it meanwhile
+                version = str(found["metadata"].get("resourceVersion", ""))
+                await _apply(api, {**_kept(found), "stage": _wished(found).value}, version)
             return
         await asyncio.sleep(LOOK)
 
@@ -138,8 +143,10 @@ def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
     return {name: spec[name] for name in ("scope", "protocol") if name in spec}
 
 
-async def _apply(api: KubeApi, spec: Mapping[str, Any]) -> int:
-    body = {"apiVersion": "linkseal.io/v1alpha1", "kind": "ClusterEncryption", "metadata": {"name": DEFAULT}}
+async def _apply(api: KubeApi, spec: Mapping[str, Any], version: str = "") -> int:
+    """Apply the spec, of the object as it was in `version` if one is given; returns its generation."""
+    metadata = {"name": DEFAULT, **({"resourceVersion": version} if version else {})}
+    body = {"apiVersion": "linkseal.io/v1alpha1", "kind": "ClusterEncryption", "metadata": metadata}
     try:
         found = await api.apply(PATH, {**body, "spec": spec}, manager=MANAGER)
     except ApiError as error:

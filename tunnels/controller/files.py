@@ -17,7 +17,7 @@ import signal
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from linkseal.keys.ca import CertificateAuthority
 from linkseal.keys.errors import ConfigError, DirectoryError
@@ -85,6 +85,10 @@ class FileController:
         signer = FileSigner(directory, self._authority, found)
         present = signer.policy()
         self.stages = Stagekeeper(FileStore(ca), None if present is None else read_signed(present.spec)[0], time.time())
+        self._asked: dict[str, Any] | None = None
+        """What the inventory asks for and can be signed."""
+        self._unfit = ""
+        """Why what it asks for now cannot be; empty: it can."""
         self._signer = self._prepared(signer)
         self.changed = asyncio.Event()
         """Somebody asks for something: do not wait for the next look."""
@@ -112,6 +116,7 @@ class FileController:
                 for name in signed.unlisted
             ]
             + ([] if conflict is None else [conflict])
+            + ([self._unfit] if self._unfit else [])
         )
         return signed
 
@@ -183,14 +188,25 @@ class FileController:
 
     def _prepared(self, signer: FileSigner) -> FileSigner:
         found = signer.inventory
-        signer.prepare(self.stages.spec(found.spec, found.policy), above=self.stages.serial)
+        signer.prepare(self._spec(found), above=self.stages.serial)
         self.stages.aim(found.policy.stage, found.spec.get("lowerTo"), time.time())
         return signer
+
+    def _spec(self, found: Inventory) -> dict[str, Any]:
+        """What is to be signed; what cannot be with what stays leaves what was asked for before."""
+        try:
+            self._asked, _ = self.stages.merged(found.spec, found.policy)
+            self._unfit = ""
+        except ConfigError as error:
+            self._unfit = f"{error}; what was asked for before goes on"
+            if self._asked is None:
+                raise
+        return self.stages.spec(self._asked)
 
     def _publish(self) -> None:
         found = self._signer.inventory
         self.stages.aim(found.policy.stage, found.spec.get("lowerTo"), time.time())
-        spec = self.stages.spec(found.spec, found.policy)
+        spec = self._spec(found)
         self.stages.signed(self._signer.publish(spec, datetime.now(UTC), above=self.stages.serial))
 
     def _stamp(self) -> tuple[int, int, int]:

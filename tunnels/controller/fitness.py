@@ -163,6 +163,10 @@ def _addresses(facts: ClusterFacts, _: Policy) -> Iterator[Result]:
     yield from _unknown(facts, "pods", name)
     if "pods" in facts.unknown:
         return
+    if facts.provider is None and ("controller" in facts.unknown or facts.decided):
+        why = facts.unknown.get("controller", "there is no Deployment linkseal-controller: name its --namespace")
+        yield Result("cluster", name, "skipped", f"not known which provider is in use: {why}")
+        return
     fitting = [provider for provider, one in facts.covers.items() if one.covered == one.pods]
     advice = f"choose controller.addressProvider={fitting[0]}" if fitting else "no address provider covers them all"
     found = None if facts.provider is None else facts.covers.get(facts.provider)

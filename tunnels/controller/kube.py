@@ -107,7 +107,7 @@ class KubeController:
         self._lifter = Lifter(api, self._events, wanted=lift_taint)
         self._status: ClusterStatus | None = None
         self._judged: tuple[Standing, float] | None = None
-        self._ungranted: tuple[str, ...] = ()
+        self._misfits, self._ungranted = tuple[str, ...](), tuple[str, ...]()
         """What nodes do not get of what they claim, and what is not known, as lines."""
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -194,10 +194,11 @@ class KubeController:
         await self._provider.first(RETRY)
         offered = self._provider.offer(nodes)
         granted = await self._signer.grant(nodes, offered, opted_out(spec), self._chosen, now, restored_at(spec))
-        told = [self._provider.trouble] if self._provider.trouble else []
-        if offered is not None:
-            told += [*misfits(self._chosen, nodes, offered.prefixes), *offered.problems]
-        self._ungranted = (*told, *granted.problems)
+        trouble = (self._provider.trouble,) if self._provider.trouble else ()
+        scope = {name: facts for name, facts in nodes.items() if name not in opted_out(spec)}
+        self._misfits = () if offered is None else tuple(misfits(self._chosen, scope, offered.prefixes))
+        unread = () if offered is None else offered.problems
+        self._ungranted = (*trouble, *self._misfits, *unread, *granted.problems)
         return granted
 
     async def _policy(self, copies: Copies, spec: Mapping[str, Any], wanted: Wanted) -> list[str]:
@@ -206,16 +207,17 @@ class KubeController:
         present = self._in_force(copies)
         try:
             policy = parse_policy(asked, "the ClusterEncryption")
+            stages = self._keeper(copies, present)
+            asked, kept = stages.merged(asked, policy)
             endpoints = frozenset[Endpoint]().union(*copies.slices.objects.values())
             addresses = {address for facts in copies.nodes.objects.values() for address in facts.addresses}
-            asked = with_api_server(asked, policy, endpoints, addresses, None if present is None else present.spec)
+            asked = with_api_server(asked, kept, endpoints, addresses, None if present is None else present.spec)
         except ConfigError as error:
             problem = f"{error}; the policy in force stays"
             if self._stages is not None:
                 at = self._stages.position.stage
                 await self._report(self._stages, wanted, at, self._evidence(copies, spec), problem)
             return [problem]
-        stages = self._keeper(copies, present)
         try:
             await self._walk(copies, spec, stages, asked, policy, present)
             unsigned = ""
@@ -240,13 +242,13 @@ class KubeController:
         """Sign what is asked for, at the stage where the cluster is, and take the steps that are due."""
         if not self._ca.unsigned:
             stages.aim(policy.stage, asked.get("lowerTo"), time.time())
-        await self._publish(stages, asked, policy, present)
+        await self._publish(stages, asked, present)
         if self._ca.unsigned and (stages.walk is not None or stages.wants(policy.stage, asked.get("lowerTo"))):
             raise SignerError(self._ca.unsigned)
         for _ in range(MAX_STEPS):
             if stages.walk is None or not stages.tick(self._evidence(copies, spec), time.time()):
                 break
-            await self._publish(stages, asked, policy, self._signed)
+            await self._publish(stages, asked, self._signed)
         await self._save()
 
     def _keeper(self, copies: Copies, present: PolicyDocument | None) -> Stagekeeper:
@@ -276,12 +278,10 @@ class KubeController:
         except PeerError:
             return None
 
-    async def _publish(
-        self, stages: Stagekeeper, asked: Mapping[str, Any], policy: Policy, present: PolicyDocument | None
-    ) -> None:
+    async def _publish(self, stages: Stagekeeper, asked: Mapping[str, Any], present: PolicyDocument | None) -> None:
         """Sign the policy at the stage where the cluster is, unless it says just that."""
         newest = max((one for one in (present, self._signed) if one), key=lambda one: one.serial, default=None)
-        spec, authorities = json.loads(json.dumps(stages.spec(asked, policy))), self._ca.keys.in_force
+        spec, authorities = json.loads(json.dumps(stages.spec(asked))), self._ca.keys.in_force
         told = newest == present or time.monotonic() - self._written < SETTLE  # what was written comes by the watch
         said = None if newest is None else (newest.spec, newest.authorities)
         if newest is not None and said == (spec, authorities) and newest.serial >= stages.serial and told:
@@ -353,7 +353,7 @@ class KubeController:
             if name not in out
         }
         serial = serial if self._stages is None else self._stages.serial
-        return Evidence(serial, reports, tuple(sorted(out & copies.nodes.objects.keys())))
+        return Evidence(serial, reports, tuple(sorted(out & copies.nodes.objects.keys())), self._misfits)
 
     async def _report(
         self,

@@ -170,6 +170,10 @@ class Events:
 
     def tell(self, about: About, news: News) -> None:
         """Have something told of an object."""
+        if len(self._waiting) >= MAX_WAITING and news.warning:  # rather than that all went well
+            usual = next((one for one in self._waiting if one["type"] == "Normal"), None)
+            if usual is not None:
+                self._waiting.remove(usual)
         if len(self._waiting) < MAX_WAITING:
             self._waiting.append(self._event(about, news))
             self._told.set()

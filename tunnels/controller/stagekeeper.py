@@ -11,7 +11,7 @@ from linkseal.keys.errors import ConfigError, Refused
 from linkseal.tunnels.controller import stagefile
 from linkseal.tunnels.controller.stagefile import Saved, Store
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.policy import Policy, changes, standing, with_standing
+from linkseal.tunnels.policy import Policy, changes, parse_policy, standing, with_standing
 from linkseal.tunnels.stages import (
     Advance,
     Arrived,
@@ -79,20 +79,29 @@ class Stagekeeper:
         """Of the policy signed last."""
         return self._saved.serial
 
-    def spec(self, inventory: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
-        """Return what is to be signed: the inventory's policy, at the stage where the cluster is.
+    def merged(self, inventory: Mapping[str, Any], policy: Policy) -> tuple[dict[str, Any], Policy]:
+        """Return what is asked for, with what nodes stand on as it is while the cluster is not off.
 
-        Scope, protocol, ports, marks and tables stay as they are while the cluster is not off.
+        Raises ConfigError where the two do not go together: agents would refuse it. Of what an earlier version kept
+        less of, the rest is kept from the next stage off on: nobody knows by what agents act.
         """
-        spec = {key: value for key, value in inventory.items() if key not in ("lowerTo", "pool", "stage")}
+        wanted = standing(policy)
+        if self._free or self._saved.pinned is None:
+            self._keep(replace(self._saved, pinned=wanted))
+        kept = {path: value for path, value in (self._saved.pinned or {}).items() if wanted.get(path, value) != value}
+        if not kept:
+            return dict(inventory), policy
+        spec = with_standing(inventory, kept)
+        return spec, parse_policy(spec, f"the {self._source}, with what stays as it is until stage off")
+
+    def spec(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is to be signed: what is asked for (`merged`), at the stage where the cluster is."""
+        spec = {key: value for key, value in asked.items() if key not in ("lowerTo", "pool", "stage")}
         place = stagefile.place(self.position)
         spec["stage"] = place["stage"]
         if place["pool"] is not None:
             spec["pool"] = place["pool"]
-        wanted = standing(policy)
-        kept = {} if self._free else dict(self._saved.pinned or {})
-        self._keep(replace(self._saved, pinned=wanted | kept))  # one of an earlier version kept less
-        return with_standing(spec, {path: value for path, value in kept.items() if wanted.get(path) != value})
+        return spec
 
     def conflict(self, policy: Policy) -> str | None:
         """Return why something of the inventory that nodes stand on is not used, None if all is."""

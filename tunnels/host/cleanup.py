@@ -24,8 +24,10 @@ from linkseal.tunnels.model import (
 from linkseal.tunnels.redirect.model import DetachRedirect
 
 
-def cleanup(host: Host, recorded_rp_filter: Mapping[str, int]) -> list[str]:
+def cleanup(host: Host, recorded_rp_filter: Mapping[str, int], *, guard: bool = True) -> list[str]:
     """Remove our rules, routes, nft tables and interfaces, and give foreign interfaces back their rp_filter.
+
+    Without `guard` its tables and the programs on NICs stay: they go on dropping plaintext.
 
     `recorded_rp_filter` is what each had before we loosened it. Returns what was removed, a line each; what could not
     be is a line that begins with `failed:`. HostError if the host cannot be read.
@@ -33,6 +35,8 @@ def cleanup(host: Host, recorded_rp_filter: Mapping[str, int]) -> list[str]:
     observed = host.observe()
     kernel_kinds = host.links.kernel_kinds()
     planned = list(_removals(observed, kernel_kinds, recorded_rp_filter))
+    if not guard:
+        planned = [(step, text) for step, text in planned if not isinstance(step, GuardTransaction | DetachRedirect)]
     lines = [f"left alone: {name} ({kind or 'physical'}), not ours" for name, kind in _foreign(kernel_kinds)]
     failures = {id(step): error for step, error in host.apply([step for step, _ in planned], _no_secrets)}
     for step, text in planned:

@@ -199,6 +199,48 @@ def test_a_node_that_was_away_when_they_changed_goes_off_with_its_own_and_begins
     assert (again.knowledge.outgrown, again.knowledge.policy_serial) == (False, 5)
 
 
+def test_a_node_that_missed_the_whole_change_begins_anew_with_its_guard_in_place(tmp_path: Path) -> None:
+    """It was off, or cut off, while the cluster went to stage off and up again: nobody uses its numbers any more."""
+    node = start(tmp_path / "state")
+    node.knowledge.learn(view(serial=1, stage="enforce"), TIME)
+    node.knowledge.held = True
+    new = view(serial=9, after=8, stage="enforce", wireguard={"port": 51900})
+    node.knowledge.learn(new, TIME)
+    assert node.shown() == []
+    assert node.knowledge.policy == parse_policy({"stage": "enforce"}), "what drops plaintext stays until the new is in"
+    assert node.knowledge.outgrown
+    again = start(tmp_path / "state")
+    again.knowledge.leave()
+    again.knowledge.learn(new, TIME)
+    assert again.knowledge.policy == parse_policy({"stage": "enforce", "wireguard": {"port": 51900}})
+
+
+def test_what_was_seen_and_refused_is_nothing_that_was_missed(tmp_path: Path) -> None:
+    """A controller of an earlier version signs other numbers though nodes stand on the old ones, and goes on."""
+    node = start(tmp_path / "state")
+    node.knowledge.learn(view(serial=1, stage="enforce"), TIME)
+    node.knowledge.held = True
+    for serial in (2, 3, 4):
+        node.knowledge.learn(view(serial=serial, after=serial - 1, stage="enforce", wireguard={"port": 51900}), TIME)
+        assert [code for code, _ in node.shown()] == [codes.POLICY_REFUSED]
+        assert not node.knowledge.outgrown
+    node.knowledge.learn(view(serial=5, after=4, stage="enforce"), TIME)
+    assert (node.shown(), node.knowledge.policy_serial) == ([], 5), "taken back"
+
+
+def test_what_is_deferred_is_written_with_the_rest(tmp_path: Path) -> None:
+    """By the numbers on the disk one knows what to remove: they stay until that is done."""
+    node = start(tmp_path / "state")
+    node.knowledge.learn(view(stage="off"), TIME)
+    new = view(serial=2, stage="off", wireguard={"port": 51900})
+    node.knowledge.deferred = True
+    node.knowledge.learn(new, TIME)
+    assert node.knowledge.policy_serial == 2
+    assert start(tmp_path / "state").knowledge.policy_serial == 1
+    node.knowledge.write(new, TIME)
+    assert start(tmp_path / "state").knowledge.policy_serial == 2
+
+
 def test_at_stage_off_an_agent_takes_other_numbers_up_or_is_outgrown_by_them(tmp_path: Path) -> None:
     """It stands on them itself: whoever runs it begins anew, and takes them up before it stands on any."""
     new = view(serial=2, stage="prepare", wireguard={"port": 51900})

@@ -64,6 +64,9 @@ class Directory:
             raise DirectoryError("not mounted yet")
         return DirectoryView(Snapshot("c1", GOOD), policy(), authority().certificate_pem())
 
+    async def status(self, _: str) -> str | None:
+        return None
+
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AgentSettings:
@@ -115,7 +118,7 @@ def test_cleanup_keeps_the_record_of_what_it_could_not_put_back(
     known.open()
     known.save_changed_rp_filter({"eth0": 1, "eth1": 1})
     lines = ["rp_filter of eth1 back to 1", "failed: rp_filter of eth0 back to 1: read-only"]
-    monkeypatch.setattr(removal, "clean_host", lambda *_: lines)
+    monkeypatch.setattr(removal, "clean_host", lambda *_, **__: lines)
     assert main.cleanup(settings, withdraw=False) == lines
     assert known.changed_rp_filter() == {"eth0": 1}
 
@@ -128,7 +131,7 @@ def test_an_announcement_that_could_not_be_withdrawn_is_told(
             raise DirectoryError("not mounted")
 
     settings.state_directory.mkdir(mode=0o700)
-    monkeypatch.setattr(removal, "clean_host", lambda *_: [])
+    monkeypatch.setattr(removal, "clean_host", lambda *_, **__: [])
     monkeypatch.setattr(main, "open_directory", lambda *_: Unmounted())
     assert main.cleanup(settings, withdraw=True) == ["failed: announcement of n1: not mounted"]
 

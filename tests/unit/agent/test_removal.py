@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from linkseal.keys import announcement
 from linkseal.keys.errors import DirectoryError, HostError
 from linkseal.tunnels.agent import removal
-from linkseal.tunnels.agent.removal import answer, removed
+from linkseal.tunnels.agent.keyring import Floor, Keyring, Statement
+from linkseal.tunnels.agent.removal import answer, floor_of, removed
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.settings import AgentSettings, FileDirectorySettings
-from linkseal.tunnels.status import NodeStatus, RequestStatus, parse_report
+from linkseal.tunnels.status import GenerationStatus, NodeStatus, RequestStatus, parse_report
 from unit.agent.pair import T, sealed_pair
+from unit.keys.cluster import NOW, authority
 
 
 class Directory:
     """What is done to it, in order."""
 
-    def __init__(self, *, stuck: bool = False) -> None:
-        self.stuck = stuck
+    def __init__(self, *, stuck: bool = False, lost: int = 0) -> None:
+        self.stuck, self.lost = stuck, lost
         self.done: list[str] = []
-        self.report: NodeStatus | None = None
+        self.text: str | None = None
+
+    @property
+    def report(self) -> NodeStatus | None:
+        return None if self.text is None else parse_report(self.text, "n1").status
 
     async def withdraw(self, node: str) -> None:
         if self.stuck:
@@ -30,7 +39,12 @@ class Directory:
 
     async def publish_status(self, node: str, report: str) -> None:
         self.done.append(f"reported {node}")
-        self.report = parse_report(report, node).status
+        if len(self.done) > self.lost + 1:
+            self.text = report
+
+    async def status(self, node: str) -> str | None:
+        assert node == "n1"
+        return self.text
 
 
 @pytest.fixture
@@ -87,7 +101,38 @@ async def test_what_was_announced_goes_before_it_is_said_that_all_is_gone(tmp_pa
     assert directory.done == ["withdrew n1", "reported n1"]
     assert directory.report is not None
     assert directory.report.requests["x1"] == RequestStatus("remove", "done", "")
-    assert (directory.report.generations, directory.report.serial) == ((), 0)
+    assert (directory.report.announced_serial, {one.state for one in directory.report.generations}) == (0, {"removed"})
+
+
+async def test_who_begins_from_nothing_begins_above_what_peers_have_seen(tmp_path: Path) -> None:
+    """Else they would refuse it as old, and never be sealed with it."""
+    a, _ = sealed_pair(tmp_path)
+    directory = Directory()
+    last = replace(a.status(T), serial=37, generations=(GenerationStatus(6, "live", "f", T),))
+    assert await answer(directory, "n1", "x1", last, "")  # type: ignore[arg-type]
+    floor = await floor_of(directory, "n1")  # type: ignore[arg-type]
+    assert floor == Floor(37, 6)
+    keyring = Keyring(tmp_path / "new", "n1")
+    keyring.open("uid-1", "c1")
+    keyring.floor = floor
+    assert keyring.ensure(None, NOW)
+    assert [one.number for one in keyring.own_keys()] == [7]
+    keyring.save_certificate(authority().sign_csr(keyring.csr(), "n1", "uid-1", NOW, timedelta(days=9)))
+    certificate = keyring.certificate()
+    assert certificate is not None
+    signed = keyring.sign(Statement(), certificate, (7,), 0, NOW)
+    assert announcement.parse(signed.text, node="n1").serial == 38
+    assert await floor_of(Directory(), "n1") == Floor(), "a node that was never there"  # type: ignore[arg-type]
+
+
+async def test_the_answer_is_written_until_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that is taken for done may be lost, and nobody else would answer."""
+    monkeypatch.setattr(removal, "FIRST_RETRY", 0.0)
+    monkeypatch.setattr(removal, "LAST_RETRY", 0.01)
+    a, _ = sealed_pair(tmp_path)
+    directory = Directory(lost=2)
+    assert await answer(directory, "n1", "x1", a.status(T), "")  # type: ignore[arg-type]
+    assert directory.done == ["withdrew n1", *["reported n1"] * 3]
 
 
 @pytest.mark.parametrize(("failed", "words"), [("failed: rule 100", "rule 100"), ("", "not mounted")])

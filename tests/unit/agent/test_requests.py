@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from linkseal.keys import policydoc
 from linkseal.keys.errors import DirectoryError, HostError
+from linkseal.keys.policydoc import PolicyDocument
 from linkseal.tunnels.agent.requests import RequestDesk
 from linkseal.tunnels.status import MAX_REQUESTS, Request, RequestStatus, to_json
-from unit.agent.pair import Node, T, sealed_pair, view
+from unit.agent.pair import CA, NOW, Node, T, sealed_pair, view
 
 ROTATE = Request("r1", "rotate", T)
 
@@ -154,3 +156,26 @@ async def test_all_is_removed_at_stage_off_only_and_once(tmp_path: Path) -> None
     again = await ready(a, to_json("n1", replace(a.status(T), requests=dict(desk.states(T)))))
     again.take([Request("x2", "remove", T)], T)
     assert (again.removal, again.states(T)["x2"].state) == ("", "failed"), "whoever asked must look, and ask again"
+
+
+async def test_a_request_to_remove_everything_is_not_carried_out_much_later(tmp_path: Path) -> None:
+    """By an agent that was not there, or of a version that could not read it."""
+    a, b = sealed_pair(tmp_path)
+    a.run(T, view=view(a, b, stage="off"))
+    desk = await ready(a)
+    desk.take([Request("x1", "remove", T - 1000)], T)
+    assert (desk.removal, desk.states(T)["x1"].state) == ("", "refused")
+    assert "ask again" in desk.states(T)["x1"].message
+
+
+async def test_a_stage_that_comes_with_the_request_keeps_everything(tmp_path: Path) -> None:
+    a, b = sealed_pair(tmp_path)
+    a.run(T, view=view(a, b, stage="off"))
+    desk = await ready(a)
+    desk.take([Request("x1", "remove", T)], T)
+    desk.reconsider()
+    assert desk.removal == "x1"
+    up = policydoc.sign(CA, PolicyDocument("cluster", 9, NOW, {"scope": "transparent", "stage": "prepare"}))
+    a.run(T, view=replace(view(a, b), policy=up))
+    desk.reconsider()
+    assert (desk.removal, desk.states(T)["x1"].state) == ("", "refused")

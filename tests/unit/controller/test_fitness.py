@@ -83,7 +83,7 @@ def test_a_provider_that_leaves_pods_out_is_told_with_the_one_that_does_not() ->
 
 def test_before_it_is_installed_the_provider_to_choose_is_said() -> None:
     covers = {"podCIDRs": Cover(1, 40, ("web/a on n1",)), "cilium": ALL, "pods": ALL}
-    facts = replace(GOOD, covers=covers, provider=None)
+    facts = replace(GOOD, covers=covers, provider=None, decided=False)
     (found,) = [one for one in fitness(facts, Policy()) if one.name == "addresses of pods"]
     assert (found.status, found.seen) == (
         "ok", "cilium and pods cover all of 40 pods: choose controller.addressProvider=cilium",
@@ -123,6 +123,15 @@ def test_hosts_are_judged_by_what_their_kubelets_say() -> None:
         codes.NO_BOOT_UNIT: "cannot be had on talos: they go to no stage enforce",
     }
     assert {one.status for one in found.values()} == {"warning"}, "a distributor may have put it into an older kernel"
+
+
+def test_where_the_controller_is_not_seen_nobody_says_that_its_provider_fits() -> None:
+    covers = {"podCIDRs": Cover(1, 40, ("web/a on n1",)), "pods": ALL}
+    hidden = replace(GOOD, covers=covers, provider=None, decided=False, unknown={"controller": "403 Forbidden"})
+    elsewhere = replace(GOOD, covers=covers, provider=None)
+    for facts, words in ((hidden, "403 Forbidden"), (elsewhere, "name its --namespace")):
+        (found,) = [one for one in fitness(facts, Policy()) if one.name == "addresses of pods"]
+        assert (found.status, words in found.seen) == ("skipped", True)
 
 
 @pytest.mark.parametrize("topic", ["version", "policy", "cni", "pods", "nodes", "provider podCIDRs"])

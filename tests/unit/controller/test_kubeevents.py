@@ -190,6 +190,16 @@ def test_a_walk_that_begins_and_one_that_is_held_are_told() -> None:
     assert reasons(seen(walking), seen(held)) == [("StageWaiting", False)]
 
 
+def test_what_is_wrong_is_not_crowded_out_by_what_is_usual() -> None:
+    events = Events(cast("KubeApi", None))
+    for number in range(MAX_WAITING):
+        events.tell(About("v1", "Node", f"n{number}", "u"), News("StageEntered", ""))
+    events.tell(About("v1", "Node", "n0", "u"), News("PlaintextSeen", "", warning=True))
+    events.tell(About("v1", "Node", "n1", "u"), News("StageEntered", ""))
+    assert len(events._waiting) == MAX_WAITING
+    assert [one["reason"] for one in events._waiting].count("PlaintextSeen") == 1
+
+
 async def test_one_that_is_refused_keeps_no_other_from_being_told() -> None:
     server = Server(3, refused={1})
     events = Events(cast("KubeApi", server))

@@ -215,17 +215,40 @@ def test_so_do_ports_marks_and_tables(site: Site) -> None:
     assert controller.stages.conflict(controller.inventory.policy) is None
 
 
-def test_what_an_earlier_version_kept_is_kept_and_the_rest_added(site: Site) -> None:
+def test_what_an_earlier_version_kept_is_kept_and_the_rest_from_the_next_stage_off_on(site: Site) -> None:
+    """It signed what agents refused: nobody knows by what they act, and to keep that would keep them apart for good."""
     site.controller().sign()
     file = site.path / "ca/stage.json"
     saved = json.loads(file.read_text())
     assert saved["pinned"].keys() == standing(Policy()).keys()
     saved["pinned"] = {"scope": "overlay", "protocol": "wireguard"}
     file.write_text(json.dumps(saved))
-    site.write("prefer", scope="transparent")
-    site.controller().sign()
-    assert site.policy().spec["scope"] == "overlay"
+    site.write("prefer", scope="transparent", wireguard={"port": 51900})
+    controller = site.controller()
+    controller.sign()
+    assert (site.policy().spec["scope"], site.policy().spec["wireguard"]["port"]) == ("overlay", 51900)
+    site.write("prefer")
+    controller.sign()
+    assert "wireguard" not in site.policy().spec, "taken back"
+    controller.stages.start(Walk(Stage.OFF, up=False, who="me", began=0.0, since=0.0))
+    controller.sign()
+    controller.sign()
     assert json.loads(file.read_text())["pinned"] == standing(Policy())
+
+
+def test_what_does_not_go_with_what_stays_is_not_signed_and_walks_go_on(site: Site) -> None:
+    """Agents would refuse it, also the stage off in it."""
+    controller = site.controller()
+    controller.sign()
+    site.write("prefer", scope="transparent", guard={"passThrough": ["vxlan.calico"]})
+    controller.sign()
+    assert "guard" not in site.policy().spec
+    assert "with what stays as it is until stage off" in controller._unfit
+    controller.stages.start(Walk(Stage.OFF, up=False, who="me", began=0.0, since=0.0))
+    controller.sign()
+    assert site.stage == "off"
+    controller.sign()
+    assert (site.policy().spec["scope"], controller._unfit) == ("transparent", "")
 
 
 def test_a_pool_in_the_inventory_is_refused(site: Site) -> None:
