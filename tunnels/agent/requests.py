@@ -117,8 +117,8 @@ class RequestDesk:
 
     def reconsider(self) -> None:
         """After a pass: what it learnt may have put this node at another stage than off."""
-        if self.removal:
-            self._states[self.removal] = self._checked()
+        if request := self.removal:
+            self._states[request] = self._checked()
 
     def _checked(self) -> RequestStatus:
         world = self._worker.world
