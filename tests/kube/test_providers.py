@@ -152,7 +152,7 @@ async def test_nodes_of_another_ipam_are_told_in_the_status_with_the_provider_to
 
     async with running(plane, nodes, tmp_path):
         told = await until(condition)
-        assert (told["status"], told["reason"]) == ("False", "NotAll")
+        assert (told["status"], told["reason"]) == ("False", "ProviderMisfit")
         assert "it seems calico" in told["message"]
 
 

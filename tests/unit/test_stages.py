@@ -144,6 +144,9 @@ def test_nobody_enforces_before_all_is_sealed_guarded_and_still() -> None:
     long_ago = evidence(n2=with_guard(last_plaintext=NOW - STILL))
     assert judge(Position(PREFER), walk(), long_ago, later) == Advance(Position(ENFORCE))
     assert "no node reports" in reasons(judge(Position(PREFER), walk(), Evidence(7, {"n1": None}), later))
+    unprotected = replace(evidence(), misfits=("Nodes have no podCIDRs (n3)",))
+    assert "no podCIDRs (n3)" in reasons(judge(Position(PREFER), walk(), unprotected, later))
+    assert judge(Position(PREPARE), walk(), unprotected, later) == Advance(Position(PREFER)), "nothing is dropped there"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from linkseal.tunnels.cli import linksview, statusview
 from linkseal.tunnels.cli.graph import STATES, Direction, Graph, dot, edges_of, mermaid
-from linkseal.tunnels.cli.load import Seen
+from linkseal.tunnels.cli.load import Said, Seen, with_said
 from linkseal.tunnels.cli.output import Paint, structured
 from linkseal.tunnels.cli.svg import _PALETTE, svg
 from linkseal.tunnels.model import LinkState, Stage
@@ -212,3 +212,22 @@ def test_the_object_of_links_has_the_agreed_shape() -> None:
     assert all(
         re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", item["since"] or value["takenAt"]) for item in value["items"]
     )
+
+
+def test_what_is_in_no_grant_is_not_encrypted_whatever_links_say() -> None:
+    said = (
+        Said("Granted", "ProviderMisfit", "Nodes have no podCIDRs (n3)"),
+        Said("CASteady", "NotSigning", "the SSH agent is gone"),
+    )
+    found = with_said(healthy(3), said)
+    assert statusview.verdict(healthy(3)).good
+    answer = statusview.verdict(found)
+    assert (answer.good, "not all is granted: Nodes have no podCIDRs (n3)" in answer.text) == (False, True)
+    shown = statusview.text(found, PLAIN)
+    assert re.search(
+        r"The controller says:\n +Granted +ProviderMisfit +Nodes have .*\n +CASteady +NotSigning +the SSH", shown
+    )
+    assert statusview.as_object(found)["conditions"][1] == {
+        "type": "CASteady", "reason": "NotSigning", "message": "the SSH agent is gone",
+    }  # fmt: skip
+    assert statusview.verdict(with_said(healthy(3), said[1:])).good, "what was signed stays"
