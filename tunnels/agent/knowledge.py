@@ -97,6 +97,11 @@ class Knowledge:
         return None if peer is None else peer.grant
 
     @property
+    def is_off(self) -> bool:
+        """Whether this node stands at stage off by the policy in force."""
+        return self.policy is not None and self.policy.stage_of(self.node) is Stage.OFF
+
+    @property
     def unsaved(self) -> bool:
         """Whether something that was learnt is not on disk yet; the next `learn` tries again."""
         return bool(self._unsaved or self.anchors.refused)
@@ -117,6 +122,7 @@ class Knowledge:
             document = policydoc.verify(cluster.policy, ever, cluster=cluster.uid)
             self.policy, self._strange = read_signed(document.spec, "last known policy")
             self._signed, self.policy_serial, self._issued = cluster.policy, document.serial, document.issued
+            self._passed = self._known.passed()
             self.anchors.told(document.authorities)
         except (ConfigError, PeerError) as error:
             _LOG.warning("the policy on disk cannot be used, so it is not known until the directory tells: %s", error)
@@ -191,6 +197,7 @@ class Knowledge:
         at_off = Stage.OFF in (self.policy.stage_of(self.node), policy.stage_of(self.node))
         if not at_off and not self._missed(document):
             self._passed = max(self._passed, document.serial)
+            self._unsaved.add(_CLUSTER)
             message = (
                 f"{changes(pinned(self.policy), pinned(policy))} changes only at stage off: `linkseal disable`, change "
                 "it, and enable again"
@@ -262,6 +269,8 @@ class Knowledge:
             self.anchors.save()  # before the policy that retired one: it does so once
             if self._signed is not None:
                 self._known.save_cluster(SavedCluster(cluster_uid, self._signed))
+            if self._passed:
+                self._known.save_passed(self._passed)
         elif peer is None:
             self._known.forget_peer(name)
         else:

@@ -259,7 +259,11 @@ class Agent:
         if self._view is not None:
             self.desk.take(self._view.requests, job.now)
         worker = self.worker
-        result = worker.run(job)
+        try:
+            result = worker.run(job)
+        except Exception:
+            self.desk.put_off()
+            raise
         self.desk.reconsider()
         picture = picture_of(worker, result)
         if (unprobed := self._unprobed) is not None:

@@ -255,9 +255,9 @@ async def _work(
     loop = asyncio.get_running_loop()
     driver = await loop.run_in_executor(executor, fit_driver, settings)  # before anything is written or waited for
     stopped = asyncio.ensure_future(stop.wait())
-    anew = False
+    anew, left = False, False
     while not stop.is_set():
-        agent = await _until(stop, _prepare(settings, directory, driver, executor, anew=anew))
+        agent = await _until(stop, _prepare(settings, directory, driver, executor, anew=anew, left=left))
         if agent is None:
             return
         work = asyncio.ensure_future(agent.run())
@@ -268,7 +268,7 @@ async def _work(
             await _until(stop, _removal(settings, directory, driver, agent, executor))
         await loop.run_in_executor(executor, agent.worker.host.close)
         if not stop.is_set():
-            anew = agent.worker.knowledge.outgrown
+            anew, left = agent.worker.knowledge.outgrown, agent.worker.knowledge.is_off
             if anew:
                 _LOG.info("ports, marks or tables change: the agent begins anew with them")
             await asyncio.wait({stopped}, timeout=BEGIN_ANEW)
@@ -300,11 +300,18 @@ async def _removal(
 
 
 async def _prepare(
-    settings: AgentSettings, directory: Directory, driver: Driver, executor: ThreadPoolExecutor, *, anew: bool = False
+    settings: AgentSettings,
+    directory: Directory,
+    driver: Driver,
+    executor: ThreadPoolExecutor,
+    *,
+    anew: bool = False,
+    left: bool = False,
 ) -> Agent:
     """Wait until the cluster's policy is known, from the directory or from disk; then build everything.
 
-    `anew`: the agent before was outgrown: the policy that the directory has wants other numbers.
+    `anew`: the agent before was outgrown: the policy that the directory has wants other numbers. `left`: and it went to
+    stage off by that policy; else what it stood on stays until there is something else to stand on.
     """
     loop = asyncio.get_running_loop()
     keyring, known, findings = _state(settings)
@@ -323,6 +330,7 @@ async def _prepare(
         keyring.floor = await floor_of(directory, settings.node)
     knowledge.recall()
     recalled = knowledge.policy
+    serial = knowledge.policy_serial
     if anew:
         knowledge.leave()
     if recalled is None and view is None:
@@ -333,6 +341,8 @@ async def _prepare(
     if view is not None and free:
         knowledge.deferred = recalled is not None
         knowledge.learn(view, unix_now())
+    if anew and not left and knowledge.policy_serial == serial:
+        knowledge.policy = recalled
 
     def build() -> Worker:
         if knowledge.policy is None:

@@ -120,6 +120,11 @@ class RequestDesk:
         if request := self.removal:
             self._states[request] = self._checked()
 
+    def put_off(self) -> None:
+        """After a pass that failed: what it has learnt is not known, so the request is taken again with the next."""
+        self._states.pop(self.removal, None)
+        self.removal = ""
+
     def _checked(self) -> RequestStatus:
         world = self._worker.world
         if world is not None and world.layout.stage is Stage.OFF:

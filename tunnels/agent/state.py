@@ -68,6 +68,10 @@ class _Cluster(_Strict):
     signature: str
 
 
+class _Passed(_Strict):
+    serial: int
+
+
 class _Host(_Strict):
     rp_filter: dict[str, int] = Field(default_factory=dict)
 
@@ -166,6 +170,15 @@ class KnownGood:
         """Write them; whether anything changed."""
         fields = {"uid": cluster.uid, "policy": cluster.policy.text, "signature": cluster.policy.signature}
         return self._write(self._dir / "cluster.json", fields)
+
+    def passed(self) -> int:
+        """Serial of the newest policy that was seen and refused for its ports, marks or tables; 0: none was."""
+        model = self._read(self._dir / "passed.json", _Passed)
+        return 0 if model is None else model.serial
+
+    def save_passed(self, serial: int) -> bool:
+        """Write it; whether anything changed. A file of its own: an earlier version knows no more of the others."""
+        return self._write(self._dir / "passed.json", {"serial": serial})
 
     def changed_rp_filter(self) -> dict[str, int]:
         """Foreign interface → the reverse path filter it had before we changed it."""

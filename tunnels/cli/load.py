@@ -79,7 +79,7 @@ def _said(session: Session) -> tuple[Said, ...]:
         if str(error) not in session.told:
             session.told.add(str(error))
             note(f"warning: what the controller says is not known: {error}")
-        return ()
+        return (Said("Granted", "Unknown", f"that is not known: {error}"),)
     return tuple(
         Said(str(one.get("type")), str(one.get("reason", "")), clean(str(one.get("message", ""))))
         for one in found

@@ -76,6 +76,8 @@ def _verdict_of(seen: Seen, node: str) -> Verdict:
     status = seen.status
     if any(entry.node == node and entry.reason == "opted out" for entry in status.not_covered):
         return Verdict(good=False, text=f"{node} is NOT encrypted: it is opted out")
+    if lacking := next((one.message for one in seen.said if one.type == "Granted"), ""):
+        return Verdict(good=False, text=f"NOT everything of {node} may be encrypted: not all is granted: {lacking}")
     stage = seen.policy.stage_of(node)
     if stage in {Stage.OFF, Stage.PREPARE}:
         return Verdict(good=False, text=f"{node} is NOT encrypted: the cluster's stage is {stage.value}")

@@ -7,9 +7,9 @@ cluster is, and it stays there.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 from linkseal.keys.errors import ConfigError
@@ -110,10 +110,16 @@ async def spent(api: KubeApi, generation: int) -> None:
         if int(found["metadata"].get("generation", 0)) != generation:
             return  # somebody asks for something else
         if int((found.get("status") or {}).get("observedGeneration", 0)) >= generation:
-            with contextlib.suppress(ConfigError, ApiError):  # somebody else has changed it meanwhile
-                version = str(found["metadata"].get("resourceVersion", ""))
+            version = str(found["metadata"].get("resourceVersion", ""))
+            try:
                 await _apply(api, {**_kept(found), "stage": _wished(found).value}, version)
-            return
+            except ConfigError:  # it stays: whoever looks sees what was asked for
+                return
+            except ApiError as error:
+                if error.status != HTTPStatus.CONFLICT:  # a status was written, or somebody asks for something else
+                    raise
+            else:
+                return
         await asyncio.sleep(LOOK)
 
 

@@ -24,7 +24,7 @@ from linkseal.keys.errors import ConfigError, DirectoryError
 from linkseal.keys.files import PUBLIC, SECRET, atomic_write, private_folder, read_file
 from linkseal.tunnels.controller.reports import Reports
 from linkseal.tunnels.controller.stagefile import FileStore
-from linkseal.tunnels.controller.stagekeeper import Stagekeeper
+from linkseal.tunnels.controller.stagekeeper import MAX_STEPS, Stagekeeper
 from linkseal.tunnels.controller.stageserver import StageServer
 from linkseal.tunnels.controller.waiting import pause
 from linkseal.tunnels.directory.inventory import Inventory, load_inventory
@@ -45,9 +45,6 @@ LOOK: Final = 2.0
 
 STEP: Final = 0.5
 """Seconds between two looks at the nodes' reports while a stage is walked to."""
-
-MAX_STEPS: Final = 8
-"""Of a walk in one pass: there and back again has six."""
 
 CA_KEY: Final = "ca.key"
 CA_CERTIFICATE: Final = "ca.crt"
@@ -85,7 +82,7 @@ class FileController:
         signer = FileSigner(directory, self._authority, found)
         present = signer.policy()
         self.stages = Stagekeeper(FileStore(ca), None if present is None else read_signed(present.spec)[0], time.time())
-        self._asked: dict[str, Any] | None = None
+        self._asked: dict[str, Any] | None = None if present is None else dict(present.spec)
         """What the inventory asks for and can be signed."""
         self._unfit = ""
         """Why what it asks for now cannot be; empty: it can."""

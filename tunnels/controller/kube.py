@@ -34,9 +34,9 @@ from linkseal.tunnels.controller.kubeevents import About, Events, NodeNews, of_c
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, Passed
 from linkseal.tunnels.controller.lifter import Lifter, position_of
 from linkseal.tunnels.controller.nodefacts import NodeFacts
-from linkseal.tunnels.controller.providers.choice import Granting, misfits
+from linkseal.tunnels.controller.providers.choice import NOT_READ, Granting, misfits
 from linkseal.tunnels.controller.providers.copy import ProviderCopy
-from linkseal.tunnels.controller.stagekeeper import Stagekeeper
+from linkseal.tunnels.controller.stagekeeper import MAX_STEPS, Stagekeeper
 from linkseal.tunnels.directory.kube import KUBE_SYSTEM, NAMESPACES
 from linkseal.tunnels.directory.kubeapi import METADATA, ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import (
@@ -76,9 +76,6 @@ JUDGE: Final = 5.0
 
 STAND_DOWN: Final = 30.0
 """Seconds without a signature after which another controller may try: its SSH agent may sign."""
-
-MAX_STEPS: Final = 8
-"""Of a walk in one pass: there and back again has six."""
 
 
 class KubeController:
@@ -195,10 +192,11 @@ class KubeController:
         offered = self._provider.offer(nodes)
         granted = await self._signer.grant(nodes, offered, opted_out(spec), self._chosen, now, restored_at(spec))
         trouble = (self._provider.trouble,) if self._provider.trouble else ()
-        scope = {name: facts for name, facts in nodes.items() if name not in opted_out(spec)}
-        self._misfits = () if offered is None else tuple(misfits(self._chosen, scope, offered.prefixes))
+        scope = {name: nodes[name] for name in nodes.keys() - opted_out(spec)}
+        found = () if offered is None else tuple(misfits(self._chosen, scope, offered.prefixes))
         unread = () if offered is None else offered.problems
-        self._ungranted = (*trouble, *self._misfits, *unread, *granted.problems)
+        self._misfits = found if offered is not None else trouble or (NOT_READ,)
+        self._ungranted = (*trouble, *found, *unread, *granted.problems)
         return granted
 
     async def _policy(self, copies: Copies, spec: Mapping[str, Any], wanted: Wanted) -> list[str]:
@@ -215,6 +213,8 @@ class KubeController:
         except ConfigError as error:
             problem = f"{error}; the policy in force stays"
             if self._stages is not None:
+                self._stages.tick(self._evidence(copies, spec), time.time(), signs=False)
+                await self._save()
                 at = self._stages.position.stage
                 await self._report(self._stages, wanted, at, self._evidence(copies, spec), problem)
             return [problem]

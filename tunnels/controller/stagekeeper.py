@@ -44,6 +44,10 @@ class Ended:
     why: str
 
 
+MAX_STEPS: Final = 8
+"""Of a walk in one pass: there and back again has six."""
+
+
 class Stagekeeper:
     """The state in `store`; `present`: the policy in the directory, if there is one by this CA.
 

@@ -224,6 +224,10 @@ def test_what_was_seen_and_refused_is_nothing_that_was_missed(tmp_path: Path) ->
         node.knowledge.learn(view(serial=serial, after=serial - 1, stage="enforce", wireguard={"port": 51900}), TIME)
         assert [code for code, _ in node.shown()] == [codes.POLICY_REFUSED]
         assert not node.knowledge.outgrown
+    again = start(tmp_path / "state")
+    again.knowledge.held = True
+    again.knowledge.learn(view(serial=4, after=3, stage="enforce", wireguard={"port": 51900}), TIME)
+    assert not again.knowledge.outgrown, "nor after a restart"
     node.knowledge.learn(view(serial=5, after=4, stage="enforce"), TIME)
     assert (node.shown(), node.knowledge.policy_serial) == ([], 5), "taken back"
 

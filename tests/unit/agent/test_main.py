@@ -18,6 +18,7 @@ from linkseal.tunnels.agent import main, removal
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.host.host import Features
+from linkseal.tunnels.model import Stage
 from linkseal.tunnels.register import Snapshot
 from linkseal.tunnels.settings import AgentSettings, parse_agent_settings
 from unit.agent.pair import NoCounters
@@ -161,3 +162,17 @@ def test_the_lock_of_an_agent_that_is_ending_is_waited_for(tmp_path: Path, monke
     monkeypatch.setattr(main, "LOCK_SECONDS", 0.1)
     with main.only_one(tmp_path), pytest.raises(HostError, match="another agent runs"), main.only_one(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_what_an_outgrown_agent_stood_on_stays_until_there_is_something_else(
+    settings: AgentSettings, monkeypatch: pytest.MonkeyPatch, *, left: bool
+) -> None:
+    """A directory that does not answer in that moment must not take a node to stage off, unless it said so before."""
+    executor, directory = ThreadPoolExecutor(1), Directory()
+    directory.asked = 1
+    await main._prepare(settings, directory, None, executor)  # type: ignore[arg-type]
+    directory.asked = 0  # it does not answer once
+    agent = await main._prepare(settings, directory, None, executor, anew=True, left=left)  # type: ignore[arg-type]
+    assert agent.worker.knowledge.policy is not None
+    assert agent.worker.knowledge.policy.stage is (Stage.OFF if left else Stage.PREFER)

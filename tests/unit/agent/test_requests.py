@@ -179,3 +179,14 @@ async def test_a_stage_that_comes_with_the_request_keeps_everything(tmp_path: Pa
     a.run(T, view=replace(view(a, b), policy=up))
     desk.reconsider()
     assert (desk.removal, desk.states(T)["x1"].state) == ("", "refused")
+
+
+async def test_after_a_pass_that_failed_the_request_is_taken_again(tmp_path: Path) -> None:
+    a, b = sealed_pair(tmp_path)
+    a.run(T, view=view(a, b, stage="off"))
+    desk = await ready(a)
+    desk.take([Request("x1", "remove", T)], T)
+    desk.put_off()
+    assert (desk.removal, desk.states(T)) == ("", {})
+    desk.take([Request("x1", "remove", T)], T)
+    assert desk.removal == "x1"

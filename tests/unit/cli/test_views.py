@@ -223,6 +223,8 @@ def test_what_is_in_no_grant_is_not_encrypted_whatever_links_say() -> None:
     assert statusview.verdict(healthy(3)).good
     answer = statusview.verdict(found)
     assert (answer.good, "not all is granted: Nodes have no podCIDRs (n3)" in answer.text) == (False, True)
+    assert "not all is granted" in statusview.verdict(found, "n1").text
+    assert not statusview.verdict(found, "n1").good
     shown = statusview.text(found, PLAIN)
     assert re.search(
         r"The controller says:\n +Granted +ProviderMisfit +Nodes have .*\n +CASteady +NotSigning +the SSH", shown

@@ -244,6 +244,9 @@ def test_what_does_not_go_with_what_stays_is_not_signed_and_walks_go_on(site: Si
     controller.sign()
     assert "guard" not in site.policy().spec
     assert "with what stays as it is until stage off" in controller._unfit
+    controller = site.controller()
+    controller.sign()
+    assert "until stage off" in controller._unfit, "nor is it after a restart"
     controller.stages.start(Walk(Stage.OFF, up=False, who="me", began=0.0, since=0.0))
     controller.sign()
     assert site.stage == "off"

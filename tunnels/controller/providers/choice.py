@@ -26,6 +26,9 @@ from linkseal.tunnels.world import host_prefix
 PROVIDERS: Final[Mapping[str, Provider[Any]]] = {one.name: one for one in (POD_CIDRS, CALICO, CILIUM, OVN, PODS)}
 
 
+NOT_READ: Final = "what the address provider gives nodes is not known yet"
+
+
 @dataclass(frozen=True, slots=True)
 class OwnPod:
     """The controller's own pod, as the API server told it when it was made: its node and its addresses."""
