@@ -120,15 +120,19 @@ async def answer(directory: Directory, node: str, request: str, last: NodeStatus
     return not failed
 
 
-async def _told(directory: Directory, node: str, report: str, request: str) -> None:
-    """Write the report until it is there: nobody else will answer."""
-    trying = AsyncRetrying(
+def _trying() -> AsyncRetrying:
+    """Tries again for a while where the directory does not answer; then its error."""
+    return AsyncRetrying(
         retry=retry_if_exception_type(DirectoryError),
         wait=wait_random_exponential(min=FIRST_RETRY, max=LAST_RETRY),
         stop=stop_after_delay(TOLD),
         reraise=True,
     )
-    async for attempt in trying:
+
+
+async def _told(directory: Directory, node: str, report: str, request: str) -> None:
+    """Write the report until it is there: nobody else will answer."""
+    async for attempt in _trying():
         with attempt:
             await directory.publish_status(node, report)
             found = await _report(directory, node)
@@ -138,14 +142,8 @@ async def _told(directory: Directory, node: str, report: str, request: str) -> N
 
 async def floor_of(directory: Directory, node: str) -> Floor:
     """Return what peers may have seen of this node before everything was removed from it, by its last report."""
-    trying = AsyncRetrying(
-        retry=retry_if_exception_type(DirectoryError),
-        wait=wait_random_exponential(min=FIRST_RETRY, max=LAST_RETRY),
-        stop=stop_after_delay(TOLD),
-        reraise=True,
-    )
     try:
-        found: NodeStatus | None = await trying(_report, directory, node)
+        found: NodeStatus | None = await _trying()(_report, directory, node)
     except DirectoryError as error:
         _LOG.warning("what this node said before is not known: %s", error)
         return Floor()
