@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
-from typing import Final
 
 import click
 from linkseal.keys.errors import ConfigError
+from linkseal.tunnels.cli.asking import answered
 from linkseal.tunnels.cli.exits import ExitCode
 from linkseal.tunnels.cli.load import Seen, look
 from linkseal.tunnels.cli.options import Command, Duration, pass_session
-from linkseal.tunnels.cli.output import age, clean, confirm, emit, note, plural
+from linkseal.tunnels.cli.output import clean, confirm, emit, note, plural
 from linkseal.tunnels.cli.session import Session
-from linkseal.tunnels.cli.verifyview import unfinished
-from linkseal.tunnels.directory.base import Directory, reports
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.status import NodeEncryption, Request, RequestStatus
-
-INTERVAL: Final = 1.0
-"""Seconds between two looks at the reports."""
-
-Reports = Mapping[str, NodeEncryption | None]
 
 
 @click.command(
@@ -75,24 +67,10 @@ def _require_off(seen: Seen) -> None:
 
 def _answers(session: Session, names: list[str], timeout: float) -> dict[str, RequestStatus | None]:
     """Ask the agents and wait for them. None: not answered."""
-    ids = {name: f"remove-{secrets.token_hex(6)}" for name in names}
-
-    async def ask(directory: Directory) -> None:
-        for name, one in ids.items():
-            await directory.request(name, Request(one, "remove", time.time()))
-
-    session.with_directory(ask)
-    start, said = time.monotonic(), ""
-    while True:
-        found = session.with_directory(reports)
-        waiting, waited = unfinished(ids, found), time.monotonic() - start
-        if not waiting or waited >= timeout:
-            break
-        if waiting != said:
-            note(f"removing ({age(waited)} of {age(timeout)}): {waiting}")
-            said = waiting
-        time.sleep(min(INTERVAL, timeout - waited))
-    return {name: _answer(found.get(name), one) for name, one in ids.items()}
+    now = time.time()
+    asked = {name: Request(f"remove-{secrets.token_hex(6)}", "remove", now) for name in names}
+    found, _ = answered(session, asked, timeout, "removing")
+    return {name: _answer(found.get(name), one.id) for name, one in asked.items()}
 
 
 def _answer(report: NodeEncryption | None, request: str) -> RequestStatus | None:

@@ -6,25 +6,19 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from random import SystemRandom
-from typing import Final
 
 import click
 from linkseal.keys.errors import ConfigError, DirectoryError
+from linkseal.tunnels.cli.asking import Reports, answered
 from linkseal.tunnels.cli.exits import ExitCode
 from linkseal.tunnels.cli.load import Seen, look
 from linkseal.tunnels.cli.options import Command, Duration, output_option, pass_session
 from linkseal.tunnels.cli.output import Paint, age, emit, note, structured
 from linkseal.tunnels.cli.session import Session
-from linkseal.tunnels.cli.verifyview import Pair, Verified, as_object, gather, text, unfinished
-from linkseal.tunnels.directory.base import Directory, reports
+from linkseal.tunnels.cli.verifyview import Pair, Verified, as_object, gather, text
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.status import NodeEncryption, Request
+from linkseal.tunnels.status import Request
 from linkseal.tunnels.statusparts import MAX_VERIFIED
-
-INTERVAL: Final = 1.0
-"""Seconds between two looks at the reports."""
-
-Reports = Mapping[str, NodeEncryption | None]
 
 
 @click.command(
@@ -110,24 +104,11 @@ def _by_source(pairs: Sequence[Pair]) -> dict[str, tuple[str, ...]]:
 
 def _run(session: Session, asked: Mapping[str, tuple[str, ...]], timeout: float) -> tuple[dict[str, str], Reports]:
     """Ask the agents and wait for them; returns source → id of its request, and the reports."""
-    ids = {source: f"verify-{secrets.token_hex(6)}" for source in asked}
-
-    async def ask(directory: Directory) -> None:
-        for source, targets in asked.items():
-            await directory.request(source, Request(ids[source], "verify", time.time(), targets))
-
-    session.with_directory(ask)
-    start, said = time.monotonic(), ""
-    while True:
-        found = session.with_directory(reports)
-        waiting = unfinished(ids, found)
-        waited = time.monotonic() - start
-        if not waiting or waited >= timeout:
-            break
-        if waiting != said:
-            note(f"verifying ({age(waited)} of {age(timeout)}): {waiting}")
-            said = waiting
-        time.sleep(min(INTERVAL, timeout - waited))
-    if waiting:
+    now = time.time()
+    requests = {
+        source: Request(f"verify-{secrets.token_hex(6)}", "verify", now, targets) for source, targets in asked.items()
+    }
+    found, late = answered(session, requests, timeout, "verifying")
+    if late:
         note(f"{age(timeout)} are over; wait longer with --timeout=DURATION")
-    return ids, found
+    return {source: request.id for source, request in requests.items()}, found

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from linkseal.tunnels.cli import remove as command
+from linkseal.tunnels.cli import asking
 from linkseal.tunnels.directory.files import FileDirectory, cluster_json
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.status import Request, RequestStatus, to_json
@@ -33,7 +33,7 @@ class Folder:
         (path / "ca.crt").write_text("")
         self.at("off")
         monkeypatch.setattr(FileDirectory, "request", self.request)
-        monkeypatch.setattr(command, "INTERVAL", 0.02)
+        monkeypatch.setattr(asking, "INTERVAL", 0.02)
 
     def at(self, stage: str) -> None:
         (self.path / "cluster.json").write_text(cluster_json("c1", policy(stage=stage)))

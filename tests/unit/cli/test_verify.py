@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from linkseal.tunnels.cli import verify as command
-from linkseal.tunnels.cli import verifyview
+from linkseal.tunnels.cli import asking, verifyview
 from linkseal.tunnels.cli.output import Paint
 from linkseal.tunnels.cli.verifyview import Pair, PairVerified, Verified, gather
 from linkseal.tunnels.directory.files import cluster_json
@@ -86,7 +85,7 @@ class Agents:
 
 @pytest.fixture
 def agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Agents:
-    monkeypatch.setattr(command, "INTERVAL", 0.02)
+    monkeypatch.setattr(asking, "INTERVAL", 0.02)
     return Agents(tmp_path / "directory")
 
 
