@@ -26,6 +26,7 @@ from linkseal.tunnels.statusparts import (
     AppliedStatus,
     BootStatus,
     GuardStatus,
+    PlanStatus,
     Verification,
     quiet,
 )
@@ -43,7 +44,7 @@ from linkseal.tunnels.statustypes import (
     Subject,
     Time,
 )
-from pydantic import Field, TypeAdapter, ValidationError, with_config
+from pydantic import Field, TypeAdapter, ValidationError, WithJsonSchema, with_config
 
 API_VERSION: Final = "linkseal.io/v1alpha1"
 KIND: Final = "NodeEncryption"
@@ -71,7 +72,12 @@ WORST_FIRST: Final = (
 _RANK: Final = {state: rank for rank, state in enumerate(WORST_FIRST)}
 
 
-RequestType = Literal["rotate", "abort", "verify", "remove"]
+REQUESTS: Final = ("rotate", "abort", "verify", "remove", "plan")
+"""What can be asked for. A node of another version may be asked for more, or answer more: that must not keep others
+from reading all else of it."""
+
+_ASKED: Final = WithJsonSchema({"type": "string", "enum": list(REQUESTS)})
+
 RequestState = Literal["accepted", "running", "done", "failed", "refused"]
 
 
@@ -149,7 +155,7 @@ class FindingStatus:
 class RequestStatus:
     """What became of a request."""
 
-    type: RequestType
+    type: Short
     state: RequestState
     message: Message = ""
 
@@ -160,7 +166,7 @@ class Request:
     """What an operator or the controller asks of a node's agent."""
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][-A-Za-z0-9._]{0,63}$")]
-    type: RequestType
+    type: Annotated[Short, _ASKED]
     requested_at: Time
     peers: Annotated[tuple[Name, ...], Field(max_length=MAX_VERIFIED)] = ()
     """Of `verify`: the peers to verify, in this order; none: all."""
@@ -198,6 +204,8 @@ class NodeStatus:
     boot: BootStatus = field(default_factory=BootStatus)
     conditions: Annotated[tuple[Condition, ...], Field(max_length=MAX_CONDITIONS)] = ()
     """The same in the words that Kubernetes has for it (`linkseal.tunnels.nodeconditions`)."""
+    plan: PlanStatus | None = None
+    """The answer to the request to plan that came last; it goes after ten minutes."""
 
 
 @with_config(EDGE)
@@ -231,6 +239,11 @@ class NodeEncryption:
     def name(self) -> str:
         """The node's name."""
         return self.metadata.name
+
+
+def answer_to(report: NodeEncryption | None, request: str) -> RequestStatus | None:
+    """Return what became of a request, None where the node has not said anything of it."""
+    return None if report is None or report.status is None else report.status.requests.get(request)
 
 
 _OBJECT: Final = TypeAdapter(NodeEncryption)

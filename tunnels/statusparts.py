@@ -1,11 +1,25 @@
-"""Parts of a node's report about plaintext: what the guard does and counted, and what `verify` saw. No I/O."""
+"""Parts of a node's report: what the guard does and counted, what `verify` saw, what `plan` found. No I/O."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Final, Literal
 
-from linkseal.tunnels.statustypes import EDGE, Bytes, Count, Message, Name, Number, Short, Time
+from linkseal.tunnels.findings import printable
+from linkseal.tunnels.statustypes import (
+    EDGE,
+    MAX_LINE,
+    Bytes,
+    Count,
+    Line,
+    Message,
+    Name,
+    Number,
+    Short,
+    Time,
+)
 from pydantic import Field, with_config
 
 MAX_FLOWS: Final = 50
@@ -13,6 +27,10 @@ MAX_COUNTS: Final = 40
 MAX_VERIFIED: Final = 200
 MAX_UNGUARDED: Final = 1_000_000
 """Seconds; eleven days and more are as good as never."""
+
+MAX_PLAN: Final = 64 * 1024
+"""Bytes of a plan's lines as JSON. That of some hundred nodes is smaller; the API server's store takes 1.5 MB."""
+MAX_PLAN_LINES: Final = 2000
 
 GuardMode = Literal["none", "count", "drop"]
 """There is none; it counts plaintext; it drops what concerns peers in stage enforce, and counts the rest."""
@@ -134,3 +152,43 @@ class Verification:
     message: Message = ""
     ciphertext: Count = 0
     """Tunnel packets seen on the underlay while the canary crossed."""
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
+class PlanStatus:
+    """What the agent would do, as `ip`, `wg` and `nft` lines; of too many the first, and steps rather than the rest.
+
+    No line holds a secret.
+    """
+
+    request: Short
+    """The request that it answers."""
+    at: Time
+    steps: Annotated[tuple[Line, ...], Field(max_length=MAX_PLAN_LINES)] = ()
+    """What leads from what is to what should be; none: all is as it should be."""
+    desired: Annotated[tuple[Line, ...], Field(max_length=MAX_PLAN_LINES)] = ()
+    """What should be on this host."""
+    steps_omitted: Count = 0
+    desired_omitted: Count = 0
+    """Lines that are not here."""
+
+
+def plan_status(request: str, at: float, steps: Sequence[str], desired: Sequence[str]) -> PlanStatus:
+    """Return a plan, cut to MAX_PLAN bytes."""
+    kept_steps, room = _fit(steps, MAX_PLAN)
+    kept, _ = _fit(desired, room)
+    return PlanStatus(request, at, kept_steps, kept, len(steps) - len(kept_steps), len(desired) - len(kept))
+
+
+def _fit(lines: Sequence[str], room: int) -> tuple[tuple[str, ...], int]:
+    """Return the first lines that have room, and what is left of it: none once a line had too little."""
+    found: list[str] = []
+    for line in lines[:MAX_PLAN_LINES]:
+        clean = printable(line, MAX_LINE)
+        size = len(json.dumps(clean, ensure_ascii=False).encode()) + 1
+        if size > room:
+            return tuple(found), 0
+        found.append(clean)
+        room -= size
+    return tuple(found), room

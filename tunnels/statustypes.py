@@ -14,6 +14,9 @@ from pydantic.alias_generators import to_camel
 _PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 """No control characters: another node's report must not move the cursor of whoever reads it."""
 
+MAX_LINE: Final = 1024
+"""Characters of a line of a plan."""
+
 
 def format_time(seconds: float) -> str:
     """Return Unix seconds as RFC 3339 in UTC, whole seconds: `2026-11-02T10:00:00Z`."""
@@ -35,6 +38,7 @@ Name = Annotated[str, Field(max_length=253, pattern=NODE_PATTERN)]
 Short = Annotated[str, Field(max_length=128, pattern=_PRINTABLE)]
 Subject = Annotated[str, Field(max_length=MAX_SUBJECT, pattern=_PRINTABLE)]
 Message = Annotated[str, Field(max_length=MAX_MESSAGE, pattern=_PRINTABLE)]
+Line = Annotated[str, Field(max_length=MAX_LINE, pattern=_PRINTABLE)]
 Code = Annotated[str, Field(pattern=r"^LS[0-9]{4}$")]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Bytes = Annotated[int, Field(ge=0, le=2**64)]

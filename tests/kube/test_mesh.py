@@ -35,6 +35,11 @@ def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
             assert "links sealed" in said.err
             linkseal.wait_guarded()
             assert_encrypted(cluster, 2)
+            capfd.readouterr()
+            assert main([*at, "plan", "--node", c.name]) == 0, "no access to nodes is needed"
+            planned = capfd.readouterr()
+            assert "ip link add lsl11 " in planned.out
+            assert "nothing to do" in planned.err
 
             plane.stop_api(kill=True)
             linkseal.stop(c)

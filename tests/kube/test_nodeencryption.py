@@ -56,6 +56,7 @@ from linkseal.tunnels.statusparts import (
     GuardStatus,
     PlaintextCount,
     PlaintextFlow,
+    PlanStatus,
     Verification,
 )
 from linkseal.tunnels.statustypes import MAX_CONDITIONS, Condition
@@ -104,6 +105,7 @@ def largest_status() -> NodeStatus:
         verified=tuple(Verification(name(n), "leaked", T, LONG, 1_000_000) for n in range(MAX_VERIFIED)),
         trust=("f" * 128,) * MAX_AUTHORITIES,
         boot=BootStatus("failed", LONG, "r" * 40),
+        plan=PlanStatus("r" * 128, T, ("\\" * 1024,) * 20, ("d" * 1023 + "\u2028",) * 20, 1_000_000, 1_000_000),
         conditions=tuple(Condition(f"C{number}", "Unknown", "R" * 63, LONG, T) for number in range(MAX_CONDITIONS)),
     )  # fmt: skip
 

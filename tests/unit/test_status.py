@@ -32,7 +32,15 @@ from linkseal.tunnels.status import (
     significant,
     to_json,
 )
-from linkseal.tunnels.statusparts import MAX_VERIFIED, GuardStatus, Verification
+from linkseal.tunnels.statusparts import (
+    MAX_PLAN,
+    MAX_PLAN_LINES,
+    MAX_VERIFIED,
+    GuardStatus,
+    PlanStatus,
+    Verification,
+    plan_status,
+)
 from linkseal.tunnels.statustypes import format_time, parse_time
 
 T = 1793613600.0  # 2026-11-02T10:00:00Z
@@ -89,7 +97,7 @@ def test_the_json_has_the_documented_shape_in_a_stable_order() -> None:
     assert list(data["status"]) == [
         *("observedAt", "stage", "scope", "protocol", "driver", "door", "version", "kernel", "mtu", "serial"),
         *("announcedSerial", "generations", "links", "unsealed", "pairs", "findings", "requests"),
-        *("policy", "guard", "verified", "trust", "boot", "conditions"),
+        *("policy", "guard", "verified", "trust", "boot", "conditions", "plan"),
     ]
     assert data["status"]["observedAt"] == "2026-11-02T10:00:00Z"
     assert data["status"]["generations"] == [
@@ -201,6 +209,7 @@ def test_the_largest_report_we_write_can_be_read() -> None:
         unsealed=(UnsealedPeer(name, LinkState.STALE, "LS2001"),) * 1000,
         findings=tuple(FindingStatus("LS2001", f"{i}{wide * 300}", wide * 1000, T) for i in range(1000)),
         requests={f"r{i}": RequestStatus("rotate", "failed", wide * 1000) for i in range(100)},
+        plan=plan_status("p", T, ['"' * 1000] * 3000, [wide * 1000] * 3000),
     )
     text = to_json("n1", huge)
     assert len(text.encode()) <= MAX_REPORT
@@ -279,13 +288,36 @@ def test_of_too_many_verifications_the_worst_are_kept() -> None:
         "",
         "[]",
         '{"requests": [{"id": "../x", "type": "rotate", "requestedAt": "2026-11-02T10:00:00Z"}]}',
-        '{"requests": [{"id": "x", "type": "format", "requestedAt": "2026-11-02T10:00:00Z"}]}',
         '{"requests": [{"id": "x", "type": "rotate"}]}',
     ],
 )
 def test_wrong_requests_are_refused(text: str) -> None:
     with pytest.raises(PeerError):
         parse_requests(text, "n1")
+
+
+def test_what_another_version_asks_or_answers_does_not_hide_the_rest() -> None:
+    asked = '{"requests": [{"id": "x", "type": "format", "requestedAt": "2026-11-02T10:00:00Z"}]}'
+    assert [one.type for one in parse_requests(asked, "n1")] == ["format"]
+    text = to_json("n1", status(requests={"x": RequestStatus("format", "done")}))
+    read = parse_report(text, "n1").status
+    assert read is not None
+    assert read.requests["x"].type == "format"
+
+
+def test_of_a_plan_that_is_too_long_the_first_lines_are_kept_and_steps_rather_than_the_rest() -> None:
+    short = plan_status("p", T, ["one"], ["a", "b"])
+    assert short == PlanStatus("p", T, ("one",), ("a", "b"))
+    steps = [f"{number:0900}" for number in range(MAX_PLAN // 1000)]
+    long = plan_status("p", T, steps, [f"{number:0999}" for number in range(3000)])
+    assert long.steps == tuple(steps)
+    assert 0 < len(long.desired) < 3000
+    assert (long.steps_omitted, long.desired_omitted) == (0, 3000 - len(long.desired))
+    assert len(json.dumps([*long.steps, *long.desired], separators=(",", ":"))) <= MAX_PLAN
+    assert plan_status("p", T, ["x" * 2000] * 3000, ["a"]).desired == (), "what comes after what was cut is not shown"
+    many = plan_status("p", T, ["x"] * 5000, [])
+    assert (len(many.steps), many.steps_omitted) == (MAX_PLAN_LINES, 5000 - MAX_PLAN_LINES)
+    assert plan_status("p", T, ["\x1b[31m"], []).steps == (" [31m",)
 
 
 @given(st.integers(min_value=0, max_value=4_000_000_000))

@@ -26,6 +26,7 @@ from linkseal.tunnels.agent.insight import Insight
 from linkseal.tunnels.agent.outgoing import PUBLISHING, REPORTING, Outgoing
 from linkseal.tunnels.agent.paths import PathMeter
 from linkseal.tunnels.agent.picture import picture_of
+from linkseal.tunnels.agent.planning import planned
 from linkseal.tunnels.agent.prober import Picture, Prober, latest
 from linkseal.tunnels.agent.proofs import Proofs
 from linkseal.tunnels.agent.requests import RequestDesk
@@ -36,9 +37,7 @@ from linkseal.tunnels.directory.base import Directory, DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT
 from linkseal.tunnels.host.events import Events
 from linkseal.tunnels.host.host import ALL, Aspect
-from linkseal.tunnels.model import Observed
 from linkseal.tunnels.probe.outcomes import Outcome
-from linkseal.tunnels.render import render, render_steps
 from linkseal.tunnels.status import NodeStatus, to_json
 
 _LOG: Final = logging.getLogger("linkseal.agent")
@@ -339,7 +338,8 @@ class Agent:
                 writes = self.worker.host.writes
                 return {"status": to_json(self._node, status), "passes": self._passes, "writes": writes}
             case "plan":
-                return await self._in_worker(self._plan)
+                plan = await self._in_worker(lambda: planned(self.worker))
+                return {"desired": list(plan.desired), "steps": list(plan.steps)}
             case "rotate":
                 number = await self._in_worker(lambda: self.worker.speaker.request_rotation(unix_now()))
             case "abort":
@@ -362,11 +362,7 @@ class Agent:
 
     def _node_status(self, now: float, *, fresh: bool = False) -> NodeStatus:
         status = self.insight.status(self.desk.states(now), self._outgoing.serial, now, fresh=fresh)
-        return self.insight.conditioned(replace(status, verified=self._proofs.results()))
-
-    def _plan(self) -> Mapping[str, Any]:
-        desired, _, steps = self.worker.plan_now()
-        return {"desired": list(render(desired, Observed())), "steps": list(render_steps(steps))}
+        return self.insight.conditioned(replace(status, verified=self._proofs.results(), plan=self.desk.plan(now)))
 
     async def _in_worker(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)

@@ -9,14 +9,20 @@ from collections.abc import Sequence
 from typing import Final
 
 from linkseal.keys.errors import ConfigError, DirectoryError, HostError, PeerError
+from linkseal.tunnels.agent.planning import planned
 from linkseal.tunnels.agent.worker import Worker
 from linkseal.tunnels.directory.base import Directory
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.status import MAX_REQUESTS, Request, RequestStatus, parse_report
+from linkseal.tunnels.statusparts import PlanStatus, plan_status
 from linkseal.tunnels.statustypes import Condition
 
 REMOVABLE: Final = 900.0
 """Seconds for which a request to remove everything stands: an agent that reads it much later was not meant."""
+
+
+PLAN_KEPT: Final = 600.0
+"""Seconds after which a plan goes out of the report: it is of its moment, and large."""
 
 
 class RequestDesk:
@@ -30,6 +36,7 @@ class RequestDesk:
         self._rotations: dict[str, int] = {}
         self.removal = ""
         """The request to remove everything of ours from this host; empty: there is none."""
+        self._plan: PlanStatus | None = None
         self._to_verify: dict[str, tuple[str, ...]] = {}
         self.ready = False
         """The last status has been read; before that a request may have been answered already, so none is taken."""
@@ -103,11 +110,34 @@ class RequestDesk:
                 return RequestStatus("rotate", "running", f"generation {number} raised")
             if request.type == "abort":
                 return RequestStatus("abort", "done", f"generation {self._worker.speaker.request_abort()} aborted")
-            return self._remove(request, now) if request.type == "remove" else self._verify(request)
+            return self._others(request, now)
         except ConfigError as error:
             return RequestStatus(request.type, "refused", str(error))
         except HostError as error:  # the disk; other passes must not fail for it
             return RequestStatus(request.type, "failed", str(error))
+
+    def _others(self, request: Request, now: float) -> RequestStatus:
+        match request.type:
+            case "plan":
+                return self._plan_for(request, now)
+            case "remove":
+                return self._remove(request, now)
+            case "verify":
+                return self._verify(request)
+            case other:
+                return RequestStatus(other, "refused", "this agent's version does not know such requests")
+
+    def _plan_for(self, request: Request, now: float) -> RequestStatus:
+        """Plan as the last pass left it: what is asked for now, and not done yet."""
+        found = planned(self._worker)
+        self._plan = plan_status(request.id, now, found.steps, found.desired)
+        return RequestStatus("plan", "done")
+
+    def plan(self, now: float) -> PlanStatus | None:
+        """Return the last plan that was asked for, while it is worth reading."""
+        if self._plan is not None and abs(now - self._plan.at) > PLAN_KEPT:
+            self._plan = None
+        return self._plan
 
     def _remove(self, request: Request, now: float) -> RequestStatus:
         if abs(now - request.requested_at) > REMOVABLE:

@@ -9,11 +9,14 @@ from typing import Final
 from linkseal.tunnels.cli.output import age, note
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.cli.verifyview import unfinished
-from linkseal.tunnels.directory.base import Directory, reports
+from linkseal.tunnels.directory.base import Directory, report_of, reports
 from linkseal.tunnels.status import NodeEncryption, Request
 
 INTERVAL: Final = 1.0
 """Seconds between two looks at the reports."""
+
+FEW: Final = 3
+"""Nodes whose reports are read one by one: there may be thousands of others, which need not be read each time."""
 
 Reports = Mapping[str, NodeEncryption | None]
 
@@ -25,11 +28,15 @@ def answered(session: Session, asked: Mapping[str, Request], timeout: float, doi
         for node, request in asked.items():
             await directory.request(node, request)
 
+    async def look(directory: Directory) -> Reports:
+        return {name: await report_of(directory, name) for name in asked} if few else await reports(directory)
+
+    few = len(asked) <= FEW
     session.with_directory(ask)
     ids = {node: request.id for node, request in asked.items()}
     start, said = time.monotonic(), ""
     while True:
-        found = session.with_directory(reports)
+        found = session.with_directory(look)
         waiting, waited = unfinished(ids, found), time.monotonic() - start
         if not waiting or waited >= timeout:
             return found, bool(waiting)

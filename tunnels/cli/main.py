@@ -31,7 +31,7 @@ COMMANDS: Final = {
     "enable": Lazy(f"{_CLI}.stages", "enable", "Walk the cluster up, stage by stage: prepare, prefer, enforce."),
     "disable": Lazy(f"{_CLI}.stages", "disable", "Walk the cluster back, stage by stage: prefer, prepare, off."),
     "remove": Lazy(f"{_CLI}.remove", "remove", "Have agents take what is ours from their hosts, before an uninstall."),
-    "plan": Lazy(f"{_CLI}.plan", "plan", "Show what the agent would do now as ip, wg and nft lines; change nothing."),
+    "plan": Lazy(f"{_CLI}.plan", "plan", "Show what an agent would do now as ip, wg and nft lines; change nothing."),
     "showconf": Lazy(f"{_CLI}.showconf", "showconf", "Show a node's tunnels as wg-quick text, from public data alone."),
     "explain": Lazy(f"{_CLI}.explain", "explain", "Say what a finding means and how to fix it."),
     "agent": Lazy(f"{_CLI}.agent", "agent", "Run the agent of this host, or look after what it left."),

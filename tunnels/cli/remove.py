@@ -14,7 +14,7 @@ from linkseal.tunnels.cli.options import Command, Duration, pass_session
 from linkseal.tunnels.cli.output import clean, confirm, emit, note, plural
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.status import NodeEncryption, Request, RequestStatus
+from linkseal.tunnels.status import Request, RequestStatus, answer_to
 
 
 @click.command(
@@ -70,11 +70,7 @@ def _answers(session: Session, names: list[str], timeout: float) -> dict[str, Re
     now = time.time()
     asked = {name: Request(f"remove-{secrets.token_hex(6)}", "remove", now) for name in names}
     found, _ = answered(session, asked, timeout, "removing")
-    return {name: _answer(found.get(name), one.id) for name, one in asked.items()}
-
-
-def _answer(report: NodeEncryption | None, request: str) -> RequestStatus | None:
-    return None if report is None or report.status is None else report.status.requests.get(request)
+    return {name: answer_to(found.get(name), one.id) for name, one in asked.items()}
 
 
 def _said(answer: RequestStatus | None) -> str:

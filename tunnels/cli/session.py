@@ -91,11 +91,12 @@ class Session:
 
         It is if an option names it, or if kubectl would find one and this host has no agent's file.
         """
-        if (self.namespace, self.kubeconfig, self.context) == (None, None, None) and (
-            self.config is not None or DEFAULT_CONFIG.exists()
-        ):
-            return None
-        return self.cluster()
+        return None if self.has_agent() else self.cluster()
+
+    def has_agent(self) -> bool:
+        """Whether this host is meant, which has an agent's file, and no option names a cluster."""
+        named = (self.namespace, self.kubeconfig, self.context) != (None, None, None)
+        return not named and (self.config is not None or DEFAULT_CONFIG.exists())
 
     def _chosen(self) -> FileDirectorySettings | KubeDirectorySettings | None:
         """Return where the directory is, by the options, the agent's file or kubectl's; None: nothing says it."""
@@ -103,10 +104,9 @@ class Session:
 
         if self.directory is not None:
             return FileDirectorySettings(self.directory)
-        asked = (self.namespace, self.kubeconfig, self.context)
-        if asked == (None, None, None) and (self.config is not None or DEFAULT_CONFIG.exists()):
+        if self.has_agent():
             return self.settings().directory
-        if asked != (None, None, None) or _has_kubeconfig():
+        if (self.namespace, self.kubeconfig, self.context) != (None, None, None) or _has_kubeconfig():
             namespace = self.namespace or KubeDirectorySettings().namespace
             return KubeDirectorySettings(namespace, self.kubeconfig, self.context)
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 from linkseal.tunnels.cli.output import Cell, Paint, Tone, plural, since
-from linkseal.tunnels.status import API_VERSION, NodeEncryption, RequestStatus
+from linkseal.tunnels.status import API_VERSION, NodeEncryption, answer_to
 from linkseal.tunnels.statusparts import WORST_RESULT, Verification, VerifyResult
 from linkseal.tunnels.statustypes import format_time
 
@@ -84,7 +84,7 @@ def unfinished(requests: Mapping[str, str], found: Mapping[str, NodeEncryption |
     """Return whom is waited for, and how far they are; empty: for nobody."""
     waiting = []
     for source, request in requests.items():
-        state = _state(found.get(source), request)
+        state = answer_to(found.get(source), request)
         if state is None or state.state in ("accepted", "running"):
             waiting.append(f"{source} {state.message}".rstrip() if state is not None else f"{source} (not begun)")
     more = f"; and {len(waiting) - _NAMED} more nodes" if len(waiting) > _NAMED else ""
@@ -103,7 +103,7 @@ def gather(
             yield PairVerified(source, target, "unreachable", f"the agent of {source} does not report")
             continue
         report = found.get(source)
-        state = _state(report, requests[source])
+        state = answer_to(report, requests[source])
         if state is None or state.state in ("accepted", "running"):
             yield PairVerified(source, target, "unanswered", f"the agent of {source} has not finished")
         elif state.state != "done":
@@ -116,10 +116,6 @@ def _of(source: str, target: str, said: Verification | None) -> PairVerified:
     if said is None:
         return PairVerified(source, target, "unanswered", f"the report of {source} does not list it")
     return PairVerified(source, target, said.result, said.message, said.ciphertext, said.at)
-
-
-def _state(report: NodeEncryption | None, request: str) -> RequestStatus | None:
-    return None if report is None or report.status is None else report.status.requests.get(request)
 
 
 def _result(report: NodeEncryption | None, target: str) -> Verification | None:

@@ -97,13 +97,20 @@ class Directory(Protocol):
 
 async def reports(directory: Directory) -> dict[str, NodeEncryption | None]:
     """Return every node's report, None where it cannot be read: the argument of `cluster_status`."""
-    found: dict[str, NodeEncryption | None] = {}
-    for name, text in (await directory.statuses()).items():
-        try:
-            found[name] = parse_report(text, name)
-        except PeerError:
-            found[name] = None
-    return found
+    return {name: _report(text, name) for name, text in (await directory.statuses()).items()}
+
+
+async def report_of(directory: Directory, node: str) -> NodeEncryption | None:
+    """Return one node's report, None where there is none or it cannot be read. Raises DirectoryError."""
+    text = await directory.report(node)
+    return None if text is None else _report(text, node)
+
+
+def _report(text: str, node: str) -> NodeEncryption | None:
+    try:
+        return parse_report(text, node)
+    except PeerError:
+        return None
 
 
 class Absences:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,3 +191,51 @@ async def test_after_a_pass_that_failed_the_request_is_taken_again(tmp_path: Pat
     assert (desk.removal, desk.states(T)) == ("", {})
     desk.take([Request("x1", "remove", T)], T)
     assert desk.removal == "x1"
+
+
+async def test_a_plan_is_answered_in_the_report_for_as_long_as_it_is_worth_reading(tmp_path: Path) -> None:
+    a, _ = sealed_pair(tmp_path)
+    desk = await ready(a)
+    a.host.refuse = lambda step: pytest.fail(f"a plan changes nothing: {step}")
+    desk.take([Request("p1", "plan", T)], T)
+    assert desk.states(T)["p1"].state == "done"
+    found = desk.plan(T + 599)
+    assert found is not None
+    assert (found.request, found.at, found.steps) == ("p1", T, ())
+    assert any(line.startswith("ip link add lsl11 ") for line in found.desired)
+    desk.take([Request("p1", "plan", T), Request("p2", "plan", T)], T + 5)
+    again = desk.plan(T + 5)
+    assert again is not None
+    assert again.request == "p2"
+    assert desk.plan(T + 700) is None
+
+
+async def test_a_plan_holds_no_secret(tmp_path: Path) -> None:
+    a, _ = sealed_pair(tmp_path)
+    desk = await ready(a)
+    desk.take([Request("p1", "plan", T)], T)
+    found = desk.plan(T)
+    assert found is not None
+    text = "\n".join(found.desired)
+    assert "private-key" in text
+    for key in a.keyring.own_keys():
+        assert b64encode(a.keyring.secret(key.public_key).reveal()).decode() not in text
+
+
+async def test_a_kernel_that_cannot_be_read_fails_the_request_and_not_the_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = sealed_pair(tmp_path)
+    desk = await ready(a)
+    monkeypatch.setattr(a.worker, "plan_now", _full)
+    desk.take([Request("p1", "plan", T)], T)
+    assert desk.states(T)["p1"].state == "failed"
+    assert desk.plan(T) is None
+
+
+async def test_what_this_version_does_not_know_is_refused_and_all_else_is_done(tmp_path: Path) -> None:
+    a, _ = sealed_pair(tmp_path)
+    desk = await ready(a)
+    desk.take([Request("x", "format", T), ROTATE], T)
+    assert desk.states(T)["x"].state == "refused"
+    assert desk.states(T)["r1"].state == "running"

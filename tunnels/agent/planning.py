@@ -1,0 +1,22 @@
+"""What this host's agent would do now, as lines."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from linkseal.tunnels.agent.worker import Worker
+from linkseal.tunnels.model import Observed
+from linkseal.tunnels.render import render, render_steps
+
+
+class Planned(NamedTuple):
+    """What should be on this host, and the steps that lead there from what is, as `ip`, `wg` and `nft` lines."""
+
+    desired: tuple[str, ...]
+    steps: tuple[str, ...]
+
+
+def planned(worker: Worker) -> Planned:
+    """Look at the kernel and plan; nothing is changed. For the worker's thread. Raises HostError."""
+    desired, _, steps = worker.plan_now()
+    return Planned(render(desired, Observed()), render_steps(steps))
