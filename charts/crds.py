@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 from linkseal.tunnels import clusterobject, status, statusparts
-from linkseal.tunnels.clusterobject import CaSpec, OptOutSpec, status_schema
+from linkseal.tunnels.clusterobject import CaSpec, OptOutSpec, WalkSpec, status_schema
 from linkseal.tunnels.guard import policy as guard_policy
 from linkseal.tunnels.policy import Policy, PolicySpec, standing
 from linkseal.tunnels.status import report_schema
@@ -54,6 +54,10 @@ SPEC_WORDS = {
     "step; lowered, only if lowerTo says the same.",
     "lowerTo": "The new stage once more, in the very update that lowers it; absent otherwise. An old file that is "
     "applied again lowers nothing without it.",
+    "pool": "Nodes that go before the others, to a stage of their own; they count while that is further. Taken back "
+    "only if its lowerTo says so: without pool here the nodes stay where they are.",
+    "stepTimeout": "How long one step may take on all nodes before it is taken back; in seconds or as text, such as "
+    "5m (120s by default).",
     "optOut": "Nodes that take no part.",
     "ca": "The CA that signs certificates, grants and the policy.",
     "exemptions": "What may pass outside the tunnels.",
@@ -66,6 +70,14 @@ SPEC_WORDS = {
     "what it holds is right. Grants and policy are signed again; for an hour, nodes that are gone are removed.",
     "verify": "How often each node verifies by itself that nothing leaves in plaintext, and with how many peers.",
 }
+
+POOL_RULES = [
+    {
+        "rule": "!has(self.lowerTo) || self.lowerTo == self.stage",
+        "message": "goes with the stage that it names: set both to where the pool is to come back to, or leave it out",
+        "fieldPath": ".lowerTo",
+    },
+]
 
 ORDER = "{'off': 0, 'prepare': 1, 'prefer': 2, 'enforce': 3}"
 
@@ -118,6 +130,14 @@ CLUSTER_RULES = [
         }
         for path, value in STANDING.items()
     ),
+    {
+        "rule": "!has(self.spec.pool) || !has(oldSelf.status) || !has(oldSelf.status.pool) || "
+        "oldSelf.status.pool == null || "
+        f"{ORDER}[self.spec.pool.stage] >= {ORDER}[oldSelf.status.pool.stage] || "
+        "(has(self.spec.pool.lowerTo) && self.spec.pool.lowerTo == self.spec.pool.stage)",
+        "message": "would take the pool back; if that is meant, set its lowerTo to the same stage beside it",
+        "fieldPath": ".spec.pool.stage",
+    },
     {
         "rule": "!has(self.spec.ca) || !has(self.spec.ca.rotate) || !has(oldSelf.status) || !has(oldSelf.status.ca) || "
         "!has(oldSelf.status.ca.phase) || oldSelf.status.ca.phase == 'steady' || (has(oldSelf.spec.ca) && "
@@ -268,18 +288,18 @@ DESCRIPTIONS = _descriptions(status, statusparts, clusterobject, guard_policy) |
 
 
 def cluster_encryption() -> dict[str, Any]:
-    """ClusterEncryption. `pool` is the controller's own way to go by pools, and in no object. The status: as below."""
+    """ClusterEncryption. Of `pool` the policy has where it is, the object where it is to be. The status: as below."""
     spec = structural(PolicySpec.model_json_schema(by_alias=True), nullable=False)
     fields = spec["properties"]
     del fields["pool"]
     for name, default in (("protocol", "wireguard"), ("scope", "overlay"), ("stage", "off")):
         fields[name]["default"] = default
-    fields["optOut"] = {"description": SPEC_WORDS["optOut"]} | structural(
-        OptOutSpec.model_json_schema(by_alias=True), nullable=False
-    )
-    fields["ca"] = {"description": SPEC_WORDS["ca"]} | structural(
-        CaSpec.model_json_schema(by_alias=True), nullable=False
-    )
+    beside = structural(WalkSpec.model_json_schema(by_alias=True), nullable=False)["properties"]
+    beside["pool"] |= {"x-kubernetes-map-type": "atomic", "x-kubernetes-validations": POOL_RULES}
+    beside["pool"]["properties"]["nodes"] |= _list_type("")  # else the pools of two who ask would be mixed
+    for name, model in (("optOut", OptOutSpec), ("ca", CaSpec)):
+        beside[name] = structural(model.model_json_schema(by_alias=True), nullable=False)
+    fields |= {name: {"description": SPEC_WORDS[name]} | of for name, of in beside.items()}
     fields["restoredAt"] |= {"format": "date-time", "maxLength": 40}
     exemption = fields["exemptions"]["items"]
     # that there are no host bits is for an admission policy to say, where the API server can (1.31)

@@ -1,7 +1,7 @@
-"""What the ClusterEncryption object says beside the policy: who is left out, the CA (`spec.ca`), `status`. No I/O.
+"""What the ClusterEncryption object says beside the policy: how stages are walked, who is left out, the CA, `status`.
 
 The policy itself, all else of `spec`, is in `linkseal.tunnels.policy`. The controller writes the status; nothing that
-nodes act by is taken from it.
+nodes act by is taken from it. No I/O.
 """
 
 from __future__ import annotations
@@ -11,15 +11,55 @@ from typing import Annotated, Any, Final, Literal
 
 from linkseal.keys.values import NODE_PATTERN
 from linkseal.tunnels.model import Stage
+from linkseal.tunnels.policy import Pool, StageName, duration
+from linkseal.tunnels.stages import TIMEOUT, Position
 from linkseal.tunnels.status import LinkCounts
-from linkseal.tunnels.statustypes import EDGE, MAX_CONDITIONS, Count, Message, Number, Short, SpecCondition, Time
+from linkseal.tunnels.statustypes import EDGE, MAX_CONDITIONS, Count, Message, Name, Number, Short, SpecCondition, Time
 from linkseal.tunnels.validation import Edge
-from pydantic import Field, TypeAdapter, with_config
+from pydantic import Field, TypeAdapter, field_validator, with_config
 
 MAX_OPTED_OUT: Final = 1024
 """Each is a node whose traffic is plaintext by wish: more than these are no exceptions."""
 
 MAX_BLOCKERS: Final = 50
+
+MAX_POOL: Final = 1024
+MAX_POOL_TEXT: Final = 48 * 1024
+"""Characters of all names of a pool: they stand in the signed policy (`linkseal.keys.policydoc.MAX_POLICY`)."""
+
+SHORTEST_STEP, LONGEST_STEP = 10, 24 * 3600
+"""Seconds: a report alone may take ten."""
+
+
+class PoolAimSpec(Edge):
+    """Nodes that go before the others."""
+
+    stage: StageName
+    nodes: list[Annotated[str, Field(max_length=253, pattern=NODE_PATTERN)]] = Field(min_length=1, max_length=MAX_POOL)
+    lower_to: StageName | None = None
+    """The new stage once more, in the very update that takes the pool back; absent otherwise."""
+
+    @field_validator("nodes")
+    @classmethod
+    def _nodes(cls, names: list[str]) -> list[str]:
+        if sum(map(len, names)) > MAX_POOL_TEXT:
+            raise ValueError(f"the names have more than {MAX_POOL_TEXT} characters together: let fewer nodes go first")
+        return names
+
+
+class WalkSpec(Edge):
+    """How the controller walks: `spec.pool` and `spec.stepTimeout`, in seconds or as text: `120s`, `5m`."""
+
+    pool: PoolAimSpec | None = None
+    step_timeout: int | str = int(TIMEOUT)
+
+    @field_validator("step_timeout")
+    @classmethod
+    def _step_timeout(cls, value: int | str) -> int:
+        seconds = duration(value)
+        if not SHORTEST_STEP <= seconds <= LONGEST_STEP:
+            raise ValueError(f"must be {SHORTEST_STEP} to {LONGEST_STEP} seconds")
+        return seconds
 
 
 class OptOutSpec(Edge):
@@ -66,6 +106,15 @@ class CaStatus:
 
 @with_config(EDGE)
 @dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """Nodes that are ahead of the others, and at what stage."""
+
+    stage: Stage
+    nodes: Annotated[tuple[Name, ...], Field(max_length=MAX_POOL)]
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """`status` of the ClusterEncryption object."""
 
@@ -85,6 +134,14 @@ class ClusterStatus:
     """What holds up the next stage."""
     conditions: Annotated[tuple[SpecCondition, ...], Field(max_length=MAX_CONDITIONS)] = ()
     ca: CaStatus = field(default_factory=CaStatus)
+    pool: PoolStatus | None = None
+    """Nodes that have gone before the others; null: there are none."""
+
+    @property
+    def at(self) -> Position:
+        """Where the cluster is."""
+        pool = self.pool
+        return Position(self.stage, None if pool is None else Pool(pool.stage, frozenset(pool.nodes)))
 
 
 _STATUS: Final = TypeAdapter(ClusterStatus)

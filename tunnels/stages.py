@@ -244,14 +244,14 @@ def following(position: Position, walk: Walk) -> Position | None:
     if walk.nodes is not None:
         present = position.of(min(walk.nodes))
         stage = _towards(present, walk.target, up=walk.up)
-        return None if stage is None else _position(position.stage, Pool(stage, walk.nodes))
+        return None if stage is None else with_pool(position.stage, Pool(stage, walk.nodes))
     pool = position.pool
     if not walk.up and pool is not None:  # the pool comes back to the others first
         stage = _towards(pool.stage, max(walk.target, position.stage, key=STAGES.index), up=False)
         if stage is not None:
-            return _position(position.stage, Pool(stage, pool.nodes))
+            return with_pool(position.stage, Pool(stage, pool.nodes))
     stage = _towards(position.stage, walk.target, up=walk.up)
-    return None if stage is None else _position(stage, pool)
+    return None if stage is None else with_pool(stage, pool)
 
 
 def moved(old: Position, new: Position) -> tuple[Stage, Stage]:
@@ -322,7 +322,7 @@ def _towards(present: Stage, target: Stage, *, up: bool) -> Stage | None:
     return STAGES[here - 1] if here > there else None
 
 
-def _position(stage: Stage, pool: Pool | None) -> Position:
+def with_pool(stage: Stage, pool: Pool | None) -> Position:
     """Return a position without a pool that is no further than the others."""
     ahead = pool is not None and STAGES.index(pool.stage) > STAGES.index(stage)
     return Position(stage, pool if ahead else None)

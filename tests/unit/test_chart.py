@@ -53,9 +53,9 @@ def test_the_schema_of_the_values_is_that_of_the_settings() -> None:
     )
 
 
-def test_every_field_of_the_policy_is_in_the_object_but_the_pool(crds: ModuleType) -> None:
+def test_every_field_of_the_policy_is_in_the_object(crds: ModuleType) -> None:
     aliases = {field.alias for field in PolicySpec.model_fields.values()}
-    assert set(schema_of(crds.cluster_encryption())["spec"]["properties"]) == aliases - {"pool"} | {"optOut", "ca"}
+    assert set(schema_of(crds.cluster_encryption())["spec"]["properties"]) == aliases | {"optOut", "ca", "stepTimeout"}
 
 
 def test_every_field_of_a_report_is_in_the_object(crds: ModuleType) -> None:

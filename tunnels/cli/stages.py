@@ -33,7 +33,8 @@ def _walking(function: FunctionT) -> FunctionT:
         click.option(
             "--nodes",
             metavar="SELECTOR",
-            help="Only these nodes go (a pool): names or patterns, comma-separated, such as n1,worker-*.",
+            help="Only these nodes go (a pool): names or patterns, comma-separated, such as n1,worker-*; of a cluster "
+            "also labels, such as pool=first.",
         ),
         click.option("--dry-run", is_flag=True, help="Say what would be done and what is in the way; change nothing."),
         click.option(
@@ -105,7 +106,8 @@ def enable(
     (Ctrl-C, a lost connection), the step under way is taken back. Exit code 0 at the target, 1 if it was not reached.
 
     On a Kubernetes cluster the wish is the `stage` of the ClusterEncryption, which is made if there is none: the
-    controller goes on if this command is killed; with Ctrl-C or after --wait the cluster stays where it is.
+    controller goes on if this command is killed; with Ctrl-C or after --wait the cluster stays where it is. There
+    `spec.pool` and `spec.stepTimeout` are what --nodes and --timeout ask for.
     """
     asked = _asked(session, target, up=True, scope=scope, protocol=protocol, options=options)
     if target == "enforce" and not options["dry_run"]:
@@ -191,9 +193,10 @@ class _OfCluster:
         from linkseal.tunnels.controller.clusterwalk import Target
         from linkseal.tunnels.model import Stage
 
-        stagescluster.refuse_local(options)
         self._api, self._access, self._options = stagescluster, access, options
-        self._target = Target(Stage(target), up, scope, protocol)
+        stagescluster.require_timeout(options["timeout"])
+        nodes = None if options["nodes"] is None else stagescluster.chosen(access, options["nodes"])
+        self._target = Target(Stage(target), up, scope, protocol, nodes, options["timeout"])
 
     def rehearsal(self) -> dict[str, Any]:
         return self._api.rehearse(self._access, self._target)

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from math import ceil
 from typing import Any, TypeVar
 
-from linkseal.keys.errors import ConfigError
 from linkseal.tunnels.cli.exits import ExitCode
 from linkseal.tunnels.cli.output import age, clean, note
+from linkseal.tunnels.clusterobject import WalkSpec
 from linkseal.tunnels.controller.clusterwalk import Shown, Target, ask, look_on, preview, spent, stay
+from linkseal.tunnels.controller.clusterwalk import chosen as select
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
+from linkseal.tunnels.validation import validate
 
 ResultT = TypeVar("ResultT")
 Answered = Callable[[dict[str, Any]], None]
 
 
-def refuse_local(options: dict[str, Any]) -> None:
-    """Raise ConfigError for an option that only a controller with a socket has."""
-    if options["nodes"] is not None:
-        raise ConfigError("--nodes: a pool that goes first is not there yet on a cluster; opt nodes out instead")
-    if options["timeout"] is not None:
-        raise ConfigError("--timeout: on a cluster the controller takes back a step that not all nodes apply in 120 s")
+def require_timeout(seconds: float | None) -> None:
+    """Raise ConfigError for a time that the controller would refuse."""
+    if seconds is not None:
+        validate(WalkSpec, {"stepTimeout": ceil(seconds)}, "--timeout")
+
+
+def chosen(access: Access, selector: str) -> frozenset[str]:
+    """Return the nodes that go first. Raises ApiError, ConfigError."""
+    return _with_api(access, lambda api: select(api, selector))
 
 
 def rehearse(access: Access, target: Target) -> dict[str, Any]:
@@ -55,12 +61,10 @@ async def _attended(api: KubeApi, generation: int, patience: float | None, tell:
             tell({"event": "end", "good": last.good, "text": clean(last.text)})
             return ExitCode.FINE if last.good else ExitCode.FOUND
     except TimeoutError:
-        stage = await stay(api)
-        note(f"{age(patience or 0)} are over; the cluster stays at stage {stage.value}")
+        note(f"{age(patience or 0)} are over; the cluster stays at stage {await stay(api)}")
         return ExitCode.WAITED
     except asyncio.CancelledError:
-        stage = await stay(api)
-        note(f"broken off; the cluster stays at stage {stage.value}")
+        note(f"broken off; the cluster stays at stage {await stay(api)}")
         raise
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from linkseal.tunnels.cluster import directed_states
-from linkseal.tunnels.clusterobject import MAX_BLOCKERS, CaStatus, ClusterStatus
+from linkseal.tunnels.clusterobject import MAX_BLOCKERS, CaStatus, ClusterStatus, PoolStatus
 from linkseal.tunnels.findings import MAX_MESSAGE
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.stages import Evidence, Position
@@ -39,7 +39,7 @@ class Standing:
     """Where the cluster is. `walking`: a change of stage is under way, or waits for `reasons`."""
 
     position: Position
-    target: Stage
+    goal: Position
     walking: bool
     reasons: tuple[str, ...]
     serial: int
@@ -71,6 +71,7 @@ def build(standing: Standing, evidence: Evidence, before: str, now: float) -> Cl
         for name, truth, reason, message in said
     )
     blockers = tuple(map(_short, standing.reasons[:MAX_BLOCKERS])) if standing.walking else ()
+    pool = standing.position.pool
     return ClusterStatus(
         observed_generation=standing.generation,
         policy_serial=standing.serial,
@@ -81,6 +82,7 @@ def build(standing: Standing, evidence: Evidence, before: str, now: float) -> Cl
         blockers=blockers,
         ca=standing.ca,
         conditions=conditions,
+        pool=None if pool is None else PoolStatus(pool.stage, tuple(sorted(pool.nodes))),
     )
 
 
@@ -92,8 +94,8 @@ def _counts(evidence: Evidence, now: float) -> LinkCounts:
 
 def _place(standing: Standing) -> str:
     text = str(standing.position)
-    if standing.walking and standing.position.stage is not standing.target:
-        text += f", on the way to {standing.target.value}"
+    if standing.walking and standing.position != standing.goal:
+        text += f", on the way to {standing.goal}"
     return text
 
 
@@ -106,17 +108,17 @@ def _accepted(standing: Standing) -> tuple[_Truth, str, str]:
 
 
 def _reached(standing: Standing) -> tuple[_Truth, str, str]:
-    here = standing.position == Position(standing.target) and standing.serial
+    here = standing.position == standing.goal and standing.serial
     if standing.unsigned and (standing.walking or not here):
         return "False", NOT_SIGNED, standing.unsigned
     if standing.walking:
         why = "; ".join(standing.reasons)
-        return "False", "Waiting" if why else "Walking", why or f"going to {standing.target.value}"
-    if standing.position == Position(standing.target):
-        return "True", "AtTarget", f"every node was told stage {standing.target.value}"
+        return "False", "Waiting" if why else "Walking", why or f"going to {standing.goal}"
+    if standing.position == standing.goal:
+        return "True", "AtTarget", f"every node was told stage {standing.goal}"
     if standing.taken_back:
         return "False", "TakenBack", standing.taken_back
-    return "False", "NotAsked", f"the cluster is at {standing.position} and not told to go to {standing.target.value}"
+    return "False", "NotAsked", f"the cluster is at {standing.position} and not told to go to {standing.goal}"
 
 
 def _granted(standing: Standing, evidence: Evidence) -> tuple[_Truth, str, str]:

@@ -10,16 +10,19 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
+from math import ceil
 from typing import Any, Final, NamedTuple
 
 from linkseal.keys.errors import ConfigError
+from linkseal.tunnels.controller.aims import check, lowest, picked
 from linkseal.tunnels.controller.clusterstatus import ACCEPTED, GRANTED, MISFIT, NOT_SIGNED, REACHED
 from linkseal.tunnels.controller.outlook import outlook
-from linkseal.tunnels.directory.kube import NODE_ENCRYPTIONS
-from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
+from linkseal.tunnels.directory.kube import NODE_ENCRYPTIONS, NODES
+from linkseal.tunnels.directory.kubeapi import METADATA_LIST, ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import CLUSTER_ENCRYPTIONS, DEFAULT, opted_out, read_report, report_text
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.stages import Evidence, Position, Walk
+from linkseal.tunnels.policy import Pool
+from linkseal.tunnels.stages import Evidence, Position, Walk, with_pool
 from linkseal.tunnels.world import STAGES
 
 MANAGER: Final = "linkseal-cli"
@@ -37,13 +40,22 @@ SPENT: Final = 10.0
 """Seconds that a command waits for a lowered stage to be taken up, before it takes `lowerTo` out."""
 
 
+LABELS: Final = frozenset("=(")
+"""By these a selector of labels is told from names and globs: `key=value`, `key in (a, b)`."""
+
+
 class Target(NamedTuple):
-    """Where to go; scope and protocol: as the object says, unless they are named."""
+    """Where to go; scope and protocol: as the object says, unless they are named.
+
+    `nodes`: a pool goes alone; None: all. `timeout`: seconds for one step; None: the default.
+    """
 
     stage: Stage
     up: bool
     scope: str | None = None
     protocol: str | None = None
+    nodes: frozenset[str] | None = None
+    timeout: float | None = None
 
 
 class Shown(NamedTuple):
@@ -51,6 +63,28 @@ class Shown(NamedTuple):
 
     text: str
     good: bool | None = None
+
+
+async def chosen(api: KubeApi, selector: str) -> frozenset[str]:
+    """Return the nodes in scope that are meant: names and globs, or a selector of labels, such as `pool=first`.
+
+    Labels are looked at now and not again: who may label nodes could else put them into a pool later. Raises ApiError,
+    ConfigError.
+    """
+    found = await api.find(PATH) or {}
+    names = _names(await api.get(NODE_ENCRYPTIONS)) - opted_out(found.get("spec") or {})
+    if not LABELS & set(selector):
+        return picked(selector, names)
+    try:
+        listed = await api.get(NODES, {"labelSelector": selector}, accept=METADATA_LIST)
+    except ApiError as error:
+        if error.status == HTTPStatus.BAD_REQUEST:
+            raise ConfigError(f"--nodes {selector}: {error}") from error
+        raise
+    nodes = names & _names(listed)
+    if not nodes:
+        raise ConfigError(f"--nodes {selector}: no node in scope has these labels")
+    return nodes
 
 
 async def preview(api: KubeApi, target: Target) -> dict[str, Any]:
@@ -64,8 +98,9 @@ async def preview(api: KubeApi, target: Target) -> dict[str, Any]:
     granted: Mapping[str, Any] = next((one for one in status.get("conditions") or () if one.get("type") == GRANTED), {})
     misfits = (str(granted.get("message", "")),) if granted.get("reason") == MISFIT else ()
     evidence = Evidence(int(status.get("policySerial", 0)), reports, tuple(sorted(out)), misfits)
-    walk = Walk(target.stage, target.up, "", now, now)
-    return outlook(Position(_stage(status)), walk, evidence, now)
+    walk = Walk(target.stage, target.up, "", now, now, nodes=target.nodes)
+    check(_position(status), walk)
+    return outlook(_position(status), walk, evidence, now)
 
 
 async def ask(api: KubeApi, target: Target) -> int:
@@ -74,25 +109,58 @@ async def ask(api: KubeApi, target: Target) -> int:
     The object is made if there is none.
     """
     found = await api.find(PATH) or {}
-    here = _stage(found.get("status") or {})
-    wished = _wished(found)
-    way = _order(target.stage) - max(_order(here), _order(wished))
+    spec = _kept(found) | (_for_all(found, target) if target.nodes is None else _for_pool(found, target, target.nodes))
+    spec |= {name: value for name, value in (("scope", target.scope), ("protocol", target.protocol)) if value}
+    if target.timeout is not None:
+        spec["stepTimeout"] = f"{ceil(target.timeout)}s"
+    return await _apply(api, spec)
+
+
+def _for_all(found: Mapping[str, Any], target: Target) -> dict[str, Any]:
+    """What is asked for, for all nodes. Raises ConfigError: that would be the other way."""
+    position, wished = _position(found.get("status") or {}), _wished(found)
+    _require_way(position, wished, target, max(position.stage, wished, key=_order))
+    pool = _pool_wish(found)
+    if not target.up:
+        return {"stage": target.stage.value, "lowerTo": target.stage.value}
+    ahead = pool is not None and _order(Stage(pool["stage"])) > _order(target.stage)
+    return {"stage": target.stage.value, **({"pool": _plain(pool)} if ahead and pool is not None else {})}
+
+
+def _for_pool(found: Mapping[str, Any], target: Target, nodes: frozenset[str]) -> dict[str, Any]:
+    """What is asked for, for a pool. Raises ConfigError: it cannot go there from here."""
+    position, wished, pool = _position(found.get("status") or {}), _wished(found), _pool_wish(found)
+    check(position, Walk(target.stage, target.up, "", 0.0, 0.0, nodes=nodes))
+    if wished is not position.stage:
+        raise ConfigError(
+            f"all nodes are on their way from stage {position.stage.value} to {wished.value}: wait for the end of that "
+            f"(`linkseal status`), or ask them to stay (`linkseal enable --to {position.stage.value}`)"
+        )
+    here = lowest(position, nodes)
+    asked = Stage(pool["stage"]) if pool is not None and frozenset(pool["nodes"]) == nodes else here
+    _require_way(position, asked, target, max(here, asked, key=_order))
+    stage = target.stage.value
+    lower = {} if target.up else {"lowerTo": stage}
+    return {"stage": wished.value, "pool": {"stage": stage, "nodes": sorted(nodes), **lower}}
+
+
+def _require_way(position: Position, asked: Stage, target: Target, furthest: Stage) -> None:
+    way = _order(target.stage) - _order(furthest)
     if (way < 0) if target.up else (way > 0):
         raise ConfigError(
-            f"the cluster is at stage {here.value} and was asked to go to {wished.value}: "
+            f"the cluster is at stage {position} and was asked to go to {asked.value}: "
             + ("use `linkseal disable` to go back" if target.up else "use `linkseal enable` to go on")
         )
-    spec: dict[str, Any] = {**_kept(found), "stage": target.stage.value}
-    spec |= {name: value for name, value in (("scope", target.scope), ("protocol", target.protocol)) if value}
-    return await _apply(api, spec if target.up else {**spec, "lowerTo": target.stage.value})
 
 
-async def stay(api: KubeApi) -> Stage:
+async def stay(api: KubeApi) -> Position:
     """Ask for the stage where the cluster is, and return it. Raises ApiError, ConfigError."""
     found = await api.get(PATH)
-    here = _stage(found.get("status") or {})
-    lower = {"lowerTo": here.value} if _order(here) < _order(_wished(found)) else {}
-    generation = await _apply(api, {**_kept(found), "stage": here.value, **lower})
+    here = _position(found.get("status") or {})
+    lower = {"lowerTo": here.stage.value} if _order(here.stage) < _order(_wished(found)) else {}
+    pool = here.pool
+    ahead = {} if pool is None else {"pool": {"stage": pool.stage.value, "nodes": sorted(pool.nodes)}}
+    generation = await _apply(api, {**_kept(found), "stage": here.stage.value, **ahead, **lower})
     if lower:
         await spent(api, generation)
     return here
@@ -112,7 +180,7 @@ async def spent(api: KubeApi, generation: int) -> None:
         if int((found.get("status") or {}).get("observedGeneration", 0)) >= generation:
             version = str(found["metadata"].get("resourceVersion", ""))
             try:
-                await _apply(api, {**_kept(found), "stage": _wished(found).value}, version)
+                await _apply(api, _unlowered(found), version)
             except ConfigError:  # it stays: whoever looks sees what was asked for
                 return
             except ApiError as error:
@@ -121,6 +189,14 @@ async def spent(api: KubeApi, generation: int) -> None:
             else:
                 return
         await asyncio.sleep(LOOK)
+
+
+def _unlowered(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is asked for without `lowerTo`, and without a pool that has come back to the others."""
+    wished, pool = _wished(found), _pool_wish(found)
+    ahead = pool is not None and _order(Stage(pool["stage"])) > _order(wished)
+    kept = {"pool": _plain(pool)} if ahead and pool is not None else {}
+    return {**_kept(found), "stage": wished.value, **kept}
 
 
 async def look_on(api: KubeApi, generation: int) -> AsyncIterator[Shown]:
@@ -170,7 +246,7 @@ def _shown(status: Mapping[str, Any]) -> Shown:
     links = status.get("links") or {}
     text = f"stage {status.get('position', '?')}, {links.get('sealed', 0)}/{links.get('total', 0)} links sealed"
     if reached.get("status") == "True":
-        return Shown(f"the cluster is at stage {status.get('stage')}", good=True)
+        return Shown(f"the cluster is at stage {_position(status)}", good=True)
     if reached.get("reason") in ("TakenBack", "NotAsked"):
         return Shown(str(reached.get("message", "")), good=False)
     waiting = "; ".join(map(str, status.get("blockers") or ()))
@@ -180,9 +256,25 @@ def _shown(status: Mapping[str, Any]) -> Shown:
 _order: Final = STAGES.index
 
 
+def _names(listed: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(str(item["metadata"].get("name", "")) for item in listed.get("items") or ())
+
+
+def _pool_wish(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    pool: Mapping[str, Any] | None = (found.get("spec") or {}).get("pool")
+    return pool
+
+
+def _plain(pool: Mapping[str, Any]) -> dict[str, Any]:
+    return {"stage": pool["stage"], "nodes": list(pool["nodes"])}
+
+
+def _position(status: Mapping[str, Any]) -> Position:
+    """Where the cluster is; nowhere yet without status."""
+    pool = status.get("pool")
+    found = None if not pool else Pool(Stage(pool["stage"]), frozenset(pool["nodes"]))
+    return with_pool(Stage(status.get("stage", "off")), found)
+
+
 def _wished(encryption: Mapping[str, Any]) -> Stage:
-    return _stage(encryption.get("spec") or {})
-
-
-def _stage(status: Mapping[str, Any]) -> Stage:
-    return Stage(status.get("stage", "off"))
+    return Stage((encryption.get("spec") or {}).get("stage", "off"))

@@ -22,6 +22,7 @@ from typing import Any, Final
 from linkseal.keys.ca import CertificateAuthority
 from linkseal.keys.errors import ConfigError, DirectoryError
 from linkseal.keys.files import PUBLIC, SECRET, atomic_write, private_folder, read_file
+from linkseal.tunnels.controller.aims import Aim
 from linkseal.tunnels.controller.reports import Reports
 from linkseal.tunnels.controller.stagefile import FileStore
 from linkseal.tunnels.controller.stagekeeper import MAX_STEPS, Stagekeeper
@@ -29,6 +30,7 @@ from linkseal.tunnels.controller.stageserver import StageServer
 from linkseal.tunnels.controller.waiting import pause
 from linkseal.tunnels.directory.inventory import Inventory, load_inventory
 from linkseal.tunnels.directory.signer import FileSigner, Signed
+from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import read_signed
 from linkseal.tunnels.stages import Evidence
 
@@ -186,8 +188,13 @@ class FileController:
     def _prepared(self, signer: FileSigner) -> FileSigner:
         found = signer.inventory
         signer.prepare(self._spec(found), above=self.stages.serial)
-        self.stages.aim(found.policy.stage, found.spec.get("lowerTo"), time.time())
+        self._aim(found)
         return signer
+
+    def _aim(self, found: Inventory) -> None:
+        lower = found.spec.get("lowerTo")
+        aim = Aim(found.policy.stage, None if lower is None else Stage(lower))
+        self.stages.aim(aim, [node.name for node in found.nodes if not node.opted_out], time.time())
 
     def _spec(self, found: Inventory) -> dict[str, Any]:
         """What is to be signed; what cannot be with what stays leaves what was asked for before."""
@@ -202,7 +209,7 @@ class FileController:
 
     def _publish(self) -> None:
         found = self._signer.inventory
-        self.stages.aim(found.policy.stage, found.spec.get("lowerTo"), time.time())
+        self._aim(found)
         spec = self._spec(found)
         self.stages.signed(self._signer.publish(spec, datetime.now(UTC), above=self.stages.serial))
 

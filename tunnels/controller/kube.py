@@ -25,12 +25,13 @@ from linkseal.keys import policydoc
 from linkseal.keys.errors import ConfigError, DirectoryError, PeerError, SignerError
 from linkseal.keys.policydoc import PolicyDocument, SignedPolicy
 from linkseal.keys.sshagent import AgentKey
-from linkseal.tunnels.clusterobject import ClusterStatus, status_object
+from linkseal.tunnels.controller.aims import Aim, aim_of
 from linkseal.tunnels.controller.apiserver import Endpoint, with_api_server
 from linkseal.tunnels.controller.cakeeper import CaKeeper
-from linkseal.tunnels.controller.clusterstatus import Standing, build
+from linkseal.tunnels.controller.clusterreport import ClusterReport
+from linkseal.tunnels.controller.clusterstatus import Standing
 from linkseal.tunnels.controller.kubecopies import STAGE_KEY, STAGE_MAP, Copies, MapStore, Wanted, begun, current
-from linkseal.tunnels.controller.kubeevents import About, Events, NodeNews, of_cluster
+from linkseal.tunnels.controller.kubeevents import Events, NodeNews
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, Passed
 from linkseal.tunnels.controller.lifter import Lifter, position_of
 from linkseal.tunnels.controller.nodefacts import NodeFacts
@@ -42,7 +43,6 @@ from linkseal.tunnels.directory.kubeapi import METADATA, ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import (
     BESIDE,
     CA_MAP,
-    CLUSTER_ENCRYPTIONS,
     DEFAULT,
     POLICY_KEY,
     POLICY_MAP,
@@ -53,8 +53,7 @@ from linkseal.tunnels.directory.kubedocs import (
     signed_policy,
     uid_of,
 )
-from linkseal.tunnels.model import Stage
-from linkseal.tunnels.policy import Policy, parse_policy, read_signed
+from linkseal.tunnels.policy import parse_policy, read_signed
 from linkseal.tunnels.stages import Evidence, Position
 
 _LOG: Final = logging.getLogger("linkseal.controller")
@@ -71,8 +70,7 @@ RETRY: Final = 2.0
 SETTLE: Final = 10.0
 """Seconds after which a policy that was written must have come back by the watch, or is written again."""
 
-JUDGE: Final = 5.0
-"""Seconds between two counts of all links while nothing else changes: there are as many as nodes squared."""
+SOURCE: Final = "the ClusterEncryption"
 
 STAND_DOWN: Final = 30.0
 """Seconds without a signature after which another controller may try: its SSH agent may sign."""
@@ -102,8 +100,6 @@ class KubeController:
         """The policy seen last, and what it says if it is by this CA for this cluster."""
         self._events = Events(api)
         self._lifter = Lifter(api, self._events, wanted=lift_taint)
-        self._status: ClusterStatus | None = None
-        self._judged: tuple[Standing, float] | None = None
         self._misfits, self._ungranted = tuple[str, ...](), tuple[str, ...]()
         """What nodes do not get of what they claim, and what is not known, as lines."""
 
@@ -113,7 +109,7 @@ class KubeController:
         self._ca = CaKeeper(self._api, self._namespace, self._elsewhere)
         await self._ca.load(datetime.now(UTC))
         self._signer = KubeSigner(self._api, self._namespace, self._ca)
-        self._status, self._judged, self._node_news = None, None, NodeNews(self._events)
+        self._cluster_report, self._node_news = ClusterReport(self._api, self._events), NodeNews(self._events)
         self._begin_anew()
         copies = begun(self._api, self._namespace, self._signer, self._news.set)
         self._provider = ProviderCopy(self._api, self._chosen.provider, self._news.set)
@@ -204,7 +200,8 @@ class KubeController:
         asked = {key: value for key, value in spec.items() if key not in BESIDE}
         present = self._in_force(copies)
         try:
-            policy = parse_policy(asked, "the ClusterEncryption")
+            policy = parse_policy(asked, SOURCE)
+            aim = aim_of(policy, spec, SOURCE)
             stages = self._keeper(copies, present)
             asked, kept = stages.merged(asked, policy)
             endpoints = frozenset[Endpoint]().union(*copies.slices.objects.values())
@@ -215,19 +212,20 @@ class KubeController:
             if self._stages is not None:
                 self._stages.tick(self._evidence(copies, spec), time.time(), signs=False)
                 await self._save()
-                at = self._stages.position.stage
+                at = self._stages.position
                 await self._report(self._stages, wanted, at, self._evidence(copies, spec), problem)
             return [problem]
         try:
-            await self._walk(copies, spec, stages, asked, policy, present)
+            await self._walk(copies, spec, stages, asked, aim, present)
             unsigned = ""
         except SignerError as error:
             stages.undo()
             stages.tick(self._evidence(copies, spec), time.time(), signs=False)
             await self._save()
             unsigned = str(error)
-        conflict = stages.conflict(policy)
-        await self._report(stages, wanted, policy.stage, self._evidence(copies, spec), conflict, unsigned)
+        evidence = self._evidence(copies, spec)
+        conflict = stages.conflict(policy) or stages.unmet(aim, evidence.reports)
+        await self._report(stages, wanted, aim.goal, evidence, conflict, unsigned)
         return [] if conflict is None else [conflict]
 
     async def _walk(
@@ -236,19 +234,20 @@ class KubeController:
         spec: Mapping[str, Any],
         stages: Stagekeeper,
         asked: Mapping[str, Any],
-        policy: Policy,
+        aim: Aim,
         present: PolicyDocument | None,
     ) -> None:
         """Sign what is asked for, at the stage where the cluster is, and take the steps that are due."""
         if not self._ca.unsigned:
-            stages.aim(policy.stage, asked.get("lowerTo"), time.time())
+            stages.aim(aim, self._evidence(copies, spec).reports, time.time())
         await self._publish(stages, asked, present)
-        if self._ca.unsigned and (stages.walk is not None or stages.wants(policy.stage, asked.get("lowerTo"))):
+        if self._ca.unsigned and (stages.walk is not None or stages.wants(aim)):
             raise SignerError(self._ca.unsigned)
         for _ in range(MAX_STEPS):
             if stages.walk is None or not stages.tick(self._evidence(copies, spec), time.time()):
                 break
             await self._publish(stages, asked, self._signed)
+        stages.aim(aim, self._evidence(copies, spec).reports, time.time())  # what waited for the end of that walk
         await self._save()
 
     def _keeper(self, copies: Copies, present: PolicyDocument | None) -> Stagekeeper:
@@ -359,38 +358,20 @@ class KubeController:
         self,
         stages: Stagekeeper,
         wanted: Wanted,
-        target: Stage,
+        goal: Position,
         evidence: Evidence,
         problem: str | None,
         unsigned: str = "",
     ) -> None:
-        """Say in the ClusterEncryption's status where the cluster is and what holds it; nothing if that is there."""
+        """Say in the ClusterEncryption's status where the cluster is and what holds it."""
         shown, walking = stages.progress, stages.walk is not None
         reasons = shown.reasons if shown is not None and walking else ()
         ended = stages.ended.get(stages.number)
         back = "" if ended is None or ended.good else ended.why
-        here = stages.position, target, walking, reasons, stages.serial, wanted.generation, problem, back
+        here = stages.position, goal, walking, reasons, stages.serial, wanted.generation, problem, back
         standing = Standing(*here, self._ungranted, self._ca.status(), unsigned)
-        now = time.monotonic()
-        if self._judged is not None and self._judged[0] == standing and now - self._judged[1] < JUDGE:
-            return
-        self._judged = (standing, now)
-        built = build(standing, evidence, wanted.status, time.time())
-        for news in of_cluster(self._status, built):
-            self._events.tell(About("linkseal.io/v1alpha1", "ClusterEncryption", DEFAULT, wanted.uid), news)
-        self._status, status = built, status_object(built)
-        if json.dumps(status, sort_keys=True) == wanted.status:
-            return
-        body = {
-            "apiVersion": "linkseal.io/v1alpha1",
-            "kind": "ClusterEncryption",
-            "metadata": {"name": DEFAULT},
-            "status": status,
-        }
-        try:
-            await self._api.apply(f"{CLUSTER_ENCRYPTIONS}/{DEFAULT}/status", body, manager=MANAGER, accept=METADATA)
-        except ApiError as error:
-            self._tell([f"the status of the ClusterEncryption cannot be written: {error}"])
+        if trouble := await self._cluster_report.tell(standing, evidence, wanted):
+            self._tell([trouble])
 
     def _tell(self, messages: list[str]) -> None:
         for message in messages:

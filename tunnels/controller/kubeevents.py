@@ -65,8 +65,8 @@ def of_cluster(before: ClusterStatus | None, after: ClusterStatus) -> Iterator[N
     """Yield what has changed of the cluster; nothing at first."""
     if before is None:
         return
-    if before.stage is not after.stage:
-        yield News("StageChanged", f"stage {before.stage.value} → {after.stage.value}")
+    if (before.stage, before.pool) != (after.stage, after.pool):
+        yield News("StageChanged", f"stage {before.at} → {after.at}")
     old = {one.type: one for one in before.conditions}
     for one in after.conditions:
         was = old.get(one.type)

@@ -1,7 +1,7 @@
 """CA/stage.json: where the cluster is, the walk under way, and every change of stage with who, when and why.
 
 {"stage": "prefer", "pool": null, "serial": 1793613600, "pinned": {"scope": "overlay", "wireguard.port": 51820, …},
-"seen": {"stage": "prefer", "lowerTo": null}, "walk": null,
+"seen": {"stage": "prefer", "lowerTo": null, "pool": null}, "walk": null,
 "history": [{"at": "2026-11-02T10:00:00Z", "from": "prepare", "to": "prefer", "who": "root@ops", "why": "enable"}]}
 """
 
@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from linkseal.keys.errors import ConfigError
 from linkseal.keys.files import SECRET, atomic_write, read_file
+from linkseal.tunnels.controller.aims import PoolAim
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Pool
 from linkseal.tunnels.stages import Position, Walk
@@ -44,7 +45,9 @@ class Saved:
 
     position: Position = field(default_factory=Position)
     walk: Walk | None = None
-    seen: tuple[str, str | None] | None = None
+    seen: tuple[Stage, Stage | None] | None = None
+    seen_pool: PoolAim | None = None
+    """The pool that was acted upon last, as it was asked for."""
     serial: int = 0
     """Of the policy signed last: a directory that was rolled back is overtaken."""
     pinned: Mapping[str, str | int] | None = None
@@ -71,6 +74,10 @@ class _Place(_Strict):
     pool: _Pool | None = None
 
 
+class _SeenPool(_Pool):
+    lower_to: Stage | None = Field(default=None, alias="lowerTo")
+
+
 class _Walk(_Strict):
     target: Stage
     up: bool
@@ -92,8 +99,9 @@ class _Change(BaseModel):
 
 
 class _Seen(_Strict):
-    stage: str
-    lower_to: str | None = Field(default=None, alias="lowerTo")
+    stage: Stage
+    lower_to: Stage | None = Field(default=None, alias="lowerTo")
+    pool: _SeenPool | None = None
 
 
 class _File(_Place):
@@ -161,6 +169,7 @@ def load(store: Store) -> Saved | None:
             walk.attached,
         ),
         None if seen is None else (seen.stage, seen.lower_to),
+        None if seen is None or seen.pool is None else _pool_aim(seen.pool),
         found.serial,
         found.pinned,
         tuple(Change(one.at, one.old, one.new, one.who, one.why) for one in found.history),
@@ -173,13 +182,29 @@ def save(store: Store, saved: Saved) -> bool:
         **place(saved.position),
         "serial": saved.serial,
         "pinned": None if saved.pinned is None else dict(saved.pinned),
-        "seen": None if saved.seen is None else dict(zip(("stage", "lowerTo"), saved.seen, strict=True)),
+        "seen": _seen(saved),
         "walk": None if saved.walk is None else _walk(saved.walk),
         "history": [
             {"at": one.at, "from": one.old, "to": one.new, "who": one.who, "why": one.why} for one in saved.history
         ],
     }
     return store.write(json.dumps(fields, indent=1).encode() + b"\n")
+
+
+def _seen(saved: Saved) -> dict[str, Any] | None:
+    if saved.seen is None:
+        return None
+    (stage, lower), pool = saved.seen, saved.seen_pool
+    seen_pool = None if pool is None else {**_asked(pool.stage, pool.lower_to), "nodes": sorted(pool.nodes)}
+    return {**_asked(stage, lower), "pool": seen_pool}
+
+
+def _asked(stage: Stage, lower: Stage | None) -> dict[str, str | None]:
+    return {"stage": stage.value, "lowerTo": None if lower is None else lower.value}
+
+
+def _pool_aim(found: _SeenPool) -> PoolAim:
+    return PoolAim(found.stage, frozenset(found.nodes), found.lower_to)
 
 
 def place(position: Position) -> dict[str, Any]:

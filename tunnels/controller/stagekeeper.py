@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from linkseal.keys.errors import ConfigError, Refused
+from linkseal.keys.errors import Refused
 from linkseal.tunnels.controller import stagefile
+from linkseal.tunnels.controller.aims import Aim, check, lowest, unfit
 from linkseal.tunnels.controller.stagefile import Saved, Store
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, changes, parse_policy, standing, with_standing
@@ -132,54 +133,92 @@ class Stagekeeper:
         """Take back what has moved since the policy was signed last: it could not be signed, so it is nowhere."""
         self._keep(self._settled)
 
-    def aim(self, target: Stage, lower_to: str | None, now: float) -> None:
-        """Take up what the inventory newly says: raise the stage, or lower it where `lowerTo` names the same."""
-        if not self.wants(target, lower_to):
+    def aim(self, aim: Aim, scope: Collection[str], now: float) -> None:
+        """Take up what is newly asked for: all nodes first, then the pool. `scope`: the nodes that take part.
+
+        What is lower is gone back to only where `lowerTo` names it. Where somebody looks on, their walk goes before.
+        """
+        walk = self.walk
+        if walk is not None and walk.attached:
             return
-        here, there = STAGES.index(self.position.stage), STAGES.index(target)
-        if there < here and lower_to != target.value:
-            _LOG.warning(
-                "the %s says stage %s, the cluster is at %s: not lowered unless `lowerTo: %s` stands beside it",
-                self._source,
-                target.value,
-                self.position,
-                target.value,
-            )
-        elif there != here or self.walk is not None:
-            walk = self.walk
-            if walk is not None and walk.attached:
-                return  # somebody looks on: the inventory's turn comes after
-            if walk is not None and walk.nodes is None and (there == here or walk.up == (there > here)):
-                # further the same way, or no further: the step under way stays, taking it back would bring plaintext
-                _LOG.info("%s asks for stage %s", self._source, target.value)
-                self._keep(replace(self._saved, walk=replace(walk, target=target)))
-            elif there != here:
-                if walk is not None:
-                    self.abort(f"the {self._source} was changed", now)
-                self._begin(Walk(target, there > here, self._source, now, now, attached=False))
-        self._keep(replace(self._saved, seen=(target.value, lower_to)))
+        if walk is not None and walk.who == self._source and walk.timeout != aim.timeout:
+            self._keep(replace(self._saved, walk=replace(walk, timeout=aim.timeout)))
+        if (aim.stage, aim.lower_to) != self._saved.seen:
+            self._aim_all(aim, now)
+        if aim.pool != self._saved.seen_pool and (self.walk is None or self.walk.nodes is not None):
+            self._aim_pool(aim, scope, now)
+
+    def _aim_all(self, aim: Aim, now: float) -> None:
+        way = _way(self.position.stage, aim.stage)
+        if way < 0 and aim.lower_to is not aim.stage:
+            self._not_lowered("stage", aim.stage, "lowerTo")
+        elif way == 0 and aim.lower_to is aim.stage and self.position.pool is not None:
+            self._turn(replace(aim, pool=None), -1, now)  # the pool comes back to the others
+        elif way or (self.walk is not None and self.walk.nodes is None):
+            self._turn(replace(aim, pool=None), way, now)
+        self._keep(replace(self._saved, seen=(aim.stage, aim.lower_to)))
+
+    def _aim_pool(self, aim: Aim, scope: Collection[str], now: float) -> None:
+        asked, position, walk = aim.pool, self.position, self.walk
+        if asked is not None and unfit(position, asked, scope):
+            return  # `unmet` says it
+        if walk is not None and walk.nodes is not None and (asked is None or walk.nodes != asked.nodes):
+            # no longer asked for: the step under way stays, and is the last
+            self._keep(replace(self._saved, walk=replace(walk, target=position.of(min(walk.nodes)))))
+        if asked is not None:
+            target = max(asked.stage, position.stage, key=STAGES.index)
+            way = _way(lowest(position, asked.nodes), target)
+            if way < 0 and asked.lower_to is not asked.stage:
+                self._not_lowered("pool's stage", asked.stage, "pool.lowerTo")
+            else:
+                self._turn(replace(aim, stage=target), way, now)
+        self._keep(replace(self._saved, seen_pool=asked))
+
+    def _turn(self, aim: Aim, way: int, now: float) -> None:
+        """Walk to the stage of `aim`, its pool alone if there is one, and all else.
+
+        A walk under way that goes there or stops there goes on with the step under way: to take that back would bring
+        plaintext.
+        """
+        walk, nodes = self.walk, None if aim.pool is None else aim.pool.nodes
+        pool_stays = walk is not None and walk.nodes is not None and nodes in (None, walk.nodes)
+        if walk is not None and (walk.nodes == nodes or pool_stays) and way in (0, 1 if walk.up else -1):
+            _LOG.info("%s asks for stage %s", self._source, aim.stage.value)
+            further = replace(walk, target=aim.stage, nodes=nodes)
+            # what a pool was to go further goes on after all have gone up; not after they have come down
+            seen = None if walk.nodes != nodes and walk.up else self._saved.seen_pool
+            self._keep(replace(self._saved, walk=further, seen_pool=seen))
+        elif way:
+            if walk is not None:
+                self.abort(f"the {self._source} was changed", now)
+            begun = Walk(aim.stage, way > 0, self._source, now, now, None, nodes, aim.timeout, attached=False)
+            self._begin(begun)
+
+    def _not_lowered(self, what: str, target: Stage, field: str) -> None:
+        _LOG.warning(
+            "the %s says %s %s, the cluster is at %s: not lowered unless `%s: %s` stands beside it",
+            self._source,
+            what,
+            target.value,
+            self.position,
+            field,
+            target.value,
+        )
+
+    def unmet(self, aim: Aim, scope: Collection[str]) -> str | None:
+        """Return why the pool that is asked for does not go where it is to, None if nothing is in its way."""
+        if aim.pool is None or aim.pool == self._saved.seen_pool:
+            return None
+        return unfit(self.position, aim.pool, scope) or None
 
     def start(self, walk: Walk) -> int:
         """Begin a walk that somebody asks for; returns its number. Raises Refused, ConfigError."""
         if self.walk is not None and self.walk.attached:
             raise Refused(f"{self.walk.who} is just walking to {self.walk.target.value}: wait for the end of that")
-        self.check(walk)
+        check(self.position, walk)
         if self.walk is not None:
             self.abort(f"{walk.who} asks for something else", walk.began)
         return self._begin(walk)
-
-    def check(self, walk: Walk) -> None:
-        """Raise ConfigError if there is no such walk from here."""
-        position, pool = self.position, self.position.pool
-        if walk.nodes is None:
-            return
-        if pool is not None and pool.nodes != walk.nodes:
-            raise ConfigError(
-                f"there is a pool already ({position}): take all nodes there (`linkseal enable --to "
-                f"{pool.stage.value}`) or it back (`linkseal disable`) before another goes first"
-            )
-        if STAGES.index(walk.target) < STAGES.index(position.stage):
-            raise ConfigError(f"all nodes are at stage {position.stage.value}: a pool cannot be behind them")
 
     def abort(self, why: str, now: float) -> None:
         """Break off the walk under way: the step under way is taken back."""
@@ -188,9 +227,9 @@ class Stagekeeper:
             self._go(back(self.position, walk), walk, f"broken off: {why}", now)
             self._end(good=False, why=f"broken off ({why}); the cluster is at stage {self.position}")
 
-    def wants(self, target: Stage, lower_to: str | None) -> bool:
-        """Tell whether this is asked for newly: `aim` has not taken it up."""
-        return (target.value, lower_to) != self._saved.seen
+    def wants(self, aim: Aim) -> bool:
+        """Tell whether something is asked for newly: `aim` has not taken it up."""
+        return (aim.stage, aim.lower_to) != self._saved.seen or aim.pool != self._saved.seen_pool
 
     def tick(self, evidence: Evidence, now: float, *, signs: bool = True) -> bool:
         """Take the next step if it is time; whether the stage changed, so that a policy must be signed.
@@ -251,6 +290,12 @@ class Stagekeeper:
         if saved != self._saved:
             self._saved = saved
             stagefile.save(self._store, saved)
+
+
+def _way(here: Stage, there: Stage) -> int:
+    """Return 1 for up, -1 for down, 0 for nowhere."""
+    far = STAGES.index(there) - STAGES.index(here)
+    return (far > 0) - (far < 0)
 
 
 def _taken_over(present: Policy) -> Saved:

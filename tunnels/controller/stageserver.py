@@ -16,11 +16,11 @@ import json
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from linkseal.keys.errors import ConfigError, DirectoryError, HostError, LinksealError, Refused
+from linkseal.tunnels.controller.aims import check, picked
 from linkseal.tunnels.controller.outlook import outlook
 from linkseal.tunnels.controller.stagefile import place
 from linkseal.tunnels.controller.stagekeeper import Ended
@@ -90,7 +90,7 @@ class StageServer(LocalSocket):
         now = time.time()
         walk = self._walk(wish, now)
         keeper = self._controller.stages
-        keeper.check(walk)
+        check(keeper.position, walk)
         if wish.dry_run:
             found = outlook(keeper.position, walk, self._controller.evidence(), now)
             await _send(writer, {"ok": True, "event": "rehearsal", **found})
@@ -143,21 +143,9 @@ class StageServer(LocalSocket):
         conflict = self._controller.stages.conflict(inventory.policy)
         if conflict is not None:
             raise ConfigError(conflict)
-        nodes = None if wish.nodes is None else self._chosen(wish.nodes)
+        names = [node.name for node in inventory.nodes if not node.opted_out]
+        nodes = None if wish.nodes is None else picked(wish.nodes, names)
         return Walk(wish.target, wish.up, wish.who, now, now, None, nodes, wish.timeout, not wish.detach)
-
-    def _chosen(self, selector: str) -> frozenset[str]:
-        """Return the nodes in scope that a comma-separated list of names and globs picks. Raises ConfigError."""
-        names = [node.name for node in self._controller.inventory.nodes if not node.opted_out]
-        chosen: set[str] = set()
-        for pattern in filter(None, (part.strip() for part in selector.split(","))):
-            found = {name for name in names if fnmatchcase(name, pattern)}
-            if not found:
-                raise ConfigError(f"no node in scope is called {pattern!r}; there are: {', '.join(names[:20])}")
-            chosen |= found
-        if not chosen:
-            raise ConfigError("--nodes names nobody: give names or patterns, such as n1,worker-*")
-        return frozenset(chosen)
 
 
 async def _send(writer: asyncio.StreamWriter, fields: Mapping[str, Any]) -> None:

@@ -35,7 +35,9 @@ CLUSTER_ENCRYPTIONS: Final = "/apis/linkseal.io/v1alpha1/clusterencryptions"
 DEFAULT: Final = "default"
 """The one ClusterEncryption there is."""
 OPT_OUT, CA = "optOut", "ca"
-BESIDE: Final = frozenset({OPT_OUT, CA})
+WALK: Final = ("pool", "stepTimeout")
+"""How stages are walked (`linkseal.tunnels.clusterobject.WalkSpec`)."""
+BESIDE: Final = frozenset({OPT_OUT, CA, *WALK})
 """What of a ClusterEncryption's spec is for the controller alone, and not in the policy."""
 POLICY_MAP, POLICY_KEY, POLICY_SIGNATURE = "linkseal-policy", "policy", "signature"
 

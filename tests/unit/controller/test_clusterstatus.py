@@ -15,11 +15,11 @@ from linkseal.tunnels.status import LinkCounts, Metadata, NodeEncryption
 from unit.test_status import T, pair, status
 
 AT_PREFER = Standing(
-    Position(Stage.PREFER), Stage.PREFER, walking=False, reasons=(), serial=7, generation=3, problem=None
+    Position(Stage.PREFER), Position(Stage.PREFER), walking=False, reasons=(), serial=7, generation=3, problem=None
 )
 
 UNSEALED = NodeEncryption(Metadata("n2"), status=status())
-TO_ENFORCE = replace(AT_PREFER, target=Stage.ENFORCE)
+TO_ENFORCE = replace(AT_PREFER, goal=Position(Stage.ENFORCE))
 POOL = Pool(Stage.ENFORCE, frozenset({"n1"}))
 
 
@@ -82,7 +82,7 @@ def test_unknown_is_never_sealed(evidence: Evidence, verdict: tuple[str, str]) -
 
 
 def test_at_prepare_nothing_is_called_sealed() -> None:
-    standing = replace(AT_PREFER, position=Position(Stage.PREPARE), target=Stage.PREPARE)
+    standing = replace(AT_PREFER, position=Position(Stage.PREPARE), goal=Position(Stage.PREPARE))
     assert told(build(standing, ALL_SEALED, "{}", T))["Sealed"] == ("False", "NotEncrypting")
 
 
@@ -96,7 +96,7 @@ def test_a_condition_keeps_its_time_until_it_turns() -> None:
 
 def test_what_is_said_fits_and_is_printable() -> None:
     reasons = tuple("\n" + "x" * 5000 for _ in range(80))
-    found = build(replace(AT_PREFER, target=Stage.ENFORCE, walking=True, reasons=reasons), ALL_SEALED, "", T)
+    found = build(replace(AT_PREFER, goal=Position(Stage.ENFORCE), walking=True, reasons=reasons), ALL_SEALED, "", T)
     assert len(found.blockers) == 50
     assert all("\n" not in text for text in (*found.blockers, *(one.message for one in found.conditions)))
     assert status_object(found)["blockers"]
@@ -116,7 +116,7 @@ def test_a_ca_that_does_not_sign_is_told_beside_what_else_is_wrong_with_it() -> 
 
 
 def test_what_waits_for_a_signature_is_neither_refused_nor_reached() -> None:
-    waits = replace(AT_PREFER, target=Stage.ENFORCE, unsigned="the SSH agent is gone")
+    waits = replace(AT_PREFER, goal=Position(Stage.ENFORCE), unsigned="the SSH agent is gone")
     for standing in (waits, replace(waits, walking=True)):
         found = told(build(standing, ALL_SEALED, "{}", T))
         assert (found["Accepted"], found["Reached"]) == (("False", "NotSigned"), ("False", "NotSigned"))

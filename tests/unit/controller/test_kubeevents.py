@@ -29,7 +29,7 @@ from linkseal.tunnels.statusparts import BootStatus, GuardStatus, Verification
 from unit.test_status import T, pair, status
 
 ENFORCED = Standing(
-    Position(Stage.ENFORCE), Stage.ENFORCE, walking=False, reasons=(), serial=7, generation=3, problem=None
+    Position(Stage.ENFORCE), Position(Stage.ENFORCE), walking=False, reasons=(), serial=7, generation=3, problem=None
 )
 SEALED = status(links=LinkCounts(1, 1), unsealed=(), pairs=(pair("n2", carries=True),))
 OPEN = status(pairs=(pair("n2", LinkState.STALE, code="LS2001"),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from linkseal.tunnels.controller.aims import Aim
 from linkseal.tunnels.controller.kubecopies import MapStore
 from linkseal.tunnels.controller.stagekeeper import Stagekeeper
 from linkseal.tunnels.model import Stage
@@ -16,7 +17,7 @@ NOBODY = Evidence(7, {}, ())
 
 def keeper(store: MapStore) -> Stagekeeper:
     made = Stagekeeper(store, POLICY, 0.0)
-    made.aim(Stage.OFF, None, 0.0)
+    made.aim(Aim(Stage.OFF), (), 0.0)
     made.signed(7)
     return made
 
@@ -25,12 +26,12 @@ def test_a_step_that_was_not_signed_is_taken_back_and_taken_again() -> None:
     store = MapStore(None)
     stages = keeper(store)
     before = store.text
-    stages.aim(Stage.ENFORCE, None, 1.0)
+    stages.aim(Aim(Stage.ENFORCE), (), 1.0)
     assert stages.tick(NOBODY, 2.0)
     assert stages.position.stage is Stage.PREPARE
     stages.undo()
     assert (stages.position.stage, stages.walk, store.text) == (Stage.OFF, None, before)
-    stages.aim(Stage.ENFORCE, None, 3.0)
+    stages.aim(Aim(Stage.ENFORCE), (), 3.0)
     stages.signed(8)
     assert stages.tick(NOBODY, 4.0)
     stages.signed(9)
@@ -42,7 +43,7 @@ def test_a_step_that_was_not_signed_is_taken_back_and_taken_again() -> None:
 def test_that_all_have_applied_a_stage_is_not_forgotten_with_the_step_after_it() -> None:
     """Else the step would be taken for one that was not applied in time, though only the key was away."""
     stages = keeper(MapStore(None))
-    stages.aim(Stage.ENFORCE, None, 1.0)
+    stages.aim(Aim(Stage.ENFORCE), (), 1.0)
     stages.signed(8)
     assert stages.tick(NOBODY, 2.0)
     stages.signed(9)
@@ -58,7 +59,7 @@ def test_that_all_have_applied_a_stage_is_not_forgotten_with_the_step_after_it()
 def test_without_a_key_no_step_is_taken_and_what_all_have_applied_is_noted() -> None:
     """Also when somebody is late by then: the step was applied everywhere."""
     stages = keeper(MapStore(None))
-    stages.aim(Stage.PREPARE, None, 1.0)
+    stages.aim(Aim(Stage.PREPARE), (), 1.0)
     stages.signed(8)
     assert not stages.tick(NOBODY, 2.0, signs=False)
     assert stages.position.stage is Stage.OFF
@@ -72,5 +73,5 @@ def test_without_a_key_no_step_is_taken_and_what_all_have_applied_is_noted() -> 
     stages.undo()
     assert (stages.position.stage, stages.walk) == (Stage.PREPARE, None), "the walk has ended, and stays so"
     assert not stages.tick(late, 510.0)
-    assert stages.wants(Stage.ENFORCE, None)
-    assert not stages.wants(Stage.PREPARE, None)
+    assert stages.wants(Aim(Stage.ENFORCE))
+    assert not stages.wants(Aim(Stage.PREPARE))

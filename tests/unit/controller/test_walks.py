@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from linkseal.keys.errors import ConfigError, Refused
 from linkseal.tunnels.controller import stagefile
+from linkseal.tunnels.controller.aims import PoolAim
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, standing
 from linkseal.tunnels.stages import Position, Walk
@@ -290,7 +291,8 @@ def test_one_walk_at_a_time(site: Site) -> None:
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     before = Position(Stage.PREPARE)
     walk = Walk(Stage.ENFORCE, True, "me", 1.0, 2.0, before, frozenset({"n1"}), 9.0, attached=False)  # noqa: FBT003
-    saved = stagefile.Saved(Position(Stage.PREFER), walk, ("prefer", None), 7, {"wireguard.port": 51820})
+    seen, pool = (Stage.PREFER, None), PoolAim(Stage.ENFORCE, frozenset({"n1", "n2"}), Stage.ENFORCE)
+    saved = stagefile.Saved(Position(Stage.PREFER), walk, seen, pool, 7, {"wireguard.port": 51820})
     saved = saved.moved(Position(Stage.PREPARE), 1e9, "me", "why")
     stagefile.save(stagefile.FileStore(tmp_path), saved)
     assert stagefile.load(stagefile.FileStore(tmp_path)) == saved

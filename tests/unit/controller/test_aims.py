@@ -1,0 +1,261 @@
+"""Where a cluster's object sends it: all nodes, a pool before them, and what may not be lowered by an old file."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from linkseal.keys.errors import ConfigError
+from linkseal.tunnels.controller.aims import Aim, PoolAim, aim_of, check, picked
+from linkseal.tunnels.controller.kubecopies import MapStore
+from linkseal.tunnels.controller.stagekeeper import Stagekeeper
+from linkseal.tunnels.model import Stage
+from linkseal.tunnels.policy import Pool, parse_policy
+from linkseal.tunnels.stages import TIMEOUT, Evidence, Position, Walk
+
+OFF, PREPARE, PREFER, ENFORCE = Stage.OFF, Stage.PREPARE, Stage.PREFER, Stage.ENFORCE
+NAMES = ("n1", "n2", "n3")
+POOL = frozenset({"n1", "n2"})
+NOBODY = Evidence(7, {}, ())
+"""Without reports nobody is waited for below stage enforce."""
+
+
+class Cluster:
+    """A stagekeeper at a place, and an object that asks it for something."""
+
+    def __init__(self, stage: Stage = OFF, pool: Stage | None = None) -> None:
+        self.store = MapStore(None)
+        spec: dict[str, Any] = {"scope": "overlay", "stage": stage.value}
+        asked = None
+        if pool is not None:
+            spec["pool"] = {"stage": pool.value, "nodes": sorted(POOL)}
+            asked = PoolAim(pool, POOL)
+        self.stages = Stagekeeper(self.store, parse_policy(spec, "test"), 0.0, "object")
+        self.now = 0.0
+        self.stages.aim(Aim(stage, None, asked), NAMES, 0.0)
+        assert self.stages.walk is None
+
+    def ask(self, stage: Stage, pool: PoolAim | None = None, lower_to: Stage | None = None, **rest: Any) -> Aim:
+        aim = Aim(stage, lower_to, pool, **rest)
+        self.stages.aim(aim, NAMES, self.now)
+        return aim
+
+    def step(self) -> str:
+        """Take one step, or find the walk at its end."""
+        self.now += 1
+        self.stages.tick(NOBODY, self.now)
+        return str(self.stages.position)
+
+    def walk(self, aim: Aim) -> list[str]:
+        """Every place on the way until there is nothing to do, as the controller goes."""
+        places: list[str] = []
+        for _ in range(20):
+            self.now += 1
+            if self.stages.tick(NOBODY, self.now):
+                places.append(str(self.stages.position))
+            self.stages.aim(aim, NAMES, self.now)
+            if self.stages.walk is None:
+                return places
+        raise AssertionError(f"no end: {places}")
+
+    @property
+    def at(self) -> Position:
+        return self.stages.position
+
+    def anew(self) -> None:
+        """As after a restart of the controller."""
+        self.stages = Stagekeeper(MapStore(self.store.text), None, self.now, "object")
+
+
+def ahead(stage: Stage, lower_to: Stage | None = None, nodes: frozenset[str] = POOL) -> PoolAim:
+    return PoolAim(stage, nodes, lower_to)
+
+
+def test_a_pool_goes_first_and_the_others_follow_to_where_it_is() -> None:
+    cluster = Cluster()
+    aim = cluster.ask(OFF, ahead(PREFER))
+    assert cluster.walk(aim) == ["off (n1, n2: prepare)", "off (n1, n2: prefer)"]
+    assert aim.goal == cluster.at == Position(OFF, Pool(PREFER, POOL))
+    aim = cluster.ask(PREFER, ahead(PREFER))
+    assert cluster.walk(aim) == ["prepare (n1, n2: prefer)", "prefer"]
+    assert aim.goal == cluster.at == Position(PREFER)
+
+
+def test_all_go_first_and_then_the_pool_if_both_are_asked_for_at_once() -> None:
+    cluster = Cluster()
+    aim = cluster.ask(PREPARE, ahead(PREFER))
+    assert cluster.walk(aim) == ["prepare", "prepare (n1, n2: prefer)"]
+    assert cluster.at == aim.goal
+
+
+def test_a_pool_is_taken_back_only_if_its_lower_to_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(PREPARE, PREFER)
+    for pool in (ahead(PREPARE), ahead(OFF), None):
+        aim = cluster.ask(PREPARE, pool)
+        assert cluster.walk(aim) == []
+        assert cluster.at == Position(PREPARE, Pool(PREFER, POOL)), "an old file lowers nothing"
+    assert "not lowered unless `pool.lowerTo: prepare`" in caplog.text
+    assert cluster.walk(cluster.ask(PREPARE, ahead(OFF, OFF))) == ["prepare"], "no further back than the others"
+
+
+def test_to_lower_all_takes_the_pool_back_first_and_does_not_begin_it_anew() -> None:
+    cluster = Cluster(PREPARE, PREFER)
+    aim = cluster.ask(OFF, ahead(PREFER), OFF)
+    assert cluster.walk(aim) == ["prepare", "off"]
+    assert cluster.walk(aim) == []
+    assert cluster.at == Position(OFF)
+
+
+def test_to_lower_all_to_where_they_are_takes_the_pool_back() -> None:
+    cluster = Cluster(PREPARE, PREFER)
+    assert cluster.walk(cluster.ask(PREPARE, None, PREPARE)) == ["prepare"]
+    cluster = Cluster(PREPARE)
+    aim = cluster.ask(PREPARE, ahead(PREFER))
+    cluster.step()
+    assert str(cluster.at) == "prepare (n1, n2: prefer)"
+    assert cluster.stages.walk is not None
+    cluster.ask(PREPARE, None, PREPARE)
+    assert cluster.walk(Aim(PREPARE, PREPARE)) == []
+    assert cluster.at == Position(PREPARE)
+    assert aim.goal != cluster.at
+
+
+def test_a_pool_that_goes_up_is_overtaken_by_all_without_a_step_back_and_goes_on_after_that() -> None:
+    """To take its step back would bring plaintext."""
+    cluster = Cluster(PREPARE)
+    cluster.ask(PREPARE, ahead(ENFORCE))
+    assert cluster.step() == "prepare (n1, n2: prefer)"
+    cluster.ask(PREFER, ahead(ENFORCE))
+    assert str(cluster.at) == "prepare (n1, n2: prefer)"
+    places = [cluster.step() for _ in range(3)]
+    assert places[-1] == "prefer"
+    assert "prepare" not in places
+    cluster.ask(PREFER, ahead(ENFORCE))
+    assert cluster.stages.walk is not None
+    assert (cluster.stages.walk.nodes, cluster.stages.walk.target) == (POOL, ENFORCE)
+
+
+def test_who_no_longer_asks_for_a_pool_leaves_it_where_it_is() -> None:
+    cluster = Cluster()
+    cluster.ask(OFF, ahead(ENFORCE))
+    assert cluster.step() == "off (n1, n2: prepare)"
+    aim = cluster.ask(OFF)
+    assert cluster.walk(aim) == []
+    assert cluster.at == Position(OFF, Pool(PREPARE, POOL))
+
+
+def test_a_pool_may_be_told_to_go_no_further_or_to_turn() -> None:
+    cluster = Cluster()
+    cluster.ask(OFF, ahead(ENFORCE))
+    cluster.step()
+    assert cluster.walk(cluster.ask(OFF, ahead(PREPARE))) == []
+    assert cluster.at == Position(OFF, Pool(PREPARE, POOL))
+    cluster.ask(OFF, ahead(PREFER))
+    assert cluster.step() == "off (n1, n2: prefer)"
+    assert cluster.walk(cluster.ask(OFF, ahead(OFF, OFF))) == ["off"], "the step under way was taken back before"
+
+
+def test_another_pool_waits_until_there_is_none_and_says_so() -> None:
+    cluster = Cluster(OFF, PREPARE)
+    aim = cluster.ask(OFF, ahead(PREFER, nodes=frozenset({"n3"})))
+    assert cluster.stages.walk is None
+    why = cluster.stages.unmet(aim, NAMES)
+    assert why is not None
+    assert "spec.pool.nodes: there is a pool already (off (n1, n2: prepare))" in why
+    assert cluster.stages.wants(aim)
+    aim = cluster.ask(PREPARE, aim.pool)
+    assert cluster.walk(aim) == ["prepare", "prepare (n3: prefer)"]
+    assert cluster.stages.unmet(aim, NAMES) is None
+
+
+def test_nobody_by_a_wrong_name_makes_a_pool() -> None:
+    cluster = Cluster()
+    aim = cluster.ask(OFF, ahead(PREFER, nodes=frozenset({"n1", "m2"})))
+    assert cluster.stages.walk is None
+    assert cluster.stages.unmet(aim, NAMES) == (
+        "spec.pool.nodes: no node in scope is called m2: correct the names, or leave them out"
+    )
+    cluster.stages.aim(aim, (*NAMES, "m2"), 1.0)
+    assert cluster.stages.walk is not None, "as soon as it is there"
+
+
+def test_a_pool_comes_back_though_one_of_it_is_gone() -> None:
+    cluster = Cluster(OFF, PREPARE)
+    cluster.stages.aim(Aim(OFF, None, ahead(OFF, OFF)), ("n1",), 1.0)
+    assert cluster.step() == "off"
+
+
+def test_a_controller_that_starts_anew_asks_for_nothing_again() -> None:
+    cluster = Cluster(PREPARE)
+    assert cluster.walk(cluster.ask(PREPARE, ahead(PREFER))) == ["prepare (n1, n2: prefer)"]
+    lowered = cluster.ask(OFF, ahead(PREFER), OFF)
+    assert cluster.walk(lowered) == ["prepare", "off"]
+    cluster.anew()
+    assert not cluster.stages.wants(lowered)
+    assert cluster.walk(lowered) == []
+
+
+def test_the_time_for_a_step_is_that_of_the_object_also_while_it_walks() -> None:
+    cluster = Cluster()
+    cluster.ask(PREPARE)
+    assert cluster.stages.walk is not None
+    assert cluster.stages.walk.timeout == TIMEOUT
+    cluster.ask(PREPARE, timeout=600.0)
+    assert cluster.stages.walk.timeout == 600.0
+    other = Cluster()
+    other.stages.start(Walk(PREPARE, True, "me", 0.0, 0.0, timeout=7.0, attached=False))  # noqa: FBT003
+    other.ask(OFF)
+    assert other.stages.walk is not None
+    assert other.stages.walk.timeout == 7.0, "somebody else's"
+
+
+def test_what_the_object_says_of_its_walks_is_read_and_checked() -> None:
+    def read(**spec: Any) -> Aim:
+        said = {"scope": "overlay", "stage": "prepare", **spec}
+        return aim_of(parse_policy({"scope": "overlay", "stage": "prepare"}, "test"), said, "the object")
+
+    assert read() == Aim(PREPARE)
+    pool = {"stage": "prefer", "nodes": ["n1", "n2"], "lowerTo": "prefer"}
+    assert read(pool=pool, stepTimeout="5m", lowerTo="prepare") == Aim(PREPARE, PREPARE, ahead(PREFER, PREFER), 300.0)
+    for wrong, words in (
+        ({"stepTimeout": "5 minutes"}, "stepTimeout: must be a number of seconds, or text"),
+        ({"stepTimeout": 9}, "stepTimeout: must be 10 to 86400 seconds"),
+        ({"pool": {**pool, "nodes": []}}, "pool.nodes"),
+        ({"pool": {**pool, "nodes": ["N1"]}}, "pool.nodes"),
+        ({"pool": {**pool, "nodes": [f"{n:0250}" for n in range(200)]}}, "let fewer nodes go first"),
+        ({"pool": {**pool, "stage": "on"}}, "pool.stage"),
+        ({"pool": {**pool, "other": 1}}, "pool.other"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            read(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("selector", "found"),
+    [("n1", {"n1"}), ("n1, n3", {"n1", "n3"}), ("n[12]", {"n1", "n2"}), ("*", set(NAMES)), ("n?,", set(NAMES))],
+)
+def test_nodes_are_picked_by_names_and_patterns(selector: str, found: set[str]) -> None:
+    assert picked(selector, NAMES) == found
+
+
+@pytest.mark.parametrize(("selector", "words"), [("m*", "there are: n1, n2, n3"), (" ,", "names nobody")])
+def test_who_picks_nobody_is_told(selector: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        picked(selector, NAMES)
+
+
+def test_a_pool_is_not_behind_the_others_and_there_is_one() -> None:
+    def walk(target: Stage, *nodes: str) -> Walk:
+        return Walk(target, True, "me", 0.0, 0.0, nodes=frozenset(nodes))  # noqa: FBT003
+
+    check(Position(PREPARE), walk(PREFER, "n1"))
+    with pytest.raises(ConfigError, match="a pool cannot be behind them"):
+        check(Position(PREFER), walk(PREPARE, "n1"))
+    with pytest.raises(ConfigError, match="there is a pool already"):
+        check(Position(OFF, Pool(PREFER, POOL)), walk(PREFER, "n3"))
+
+
+@pytest.fixture(autouse=True)
+def _warnings(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "linkseal.controller")
