@@ -12,7 +12,7 @@ from ground.controlplane import ControlPlane
 from ground.daemons import DaemonError
 from ground.kubeapi import Api, ApiError, Recorder
 from linkseal.tunnels.cli.main import main
-from linkseal.tunnels.clusterobject import CaStatus, ClusterStatus, status_object
+from linkseal.tunnels.clusterobject import MAX_POOL, CaStatus, ClusterStatus, PoolStatus, status_object
 from linkseal.tunnels.guard.policy import MAX_EXEMPTIONS
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import parse_policy
@@ -69,7 +69,10 @@ def test_a_whole_spec_is_kept_and_is_a_policy(cluster: Recorder) -> None:
         "verify": {"interval": "1h30m", "sample": 2},
     }  # fmt: skip
     del spec["exemptions"][1]["port"]  # type: ignore[attr-defined]
-    beside = {"optOut": {"nodes": ["b"]}, "ca": {"rotate": "2026-11"}}
+    beside = {
+        "optOut": {"nodes": ["b"]}, "ca": {"rotate": "2026-11"}, "stepTimeout": "5m",
+        "pool": {"stage": "prefer", "nodes": ["a", "c"], "lowerTo": "prefer"},
+    }  # fmt: skip
     assert put(cluster, **spec, **beside) == {**spec, **beside}
     assert parse_policy(spec).stage is Stage.PREPARE
 
@@ -81,7 +84,7 @@ def test_there_is_one_and_its_name_is_default(cluster: Recorder) -> None:
 
 
 def test_kubectl_refuses_a_typo(plane: ControlPlane, cluster: Recorder) -> None:
-    for spec in ({"scpoe": "overlay"}, {"wireguard": {"prot": 1}}, {"pool": {"stage": "enforce", "nodes": ["a"]}}):
+    for spec in ({"scpoe": "overlay"}, {"wireguard": {"prot": 1}}, {"pool": {"stage": "off", "node": ["a"]}}):
         with pytest.raises(DaemonError, match="unknown field"):
             plane.kubectl("apply", "-f", "-", stdin=json.dumps(cluster_encryption(**spec)))
 
@@ -196,6 +199,7 @@ def test_its_status_is_kept_whole_and_replaced_as_a_whole(cluster: Recorder) -> 
         3, 7, Stage.PREFER, "prefer, on the way to enforce", 5, LinkCounts(20, 18, 1, 1), ("n3 has no agent",),
         (SpecCondition("Sealed", "False", "LinksPending", "ü" * 500, T, 3),),
         CaStatus("signing", "f" * 64, T, "n" * 64, "o" * 64, "2026-11", T, ("n3: ü",), "p" * 500),
+        PoolStatus(Stage.ENFORCE, tuple(f"{number:0253}" for number in range(MAX_POOL))),
     )  # fmt: skip
     for status in map(status_object, (full, ClusterStatus())):
         body = {key: value for key, value in cluster_encryption().items() if key != "spec"}
@@ -204,6 +208,36 @@ def test_its_status_is_kept_whole_and_replaced_as_a_whole(cluster: Recorder) -> 
     twice = {"status": {"conditions": status_object(full)["conditions"] * 2}}
     with pytest.raises(ApiError, match="Duplicate value"):
         cluster.patch(f"{DEFAULT}/status", twice)
+
+
+def test_a_pool_is_taken_back_only_if_its_lowerto_says_so(cluster: Recorder) -> None:
+    def at(pool: PoolStatus | None) -> None:
+        body = {key: value for key, value in cluster_encryption().items() if key != "spec"}
+        status = status_object(ClusterStatus(stage=Stage.PREPARE, pool=pool))
+        cluster.apply(f"{DEFAULT}/status", {**body, "status": status}, manager="linkseal-controller")
+
+    def pool(stage: str, **more: str) -> dict[str, Any]:
+        return {"stage": stage, "nodes": ["a", "b"], **more}
+
+    put(cluster, stage="prepare", pool=pool("enforce"))
+    put(cluster, stage="prepare", pool=pool("prefer"))  # it has not gone there
+    at(PoolStatus(Stage.PREFER, ("a", "b")))
+    assert "would take the pool back" in complaint(cluster, stage="prepare", pool=pool("prepare"))
+    assert "leave it out" in complaint(cluster, stage="prepare", pool=pool("prepare", lowerTo="prefer"))
+    assert "should have at least 1" in complaint(cluster, stage="prepare", pool={**pool("prefer"), "nodes": []})
+    put(cluster, stage="prepare", pool=pool("enforce"))
+    put(cluster, stage="prepare")  # which takes nothing back
+    put(cluster, stage="prepare", pool=pool("prepare", lowerTo="prepare"))
+    at(None)
+    put(cluster, stage="prepare", pool=pool("off"))
+
+
+def test_the_pools_of_two_who_ask_are_not_mixed(cluster: Recorder, plane: ControlPlane) -> None:
+    for manager, node in (("gitops", "a"), ("linkseal-cli", "b")):
+        body = json.dumps(cluster_encryption(pool={"stage": "prefer", "nodes": [node]}))
+        words = "apply", "--server-side", "--force-conflicts", f"--field-manager={manager}", "-f", "-"
+        plane.kubectl(*words, stdin=body)
+    assert cluster.get(DEFAULT)["spec"]["pool"]["nodes"] == ["b"]
 
 
 def test_what_a_command_asked_for_stands_though_the_next_does_not_say_it_again(

@@ -121,8 +121,9 @@ def _for_all(found: Mapping[str, Any], target: Target) -> dict[str, Any]:
     position, wished = _position(found.get("status") or {}), _wished(found)
     _require_way(position, wished, target, max(position.stage, wished, key=_order))
     pool = _pool_wish(found)
-    if not target.up:
-        return {"stage": target.stage.value, "lowerTo": target.stage.value}
+    if not target.up:  # and what somebody asked of a pool: it would be ahead again
+        down = {"stage": target.stage.value, "lowerTo": target.stage.value}
+        return down if pool is None else {**down, "pool": {**_plain(pool), **down}}
     ahead = pool is not None and _order(Stage(pool["stage"])) > _order(target.stage)
     return {"stage": target.stage.value, **({"pool": _plain(pool)} if ahead and pool is not None else {})}
 
