@@ -11,11 +11,11 @@ from typing import Annotated, Any, Final, Literal
 
 from linkseal.keys.values import NODE_PATTERN
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.policy import Pool, StageName, duration
+from linkseal.tunnels.policy import Pool, StageName
 from linkseal.tunnels.stages import TIMEOUT, Position
 from linkseal.tunnels.status import LinkCounts
 from linkseal.tunnels.statustypes import EDGE, MAX_CONDITIONS, Count, Message, Name, Number, Short, SpecCondition, Time
-from linkseal.tunnels.validation import Edge
+from linkseal.tunnels.validation import Edge, duration
 from pydantic import Field, TypeAdapter, field_validator, with_config
 
 MAX_OPTED_OUT: Final = 1024

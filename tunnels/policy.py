@@ -6,7 +6,6 @@ A file of values; no I/O. `PolicySpec` is the edge, `Policy` what is used inside
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,7 +23,7 @@ from linkseal.tunnels.guard.policy import (
     parse_moment,
 )
 from linkseal.tunnels.model import Scope, Stage
-from linkseal.tunnels.validation import Edge, parse_network, refuse, validate
+from linkseal.tunnels.validation import Edge, duration, parse_network, refuse, validate
 from linkseal.tunnels.world import STAGES
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 
@@ -42,6 +41,9 @@ FOREIGN_MARKS: Final = 0xC000
 
 LEAST_VERIFY, MOST_VERIFY = 10, 30 * 24 * 3600
 """Seconds between two verifications: a session may take ten."""
+
+LEAST_ROTATION, MOST_ROTATION = 3600, 2 * 366 * 24 * 3600
+"""Seconds between two new keys of a node: while one is taken up no other is made."""
 
 MAX_NETWORK: Final = 43
 """Characters of the longest IPv6 network."""
@@ -115,6 +117,8 @@ class Policy:
     guard: GuardPolicy = field(default_factory=GuardPolicy)
     exemptions: tuple[Exemption, ...] = ()
     verify: VerifyPolicy = field(default_factory=VerifyPolicy)
+    rotation: int = 0
+    """Seconds after which each node makes itself a new key (0: never by itself)."""
     restored_at: datetime | None = None
     """When the operator said that the directory is right as it is, though it lost something."""
 
@@ -298,13 +302,18 @@ class VerifySpec(Edge):
         return seconds
 
 
-def duration(value: int | str) -> int:
-    """Return `90s`, `5m`, `1h30m`, or a number of seconds as seconds. Raises ValueError."""
-    parts = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", str(value), re.ASCII)
-    if parts is None or not str(value):
-        raise ValueError("must be a number of seconds, or text such as 90s, 5m or 1h30m")
-    hours, minutes, seconds = (int(part or 0) for part in parts.groups())
-    return 3600 * hours + 60 * minutes + seconds
+class RotationSpec(Edge):
+    """`spec.rotation`; the interval in seconds or as text: `720h`, `30d`."""
+
+    interval: int | str = 0
+
+    @field_validator("interval")
+    @classmethod
+    def _interval(cls, value: int | str) -> int:
+        seconds = duration(value)
+        if seconds != 0 and not LEAST_ROTATION <= seconds <= MOST_ROTATION:
+            raise ValueError("must be 0 (never) or an hour to two years, such as 30d")
+        return seconds
 
 
 class PolicySpec(Edge):
@@ -321,6 +330,7 @@ class PolicySpec(Edge):
     guard: GuardSpec = Field(default_factory=GuardSpec)
     exemptions: list[ExemptionSpec] = Field(default_factory=list, max_length=MAX_EXEMPTIONS)
     verify: VerifySpec = Field(default_factory=VerifySpec)
+    rotation: RotationSpec = Field(default_factory=RotationSpec)
     restored_at: str | None = None
 
     @field_validator("restored_at")
@@ -356,6 +366,7 @@ class PolicySpec(Edge):
             guard=self.guard.policy(),
             exemptions=tuple(one.exemption() for one in self.exemptions),
             verify=VerifyPolicy(duration(self.verify.interval), self.verify.sample),
+            rotation=duration(self.rotation.interval),
             restored_at=None if self.restored_at is None else parse_moment(self.restored_at),
         )
 

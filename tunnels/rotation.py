@@ -1,4 +1,4 @@
-"""When this node's old generation may be retired. Pure.
+"""When this node makes itself a new key, and when its old generation may be retired. Pure.
 
     raise g+1 ── slots made ── announced ── peers prove it ── they move ── their replies say so ── retire g
                                                                                      │
@@ -11,6 +11,7 @@ An aborted generation goes by the same rule, with the older as the one that stay
 
 from __future__ import annotations
 
+import hashlib
 from math import inf
 from typing import Final
 
@@ -21,6 +22,19 @@ from linkseal.tunnels.model import LinkKey
 GRACE: Final = 1.0
 """Seconds between the later of both ends' moves and the end of the old slot: packets in flight. With none 21 packets
 were lost at 20 ms delay, 0.5 s was enough."""
+
+
+SPREAD: Final = 0.1
+"""Of the interval between two new keys of a node: all nodes of a cluster were made at once, and need not rotate so."""
+
+
+def due_after(node: str, interval: float) -> float:
+    """Return the age in seconds at which a node's key is to be replaced: never above the interval.
+
+    It lies in the last tenth of it, at a place of the node's own that is always the same.
+    """
+    place = int.from_bytes(hashlib.sha256(node.encode()).digest()[:4]) / 2**32
+    return interval * (1 - SPREAD * place)
 
 
 def holders(book: LinkBook, old: int, new: int, now: float) -> dict[str, str]:

@@ -7,6 +7,7 @@ agent.yaml: poll: must be greater than or equal to 1 (found 0)
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -145,3 +146,12 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     elif get_origin(annotation) in {Union, types.UnionType, list, dict, Annotated}:
         for argument in get_args(annotation):
             yield from _models(argument)
+
+
+def duration(value: int | str) -> int:
+    """Return `90s`, `5m`, `1h30m`, `30d`, or a number of seconds as seconds. Raises ValueError."""
+    parts = re.fullmatch(r"(?:(\d{1,8})d)?(?:(\d{1,8})h)?(?:(\d{1,8})m)?(?:(\d{1,8})s?)?", str(value), re.ASCII)
+    if parts is None or not str(value):
+        raise ValueError("must be a number of seconds, or text such as 90s, 5m, 1h30m or 30d")
+    days, hours, minutes, seconds = (int(part or 0) for part in parts.groups())
+    return 86400 * days + 3600 * hours + 60 * minutes + seconds

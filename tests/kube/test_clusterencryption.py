@@ -66,7 +66,7 @@ def test_a_whole_spec_is_kept_and_is_a_policy(cluster: Recorder) -> None:
         "probe": {"prefix4": "198.18.0.0/15", "prefix6": "fd6c::/64", "port": 51829, "interval": 5},
         "guard": {"table": "mine", "passThrough": ["vxlan.calico"]},
         "exemptions": [EXEMPTION, {**EXEMPTION, "name": "ping", "protocol": "icmp"}],
-        "verify": {"interval": "1h30m", "sample": 2},
+        "verify": {"interval": "1h30m", "sample": 2}, "rotation": {"interval": "30d"},
     }  # fmt: skip
     del spec["exemptions"][1]["port"]  # type: ignore[attr-defined]
     beside = {

@@ -19,7 +19,7 @@ from linkseal.tunnels.agent.keyring import CLOCK_TOLERANCE, Keyring, Statement
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.links import LinkBook
 from linkseal.tunnels.model import KeyOfGeneration, Observed
-from linkseal.tunnels.rotation import holders
+from linkseal.tunnels.rotation import SPREAD, due_after, holders
 
 _LOG: Final = logging.getLogger("linkseal.agent")
 
@@ -33,6 +33,10 @@ class Speaker:
         self._ahead: float | None = None
         """Seconds the wall clock was ahead of the steady one, at the most since it last stepped back."""
         self._published: str | None = None
+        self._aborted = False
+        """The generation that was raised last was taken back, and the schedule has not yet taken note of that."""
+        self._not_before = 0.0
+        """Wall time before which none is raised by schedule."""
 
     # --- rotation -----------------------------------------------------------------------------------------------
 
@@ -42,9 +46,25 @@ class Speaker:
         _LOG.info("generation %d raised", number)
         return number
 
+    def rotate_by_schedule(self, node: str, interval: float, now: float) -> None:
+        """Raise a generation if the live one is as old as the policy lets it be: `interval` seconds; 0: any age.
+
+        Not while another is coming or going: what holds that is told. One that was aborted is not raised again at once.
+        """
+        generations = self._keyring.generations
+        if not interval or generations is None or len(generations.live) > 1:
+            return
+        if self._aborted:
+            self._aborted, self._not_before = False, now + interval * SPREAD
+        age = now - generations.newest.raised.timestamp()
+        if age >= due_after(node, interval) and now >= self._not_before:
+            number = self.request_rotation(now)
+            _LOG.info("generation %d is to replace one of %.1f days", number, age / 86400)
+
     def request_abort(self) -> int:
         """Take the newer of two generations back; returns its number. ConfigError if there is one only."""
         number = self._keyring.abort()
+        self._aborted = True
         _LOG.info("generation %d aborted; peers go back to the one before", number)
         return number
 

@@ -352,12 +352,18 @@ class Worker:
             self.speaker.watch_clock(now, steady)
             if still:
                 self.speaker.rotate(self.book, steady, now)
+                self._rotate_by_schedule(world, now)
             return self.speaker.announcement(
                 endpoints, self.door, self.observed, self.knowledge.published_serial(), self.knowledge.trust, now
             )
         except LinksealError as error:
             self.findings.raise_(codes.NOT_PUBLISHED, HOST_SUBJECT, str(error), now)
             return None
+
+    def _rotate_by_schedule(self, world: World, now: float) -> None:
+        policy = self.knowledge.policy
+        if policy is not None and self.desired.devices:  # without tunnels a new key would be announced to nobody
+            self.speaker.rotate_by_schedule(world.me.name, policy.rotation, now)
 
     def _pokes(self, now: float) -> tuple[LinkKey, ...]:
         """While generations change, replies are wanted every second: they say when the old one may go.
