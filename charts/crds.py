@@ -56,6 +56,7 @@ SPEC_WORDS = {
     "applied again lowers nothing without it.",
     "pool": "Nodes that go before the others, to a stage of their own; they count while that is further. Taken back "
     "only if its lowerTo says so: without pool here the nodes stay where they are.",
+    "askedAt": "When a command asked last; a new time begins once more what was taken back.",
     "stepTimeout": "How long one step may take on all nodes before it is taken back; in seconds or as text, such as "
     "5m (120s by default).",
     "optOut": "Nodes that take no part.",
@@ -134,7 +135,7 @@ CLUSTER_RULES = [
     ),
     {
         "rule": "!has(self.spec.pool) || !has(oldSelf.status) || !has(oldSelf.status.pool) || "
-        "oldSelf.status.pool == null || "
+        "(has(oldSelf.spec.pool) && self.spec.pool.stage == oldSelf.spec.pool.stage) || "
         f"{ORDER}[self.spec.pool.stage] >= {ORDER}[oldSelf.status.pool.stage] || "
         "(has(self.spec.pool.lowerTo) && self.spec.pool.lowerTo == self.spec.pool.stage)",
         "message": "would take the pool back; if that is meant, set its lowerTo to the same stage beside it",

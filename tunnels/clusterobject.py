@@ -48,10 +48,11 @@ class PoolAimSpec(Edge):
 
 
 class WalkSpec(Edge):
-    """How the controller walks: `spec.pool` and `spec.stepTimeout`, in seconds or as text: `120s`, `5m`."""
+    """How the controller walks: `spec.pool`; `spec.stepTimeout`, in seconds or as text (`5m`); `spec.askedAt`."""
 
     pool: PoolAimSpec | None = None
     step_timeout: int | str = int(TIMEOUT)
+    asked_at: Annotated[str, Field(max_length=40)] | None = None
 
     @field_validator("step_timeout")
     @classmethod

@@ -225,6 +225,11 @@ def test_a_pool_is_taken_back_only_if_its_lowerto_says_so(cluster: Recorder) -> 
     assert "would take the pool back" in complaint(cluster, stage="prepare", pool=pool("prepare"))
     assert "leave it out" in complaint(cluster, stage="prepare", pool=pool("prepare", lowerTo="prefer"))
     assert "should have at least 1" in complaint(cluster, stage="prepare", pool={**pool("prefer"), "nodes": []})
+    cluster.patch(DEFAULT, {"metadata": {"labels": {"a": "b"}}})
+    put(cluster, stage="prepare", pool=pool("prefer", lowerTo="prefer"))
+    for _ in range(2):  # what is asked for already is not judged again with every status
+        at(PoolStatus(Stage.ENFORCE, ("a", "b")))
+    cluster.patch(DEFAULT, {"metadata": {"labels": {"a": "c"}}})
     put(cluster, stage="prepare", pool=pool("enforce"))
     put(cluster, stage="prepare")  # which takes nothing back
     put(cluster, stage="prepare", pool=pool("prepare", lowerTo="prepare"))

@@ -50,6 +50,7 @@ class Site:
     @property
     def spec(self) -> dict[str, Any]:
         found: dict[str, Any] = self.kube.get(ENCRYPTION)["spec"]
+        assert found.pop("askedAt", "-")
         return found
 
 
@@ -107,18 +108,54 @@ def test_what_is_asked_of_a_pool_goes_by_where_it_is(site: Site, capfd: pytest.C
     assert "stage prepare (n1, n2: prefer) → prepare (n1, n2: enforce)" in capfd.readouterr().out
     assert site.run("enable", "--to", "enforce", "--nodes", "n1,n2", "--detach", "--yes") == 0
     assert site.spec["pool"] == {"stage": "enforce", "nodes": ["n1", "n2"]}
-    assert "use `linkseal enable` to go on" not in capfd.readouterr().err
     assert site.run("disable", "--to", "prepare", "--nodes", "n1,n2", "--detach") == 0
     assert site.spec["pool"] == {"stage": "prepare", "nodes": ["n1", "n2"], "lowerTo": "prepare"}
     site.is_at(Stage.PREPARE, PoolStatus(Stage.ENFORCE, ("n1", "n2")))
     assert site.run("enable", "--to", "prefer", "--detach") == 0
     assert site.spec["pool"]["stage"] == "enforce", "it stays ahead of the others"
-    assert "all nodes are on their way from stage prepare to prefer" in refused(
-        "enable", "--to", "enforce", "--nodes", "n1,n2", "--yes"
-    )
+    said = refused("enable", "--to", "enforce", "--nodes", "n1,n2", "--yes")
+    assert "all nodes were asked to go from stage prepare to prefer, and are not there" in said
     assert site.run("disable", "--detach") == 0
     down = {"stage": "off", "lowerTo": "off"}
     assert site.spec == {"protocol": "wireguard", "scope": "overlay", **down, "pool": {"nodes": ["n1", "n2"], **down}}
+
+
+def test_a_pool_that_nobody_asks_for_any_more_is_asked_for_with_the_others(site: Site) -> None:
+    """It is there all the same, and stays."""
+    site.is_at(Stage.OFF, PoolStatus(Stage.PREFER, ("n1", "gone")))
+    site.kube.patch(ENCRYPTION, {"spec": {"pool": None}})
+    assert site.run("enable", "--to", "prepare", "--detach") == 0
+    assert site.spec["pool"] == {"stage": "prefer", "nodes": ["gone", "n1"]}
+    site.is_at(Stage.OFF, PoolStatus(Stage.PREFER, ("n1", "gone")))
+    assert site.run("enable", "--to", "enforce", "--nodes", "gone,n1", "--detach", "--yes") == 0
+    assert site.spec["pool"] == {"stage": "enforce", "nodes": ["gone", "n1"]}
+
+
+def test_who_breaks_off_before_a_controller_has_said_where_the_cluster_is_lowers_nothing(
+    site: Site, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert site.run("enable", "--to", "prefer", "--wait=1s") == 4
+    assert "what was asked for stands" in capfd.readouterr().err
+    assert site.spec["stage"] == "prefer"
+
+
+def test_what_was_taken_back_is_begun_again_by_the_same_command(
+    cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with deployed(cluster, tmp_path) as (plane, linkseal, at):
+        assert main([*at, "enable", "--to", "prepare"]) == 0
+        plane.admin.patch(ENCRYPTION, {"spec": {"verify": {"interval": 0}}})
+        linkseal.start()
+        linkseal.until(lambda: all(linkseal.status(node).links.proven == 2 for node in cluster), "proven")
+        linkseal.stop(cluster[2], 9)
+        again = [*at, "enable", "--to", "prefer", "--timeout", "10s"]
+        assert main(again) == 1
+        assert f"was not applied everywhere within 10 s: the present stage has not reached {cluster[2].name}" in (
+            capfd.readouterr().out
+        )
+        linkseal.start(cluster[2])
+        assert main(again) == 0, f"{capfd.readouterr()}\n{linkseal.report()}"
+        linkseal.wait_sealed()
 
 
 def test_a_pool_goes_first_the_others_follow_and_all_come_back(

@@ -55,7 +55,12 @@ def test_the_schema_of_the_values_is_that_of_the_settings() -> None:
 
 def test_every_field_of_the_policy_is_in_the_object(crds: ModuleType) -> None:
     aliases = {field.alias for field in PolicySpec.model_fields.values()}
-    assert set(schema_of(crds.cluster_encryption())["spec"]["properties"]) == aliases | {"optOut", "ca", "stepTimeout"}
+    assert set(schema_of(crds.cluster_encryption())["spec"]["properties"]) == aliases | {
+        "optOut",
+        "ca",
+        "stepTimeout",
+        "askedAt",
+    }
 
 
 def test_every_field_of_a_report_is_in_the_object(crds: ModuleType) -> None:

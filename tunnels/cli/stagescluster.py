@@ -13,6 +13,7 @@ from linkseal.tunnels.clusterobject import WalkSpec
 from linkseal.tunnels.controller.clusterwalk import Shown, Target, ask, look_on, preview, spent, stay
 from linkseal.tunnels.controller.clusterwalk import chosen as select
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
+from linkseal.tunnels.stages import Position
 from linkseal.tunnels.validation import validate
 
 ResultT = TypeVar("ResultT")
@@ -61,11 +62,17 @@ async def _attended(api: KubeApi, generation: int, patience: float | None, tell:
             tell({"event": "end", "good": last.good, "text": clean(last.text)})
             return ExitCode.FINE if last.good else ExitCode.FOUND
     except TimeoutError:
-        note(f"{age(patience or 0)} are over; the cluster stays at stage {await stay(api)}")
+        note(f"{age(patience or 0)} are over; {_stays(await stay(api))}")
         return ExitCode.WAITED
     except asyncio.CancelledError:
-        note(f"broken off; the cluster stays at stage {await stay(api)}")
+        note(f"broken off; {_stays(await stay(api))}")
         raise
+
+
+def _stays(here: Position | None) -> str:
+    if here is None:
+        return "no controller has said yet where the cluster is: what was asked for stands"
+    return f"the cluster stays at stage {here}"
 
 
 def _with_api(access: Access, action: Callable[[KubeApi], Awaitable[ResultT]]) -> ResultT:

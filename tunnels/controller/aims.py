@@ -35,6 +35,8 @@ class Aim:
     lower_to: Stage | None = None
     pool: PoolAim | None = None
     timeout: float = TIMEOUT
+    asked: str = ""
+    """A new one asks for all of it once more, if a walk was taken back. Empty: nothing is said."""
 
     @property
     def goal(self) -> Position:
@@ -54,6 +56,7 @@ def aim_of(policy: Policy, spec: Mapping[str, Any], source: str) -> Aim:
         if pool is None
         else PoolAim(Stage(pool.stage), frozenset(pool.nodes), None if pool.lower_to is None else Stage(pool.lower_to)),
         float(said.step_timeout),
+        said.asked_at or "",
     )
 
 
@@ -78,8 +81,8 @@ def lowest(position: Position, nodes: Collection[str]) -> Stage:
 
 def unfit(position: Position, pool: PoolAim, scope: Collection[str]) -> str:
     """Return why a pool cannot go where it is to, empty if it can. `scope`: the nodes that take part."""
-    present = position.pool
-    if STAGES.index(pool.stage) <= STAGES.index(lowest(position, pool.nodes)):
+    present, target = position.pool, max(pool.stage, position.stage, key=STAGES.index)
+    if all(position.of(name) is target for name in pool.nodes):
         return ""
     if present is not None and present.nodes != pool.nodes:
         return (
@@ -87,7 +90,7 @@ def unfit(position: Position, pool: PoolAim, scope: Collection[str]) -> str:
             "another goes first"
         )
     strangers = sorted(pool.nodes - set(scope))
-    if strangers:
+    if strangers and present is None:  # one that has left its pool is in nobody's way
         return f"spec.pool.nodes: no node in scope is called {listed(strangers)}: correct the names, or leave them out"
     return ""
 

@@ -53,6 +53,8 @@ class Standing:
     ca: CaStatus = field(default_factory=CaStatus)
     unsigned: str = ""
     """Why what is asked for cannot be signed; empty: it is."""
+    unused: bool = False
+    """All that is asked for is left aside, because of the problem; where it wants the cluster to be is not known."""
 
 
 def build(standing: Standing, evidence: Evidence, before: str, now: float) -> ClusterStatus:
@@ -109,6 +111,8 @@ def _accepted(standing: Standing) -> tuple[_Truth, str, str]:
 
 def _reached(standing: Standing) -> tuple[_Truth, str, str]:
     here = standing.position == standing.goal and standing.serial
+    if standing.unused:
+        return "False", "Refused", f"the cluster stays at {standing.position}: what is asked for cannot be used"
     if standing.unsigned and (standing.walking or not here):
         return "False", NOT_SIGNED, standing.unsigned
     if standing.walking:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 from http import HTTPStatus
 from math import ceil
 from typing import Any, Final, NamedTuple
@@ -72,7 +73,9 @@ async def chosen(api: KubeApi, selector: str) -> frozenset[str]:
     ConfigError.
     """
     found = await api.find(PATH) or {}
+    pool = _position(found.get("status") or {}).pool  # one that is gone belongs to its pool all the same
     names = _names(await api.get(NODE_ENCRYPTIONS)) - opted_out(found.get("spec") or {})
+    names |= frozenset() if pool is None else pool.nodes
     if not LABELS & set(selector):
         return picked(selector, names)
     try:
@@ -113,6 +116,7 @@ async def ask(api: KubeApi, target: Target) -> int:
     spec |= {name: value for name, value in (("scope", target.scope), ("protocol", target.protocol)) if value}
     if target.timeout is not None:
         spec["stepTimeout"] = f"{ceil(target.timeout)}s"
+    spec["askedAt"] = datetime.now(UTC).isoformat(timespec="milliseconds")  # what was taken back is begun again
     return await _apply(api, spec)
 
 
@@ -120,7 +124,7 @@ def _for_all(found: Mapping[str, Any], target: Target) -> dict[str, Any]:
     """What is asked for, for all nodes. Raises ConfigError: that would be the other way."""
     position, wished = _position(found.get("status") or {}), _wished(found)
     _require_way(position, wished, target, max(position.stage, wished, key=_order))
-    pool = _pool_wish(found)
+    pool = _pool_wish(found) or _plain_of(position.pool)  # asked for or not, it is there
     if not target.up:  # and what somebody asked of a pool: it would be ahead again
         down = {"stage": target.stage.value, "lowerTo": target.stage.value}
         return down if pool is None else {**down, "pool": {**_plain(pool), **down}}
@@ -134,8 +138,8 @@ def _for_pool(found: Mapping[str, Any], target: Target, nodes: frozenset[str]) -
     check(position, Walk(target.stage, target.up, "", 0.0, 0.0, nodes=nodes))
     if wished is not position.stage:
         raise ConfigError(
-            f"all nodes are on their way from stage {position.stage.value} to {wished.value}: wait for the end of that "
-            f"(`linkseal status`), or ask them to stay (`linkseal enable --to {position.stage.value}`)"
+            f"all nodes were asked to go from stage {position.stage.value} to {wished.value}, and are not there: wait "
+            f"for it, or take that back (`linkseal disable --to {position.stage.value}`)"
         )
     here = lowest(position, nodes)
     asked = Stage(pool["stage"]) if pool is not None and frozenset(pool["nodes"]) == nodes else here
@@ -154,15 +158,25 @@ def _require_way(position: Position, asked: Stage, target: Target, furthest: Sta
         )
 
 
-async def stay(api: KubeApi) -> Position:
-    """Ask for the stage where the cluster is, and return it. Raises ApiError, ConfigError."""
+async def stay(api: KubeApi) -> Position | None:
+    """Ask for the stage where the cluster is, and return it; None: no controller has said yet where that is.
+
+    Raises ApiError, ConfigError. What it asks for is asked for with `lowerTo`: a step that was taken meanwhile is taken
+    back.
+    """
     found = await api.get(PATH)
-    here = _position(found.get("status") or {})
-    lower = {"lowerTo": here.stage.value} if _order(here.stage) < _order(_wished(found)) else {}
-    pool = here.pool
-    ahead = {} if pool is None else {"pool": {"stage": pool.stage.value, "nodes": sorted(pool.nodes)}}
-    generation = await _apply(api, {**_kept(found), "stage": here.stage.value, **ahead, **lower})
-    if lower:
+    status = found.get("status") or {}
+    if not status.get("observedGeneration"):
+        return None
+    here, wished, asked = _position(status), _wished(found), _pool_wish(found)
+    spec: dict[str, Any] = {**_kept(found), "stage": here.stage.value}
+    if _order(here.stage) < _order(wished):
+        spec["lowerTo"] = here.stage.value
+    pool = _plain_of(here.pool) or (None if asked is None else {**_plain(asked), "stage": here.stage.value})
+    if pool is not None:
+        spec["pool"] = {**pool, "lowerTo": pool["stage"]}
+    generation = await _apply(api, spec)
+    if pool is not None or "lowerTo" in spec:
         await spent(api, generation)
     return here
 
@@ -242,7 +256,8 @@ async def _apply(api: KubeApi, spec: Mapping[str, Any], version: str = "") -> in
 def _shown(status: Mapping[str, Any]) -> Shown:
     conditions = {str(one.get("type")): one for one in status.get("conditions") or ()}
     accepted, reached = conditions.get(ACCEPTED, {}), conditions.get(REACHED, {})
-    if accepted.get("status") == "False":
+    walks = reached.get("reason") in ("Walking", "Waiting")  # what is refused besides comes after
+    if accepted.get("status") == "False" and not walks:
         return Shown(str(accepted.get("message", "")), good=None if accepted.get("reason") == NOT_SIGNED else False)
     links = status.get("links") or {}
     text = f"stage {status.get('position', '?')}, {links.get('sealed', 0)}/{links.get('total', 0)} links sealed"
@@ -268,6 +283,10 @@ def _pool_wish(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _plain(pool: Mapping[str, Any]) -> dict[str, Any]:
     return {"stage": pool["stage"], "nodes": list(pool["nodes"])}
+
+
+def _plain_of(pool: Pool | None) -> dict[str, Any] | None:
+    return None if pool is None else {"stage": pool.stage.value, "nodes": sorted(pool.nodes)}
 
 
 def _position(status: Mapping[str, Any]) -> Position:

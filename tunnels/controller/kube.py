@@ -200,9 +200,9 @@ class KubeController:
         asked = {key: value for key, value in spec.items() if key not in BESIDE}
         present = self._in_force(copies)
         try:
+            stages = self._keeper(copies, present)
             policy = parse_policy(asked, SOURCE)
             aim = aim_of(policy, spec, SOURCE)
-            stages = self._keeper(copies, present)
             asked, kept = stages.merged(asked, policy)
             endpoints = frozenset[Endpoint]().union(*copies.slices.objects.values())
             addresses = {address for facts in copies.nodes.objects.values() for address in facts.addresses}
@@ -212,8 +212,8 @@ class KubeController:
             if self._stages is not None:
                 self._stages.tick(self._evidence(copies, spec), time.time(), signs=False)
                 await self._save()
-                at = self._stages.position
-                await self._report(self._stages, wanted, at, self._evidence(copies, spec), problem)
+                evidence = self._evidence(copies, spec)
+                await self._report(self._stages, wanted, self._stages.position, evidence, problem, unused=True)
             return [problem]
         try:
             await self._walk(copies, spec, stages, asked, aim, present)
@@ -362,6 +362,8 @@ class KubeController:
         evidence: Evidence,
         problem: str | None,
         unsigned: str = "",
+        *,
+        unused: bool = False,
     ) -> None:
         """Say in the ClusterEncryption's status where the cluster is and what holds it."""
         shown, walking = stages.progress, stages.walk is not None
@@ -369,7 +371,7 @@ class KubeController:
         ended = stages.ended.get(stages.number)
         back = "" if ended is None or ended.good else ended.why
         here = stages.position, goal, walking, reasons, stages.serial, wanted.generation, problem, back
-        standing = Standing(*here, self._ungranted, self._ca.status(), unsigned)
+        standing = Standing(*here, self._ungranted, self._ca.status(), unsigned, unused)
         if trouble := await self._cluster_report.tell(standing, evidence, wanted):
             self._tell([trouble])
 

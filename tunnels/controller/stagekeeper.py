@@ -139,32 +139,37 @@ class Stagekeeper:
         What is lower is gone back to only where `lowerTo` names it. Where somebody looks on, their walk goes before.
         """
         walk = self.walk
-        if walk is not None and walk.attached:
-            return
         if walk is not None and walk.who == self._source and walk.timeout != aim.timeout:
             self._keep(replace(self._saved, walk=replace(walk, timeout=aim.timeout)))
+        if aim.asked and aim.asked != self._saved.asked:  # once more, also what was taken back
+            self._keep(replace(self._saved, asked=aim.asked, seen=None, seen_pool=None))
+        if self.wants(aim) and aim.goal == self.position and walk is not None and walk.who == self._source:
+            self._stop(walk)
+            self._keep(replace(self._saved, seen=(aim.stage, aim.lower_to), seen_pool=aim.pool))
         if (aim.stage, aim.lower_to) != self._saved.seen:
             self._aim_all(aim, now)
-        if aim.pool != self._saved.seen_pool and (self.walk is None or self.walk.nodes is not None):
+        arrived_all = (self.walk is None or self.walk.nodes is not None) and _way(self.position.stage, aim.stage) <= 0
+        if aim.pool != self._saved.seen_pool and arrived_all and not (self.walk is not None and self.walk.attached):
             self._aim_pool(aim, scope, now)
 
     def _aim_all(self, aim: Aim, now: float) -> None:
-        way = _way(self.position.stage, aim.stage)
+        way, walk = _way(self.position.stage, aim.stage), self.walk
         if way < 0 and aim.lower_to is not aim.stage:
             self._not_lowered("stage", aim.stage, "lowerTo")
-        elif way == 0 and aim.lower_to is aim.stage and self.position.pool is not None:
-            self._turn(replace(aim, pool=None), -1, now)  # the pool comes back to the others
-        elif way or (self.walk is not None and self.walk.nodes is None):
+        elif walk is not None and walk.attached and (way or walk.nodes is None):
+            return  # the object's turn comes after
+        elif way or (walk is not None and walk.nodes is None):
             self._turn(replace(aim, pool=None), way, now)
+            if way < 0:  # what is asked of a pool besides does not begin anew after that
+                self._keep(replace(self._saved, seen_pool=aim.pool))
         self._keep(replace(self._saved, seen=(aim.stage, aim.lower_to)))
 
     def _aim_pool(self, aim: Aim, scope: Collection[str], now: float) -> None:
         asked, position, walk = aim.pool, self.position, self.walk
         if asked is not None and unfit(position, asked, scope):
             return  # `unmet` says it
-        if walk is not None and walk.nodes is not None and (asked is None or walk.nodes != asked.nodes):
-            # no longer asked for: the step under way stays, and is the last
-            self._keep(replace(self._saved, walk=replace(walk, target=position.of(min(walk.nodes)))))
+        if walk is not None and (asked is None or walk.nodes != asked.nodes):
+            self._stop(walk)  # no longer asked for
         if asked is not None:
             target = max(asked.stage, position.stage, key=STAGES.index)
             way = _way(lowest(position, asked.nodes), target)
@@ -181,18 +186,27 @@ class Stagekeeper:
         plaintext.
         """
         walk, nodes = self.walk, None if aim.pool is None else aim.pool.nodes
-        pool_stays = walk is not None and walk.nodes is not None and nodes in (None, walk.nodes)
-        if walk is not None and (walk.nodes == nodes or pool_stays) and way in (0, 1 if walk.up else -1):
+        if walk is not None and nodes in (None, walk.nodes) and way in (0, 1 if walk.up else -1):
             _LOG.info("%s asks for stage %s", self._source, aim.stage.value)
-            further = replace(walk, target=aim.stage, nodes=nodes)
-            # what a pool was to go further goes on after all have gone up; not after they have come down
-            seen = None if walk.nodes != nodes and walk.up else self._saved.seen_pool
-            self._keep(replace(self._saved, walk=further, seen_pool=seen))
+            further = replace(walk, target=aim.stage)
+            if walk.nodes != nodes:  # a pool's walk becomes that of all
+                further = replace(further, nodes=nodes, who=self._source, timeout=aim.timeout)
+                self._keep(replace(self._saved, seen_pool=None))  # and what it was to do besides comes after
+            self._keep(replace(self._saved, walk=further))
         elif way:
             if walk is not None:
                 self.abort(f"the {self._source} was changed", now)
+                self._keep(replace(self._saved, seen_pool=None if walk.nodes else self._saved.seen_pool))
             begun = Walk(aim.stage, way > 0, self._source, now, now, None, nodes, aim.timeout, attached=False)
             self._begin(begun)
+
+    def _stop(self, walk: Walk) -> None:
+        """Let the step under way be the last."""
+        pool = self.position.pool
+        if walk.nodes is None and pool is not None and not walk.up:  # of which the pool comes back first
+            walk = replace(walk, nodes=pool.nodes)
+        target = self.position.stage if walk.nodes is None else lowest(self.position, walk.nodes)
+        self._keep(replace(self._saved, walk=replace(walk, target=target)))
 
     def _not_lowered(self, what: str, target: Stage, field: str) -> None:
         _LOG.warning(
@@ -204,10 +218,18 @@ class Stagekeeper:
             field,
             target.value,
         )
+        walk = self.walk
+        if walk is not None and walk.up and walk.who == self._source:
+            self._stop(walk)
 
     def unmet(self, aim: Aim, scope: Collection[str]) -> str | None:
-        """Return why the pool that is asked for does not go where it is to, None if nothing is in its way."""
-        if aim.pool is None or aim.pool == self._saved.seen_pool:
+        """Return why the pool that is asked for does not go where it is to, None if nothing is in its way.
+
+        It is told when its turn has come: then it may be otherwise.
+        """
+        if aim.pool is None or aim.pool == self._saved.seen_pool or _way(self.position.stage, aim.stage) > 0:
+            return None
+        if self.walk is not None and self.walk.nodes is None:
             return None
         return unfit(self.position, aim.pool, scope) or None
 
@@ -229,7 +251,9 @@ class Stagekeeper:
 
     def wants(self, aim: Aim) -> bool:
         """Tell whether something is asked for newly: `aim` has not taken it up."""
-        return (aim.stage, aim.lower_to) != self._saved.seen or aim.pool != self._saved.seen_pool
+        saved = self._saved
+        anew = bool(aim.asked) and aim.asked != saved.asked
+        return anew or (aim.stage, aim.lower_to) != saved.seen or aim.pool != saved.seen_pool
 
     def tick(self, evidence: Evidence, now: float, *, signs: bool = True) -> bool:
         """Take the next step if it is time; whether the stage changed, so that a policy must be signed.

@@ -35,7 +35,7 @@ CLUSTER_ENCRYPTIONS: Final = "/apis/linkseal.io/v1alpha1/clusterencryptions"
 DEFAULT: Final = "default"
 """The one ClusterEncryption there is."""
 OPT_OUT, CA = "optOut", "ca"
-WALK: Final = ("pool", "stepTimeout")
+WALK: Final = ("pool", "stepTimeout", "askedAt")
 """How stages are walked (`linkseal.tunnels.clusterobject.WalkSpec`)."""
 BESIDE: Final = frozenset({OPT_OUT, CA, *WALK})
 """What of a ClusterEncryption's spec is for the controller alone, and not in the policy."""

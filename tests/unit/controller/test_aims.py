@@ -13,6 +13,7 @@ from linkseal.tunnels.controller.stagekeeper import Stagekeeper
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Pool, parse_policy
 from linkseal.tunnels.stages import TIMEOUT, Evidence, Position, Walk
+from unit.test_stages import report
 
 OFF, PREPARE, PREFER, ENFORCE = Stage.OFF, Stage.PREPARE, Stage.PREFER, Stage.ENFORCE
 NAMES = ("n1", "n2", "n3")
@@ -107,18 +108,115 @@ def test_to_lower_all_takes_the_pool_back_first_and_does_not_begin_it_anew() -> 
     assert cluster.at == Position(OFF)
 
 
-def test_to_lower_all_to_where_they_are_takes_the_pool_back() -> None:
-    cluster = Cluster(PREPARE, PREFER)
-    assert cluster.walk(cluster.ask(PREPARE, None, PREPARE)) == ["prepare"]
+def test_to_lower_all_to_where_they_are_leaves_the_pool_where_it_is() -> None:
+    """Only its own lowerTo takes it back: who breaks off a walk of all asks for just that."""
+    cluster = Cluster(OFF, ENFORCE)
+    cluster.ask(ENFORCE, ahead(ENFORCE))
+    assert cluster.step() == "prepare (n1, n2: enforce)"
+    aim = cluster.ask(PREPARE, ahead(ENFORCE), PREPARE)
+    assert cluster.walk(aim) == []
+    assert cluster.walk(cluster.ask(PREPARE, ahead(ENFORCE))) == []
+    assert cluster.at == aim.goal == Position(PREPARE, Pool(ENFORCE, POOL))
+
+
+def test_a_walk_down_that_is_broken_off_leaves_the_pool_where_it_is() -> None:
+    cluster = Cluster(PREPARE, ENFORCE)
+    cluster.ask(OFF, ahead(OFF, OFF), OFF)
+    assert cluster.step() == "prepare (n1, n2: prefer)"
+    aim = cluster.ask(PREPARE, ahead(PREFER, PREFER), PREPARE)
+    assert cluster.walk(aim) == []
+    assert cluster.walk(cluster.ask(PREPARE, ahead(PREFER))) == []
+    assert cluster.at == aim.goal == Position(PREPARE, Pool(PREFER, POOL))
+
+
+def test_a_pool_that_went_on_meanwhile_comes_back_to_where_it_is_asked_to_stay() -> None:
     cluster = Cluster(PREPARE)
-    aim = cluster.ask(PREPARE, ahead(PREFER))
+    cluster.ask(PREPARE, ahead(ENFORCE))
     cluster.step()
-    assert str(cluster.at) == "prepare (n1, n2: prefer)"
-    assert cluster.stages.walk is not None
-    cluster.ask(PREPARE, None, PREPARE)
-    assert cluster.walk(Aim(PREPARE, PREPARE)) == []
-    assert cluster.at == Position(PREPARE)
-    assert aim.goal != cluster.at
+    aim = cluster.ask(PREPARE, ahead(PREPARE, PREPARE))
+    cluster.walk(aim)
+    assert cluster.at == aim.goal == Position(PREPARE)
+
+
+def test_who_is_to_be_lower_and_must_not_goes_no_further_up() -> None:
+    cluster = Cluster(PREPARE)
+    cluster.ask(PREPARE, ahead(ENFORCE))
+    cluster.step()
+    assert cluster.walk(cluster.ask(PREPARE, ahead(PREPARE))) == []
+    assert cluster.at == Position(PREPARE, Pool(PREFER, POOL))
+    lowering = Cluster(ENFORCE)
+    aim = lowering.ask(OFF, lower_to=OFF)
+    lowering.step()
+    assert lowering.walk(lowering.ask(OFF)) == ["prepare", "off"], "what was asked for is not undone without lowerTo"
+    assert aim.goal == lowering.at
+
+
+def test_a_part_of_a_pool_is_not_taken_back_nor_further() -> None:
+    """The rest would fall with it, without a stage between."""
+    for pool in (ahead(PREFER, PREFER, frozenset({"n1"})), ahead(PREFER, None, frozenset({"n2", "n3"}))):
+        cluster = Cluster(OFF, ENFORCE)
+        aim = cluster.ask(OFF, pool)
+        assert cluster.walk(aim) == []
+        assert cluster.at == Position(OFF, Pool(ENFORCE, POOL))
+        assert "there is a pool already" in (cluster.stages.unmet(aim, NAMES) or "")
+
+
+def test_a_pool_of_which_one_is_gone_goes_on() -> None:
+    cluster = Cluster(OFF, PREPARE)
+    aim = Aim(OFF, None, ahead(PREFER))
+    cluster.stages.aim(aim, ("n1",), 1.0)
+    assert cluster.stages.unmet(aim, ("n1",)) is None
+    assert cluster.step() == "off (n1, n2: prefer)"
+
+
+def test_a_pool_does_not_go_ahead_of_a_walk_that_was_taken_back() -> None:
+    cluster = Cluster(PREPARE)
+    aim = cluster.ask(PREFER, ahead(ENFORCE))
+    cluster.step()
+    late = Evidence(7, {"n3": report("n3", serial=6, at=cluster.now + TIMEOUT)}, ())
+    cluster.stages.signed(7)
+    cluster.now += TIMEOUT + 1
+    assert cluster.stages.tick(late, cluster.now)
+    cluster.stages.aim(aim, NAMES, cluster.now)
+    assert (cluster.at, cluster.stages.walk) == (Position(PREPARE), None)
+    assert not cluster.stages.ended[cluster.stages.number].good
+    aim = cluster.ask(PREFER, ahead(ENFORCE), asked="2026-11-02T10:00:00Z")
+    assert cluster.stages.walk is not None, "asked for once more it is walked once more"
+    assert cluster.stages.walk.target is PREFER
+
+
+def test_asked_once_more_it_is_only_begun_where_it_is_not_there() -> None:
+    cluster = Cluster(PREPARE, PREFER)
+    assert cluster.walk(cluster.ask(PREPARE, ahead(PREFER), asked="1")) == []
+    assert cluster.walk(cluster.ask(PREPARE, ahead(PREFER))) == [], "who does not say it does not ask"
+    cluster.anew()
+    assert not cluster.stages.wants(Aim(PREPARE, None, ahead(PREFER), asked="1"))
+
+
+def test_lowered_under_way_nothing_begins_by_itself_after_that() -> None:
+    cluster = Cluster(PREPARE)
+    cluster.ask(PREPARE, ahead(ENFORCE))
+    cluster.step()
+    cluster.ask(PREFER, ahead(ENFORCE))
+    aim = cluster.ask(OFF, ahead(ENFORCE), OFF)
+    cluster.walk(aim)
+    assert (cluster.at, cluster.stages.walk) == (Position(OFF), None)
+    assert cluster.walk(aim) == []
+
+
+def test_a_pool_that_comes_back_when_all_are_to_go_up_does_so_after_that() -> None:
+    cluster = Cluster(OFF, ENFORCE)
+    cluster.ask(OFF, ahead(PREPARE, PREPARE))
+    cluster.step()
+    aim = cluster.ask(PREFER, ahead(PREPARE, PREPARE))
+    assert cluster.walk(aim)[-1] == "prefer"
+    assert cluster.at == aim.goal == Position(PREFER)
+
+
+def test_one_pool_is_told_to_wait_only_when_its_turn_has_come() -> None:
+    cluster = Cluster(OFF, PREFER)
+    aim = cluster.ask(PREFER, ahead(ENFORCE, nodes=frozenset({"n3"})))
+    assert cluster.stages.unmet(aim, NAMES) is None, "when all are there, there is no other pool any more"
 
 
 def test_a_pool_that_goes_up_is_overtaken_by_all_without_a_step_back_and_goes_on_after_that() -> None:
@@ -194,6 +292,33 @@ def test_a_controller_that_starts_anew_asks_for_nothing_again() -> None:
     cluster.anew()
     assert not cluster.stages.wants(lowered)
     assert cluster.walk(lowered) == []
+
+
+def test_a_source_that_knows_no_pools_takes_none_back() -> None:
+    """As an inventory that is brought into line with where all are."""
+    cluster = Cluster(PREFER)
+    cluster.stages.start(Walk(ENFORCE, True, "me", 0.0, 0.0, nodes=POOL, attached=False))  # noqa: FBT003
+    cluster.ask(PREFER, lower_to=PREFER)
+    assert cluster.stages.walk is not None
+    assert (cluster.stages.walk.who, cluster.stages.walk.target) == ("me", ENFORCE)
+
+
+def test_what_may_not_be_lowered_is_not_raised_later_instead() -> None:
+    """Somebody looks on while all go off; a file that then says prepare does not begin to go there after that."""
+    cluster = Cluster(PREFER)
+    cluster.stages.start(Walk(OFF, False, "me", 0.0, 0.0))  # noqa: FBT003
+    aim = cluster.ask(PREPARE)
+    assert cluster.walk(aim) == ["prepare", "off"]
+    assert cluster.walk(aim) == []
+
+
+def test_a_pool_walk_that_becomes_that_of_all_is_its_own() -> None:
+    cluster = Cluster(OFF)
+    cluster.stages.start(Walk(ENFORCE, True, "me", 0.0, 0.0, nodes=POOL, timeout=7.0, attached=False))  # noqa: FBT003
+    cluster.ask(PREFER, timeout=99.0)
+    walk = cluster.stages.walk
+    assert walk is not None
+    assert (walk.who, walk.nodes, walk.target, walk.timeout) == ("object", None, PREFER, 99.0)
 
 
 def test_the_time_for_a_step_is_that_of_the_object_also_while_it_walks() -> None:
