@@ -87,6 +87,7 @@ def schema() -> dict[str, Any]:
         )
         | POD_NETWORKS_NAMED,
         "clusterEncryption": fields(create={"type": "boolean"}, spec=FREE),
+        "userRoles": fields(view=LIST, operate=LIST),
         "monitoring": fields(
             podMonitor=fields(**toggle, interval=TEXT),
             prometheusRule=fields(**toggle),

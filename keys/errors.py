@@ -49,6 +49,8 @@ class DirectoryError(LinksealError):
 
     after: float = 0.0
     """Seconds for which it wants to be left alone; 0: it does not say."""
+    status: int = 0
+    """Of HTTP, where an API server answered; 0: it did not, or there is none."""
 
 
 class CertificateRefusedError(DirectoryError):

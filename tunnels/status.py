@@ -52,7 +52,7 @@ KIND: Final = "NodeEncryption"
 STILL: Final = 30.0
 """Seconds without plaintext that stage enforce wants (DESIGN section 6)."""
 
-MAX_REPORT: Final = 768 * 1024
+MAX_REPORT: Final = 1024 * 1024
 """Bytes of one report as JSON: the largest we can write, with every text as long as it may be, is smaller."""
 MAX_UNSEALED: Final = 50
 MAX_PAIRS: Final = 200

@@ -28,9 +28,9 @@ MAX_VERIFIED: Final = 200
 MAX_UNGUARDED: Final = 1_000_000
 """Seconds; eleven days and more are as good as never."""
 
-MAX_PLAN: Final = 64 * 1024
-"""Bytes of a plan's lines as JSON. That of some hundred nodes is smaller; the API server's store takes 1.5 MB."""
-MAX_PLAN_LINES: Final = 2000
+MAX_PLAN: Final = 256 * 1024
+"""Bytes of a plan's lines as JSON: some 300 nodes at stage enforce. The API server's store takes 1.5 MB an object."""
+MAX_PLAN_LINES: Final = 5000
 
 GuardMode = Literal["none", "count", "drop"]
 """There is none; it counts plaintext; it drops what concerns peers in stage enforce, and counts the rest."""
@@ -182,9 +182,11 @@ def plan_status(request: str, at: float, steps: Sequence[str], desired: Sequence
 
 
 def _fit(lines: Sequence[str], room: int) -> tuple[tuple[str, ...], int]:
-    """Return the first lines that have room, and what is left of it: none once a line had too little."""
+    """Return the first lines that have room, whole, and what is left of it: none once a line had too little."""
     found: list[str] = []
     for line in lines[:MAX_PLAN_LINES]:
+        if len(line) > MAX_LINE:
+            return tuple(found), 0
         clean = printable(line, MAX_LINE)
         size = len(json.dumps(clean, ensure_ascii=False).encode()) + 1
         if size > room:

@@ -14,8 +14,8 @@ from pydantic.alias_generators import to_camel
 _PRINTABLE: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
 """No control characters: another node's report must not move the cursor of whoever reads it."""
 
-MAX_LINE: Final = 1024
-"""Characters of a line of a plan."""
+MAX_LINE: Final = 16 * 1024
+"""Characters of a line of a plan: a peer's 256 prefixes are in one."""
 
 
 def format_time(seconds: float) -> str:

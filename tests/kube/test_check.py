@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,28 @@ from typing import Any
 import pytest
 import yaml
 from ground import controlbuild
-from ground.charts import CLUSTER_ENCRYPTIONS, chart_installed, cluster_encryption
+from ground.charts import (
+    CLUSTER_ENCRYPTIONS,
+    NAMESPACE,
+    NODE_ENCRYPTIONS,
+    agent_token,
+    chart_installed,
+    cluster_encryption,
+    granted,
+    node_encryption,
+    until,
+)
 from ground.cniobjects import BLOCKS, CALICO, block, defined
 from ground.controlplane import ControlPlane
 from ground.kubeapi import Recorder
 from ground.kubeobjects import create_node, create_service_account, unbound_token
+from linkseal.keys.errors import ConfigError
+from linkseal.tunnels.directory.kube import KubeDirectory
+from linkseal.tunnels.directory.kubeapi import Access, KubeApi
+from linkseal.tunnels.directory.kubedocs import POLICY_KEY, POLICY_MAP, POLICY_SIGNATURE, config_map
+from linkseal.tunnels.status import Request, to_json
+from unit.keys.cluster import policy
+from unit.test_status import status
 
 pytestmark = pytest.mark.kube
 
@@ -36,7 +54,8 @@ def nodes(kube: Recorder) -> Iterator[Recorder]:
             "kubeletVersion": "v1.37.2", "kubeProxyVersion": "", "architecture": "amd64",
         }  # fmt: skip
         kube.patch(f"/api/v1/nodes/{name}/status", {"status": {"nodeInfo": info}})
-    create_service_account(kube, "default", "default")
+    for name in ("default", "auditor", "operator"):
+        create_service_account(kube, "default", name)
     yield kube
     kube.remove()
 
@@ -81,7 +100,7 @@ def linkseal(config: Path, *words: str) -> tuple[int, str, str]:
 
 def checked(config: Path, *words: str) -> tuple[int, dict[str, Any]]:
     code, out, error = linkseal(config, "check", "--context", "prod", "-o", "json", *words)
-    assert not error, error
+    assert "error" not in error, error
     return code, {one["name"]: one for one in json.loads(out)["checks"]}
 
 
@@ -147,10 +166,7 @@ def test_cilium_is_asked_whether_it_tunnels(plane: ControlPlane, nodes: Recorder
 def test_what_somebody_may_not_read_is_not_known_and_no_error(
     plane: ControlPlane, nodes: Recorder, config: Path, tmp_path: Path
 ) -> None:
-    token = unbound_token(plane.admin, "default", "default")
-    made = yaml.safe_load(config.read_text(encoding="utf-8"))
-    made["users"][0]["user"] = {"token": token}
-    config.write_text(yaml.safe_dump(made), encoding="utf-8")
+    as_nobody(plane, config)
     code, found = checked(config, "--pre")
     assert code == 0
     skipped = {name for name, one in found.items() if one["status"] == "skipped"}
@@ -181,6 +197,114 @@ def test_an_option_names_the_context_and_the_file(plane: ControlPlane, nodes: Re
         other = config.rename(config.with_name("other"))
         code, _, error = linkseal(config, "links", "--context", "prod", "--kubeconfig", str(other))
         assert "no signed policy" in error or code != 3, error
+
+
+def test_that_health_cannot_be_read_is_no_pass(plane: ControlPlane, nodes: Recorder, config: Path) -> None:
+    """A pipeline that asks must not go on."""
+    with chart_installed(plane):
+        served(config)
+        code, found = checked(config)
+        assert (code, found["sealed"]["status"], found["sealed"]["code"]) == (1, "error", "LS4001")
+        assert "holds no signed policy" in found["sealed"]["seen"]
+        code, found = checked(config, "--namespace", "elsewhere")
+        assert (code, found["sealed"]["status"]) == (1, "error"), "the kinds are there, so it is somewhere"
+        as_nobody(plane, config)
+        code, found = checked(config)
+        assert (code, found["sealed"]["status"]) == (1, "error")
+        code, _, error = linkseal(config, "status", "--context", "prod")
+        assert (code, "linkseal-view and linkseal-operate" in error) == (3, True), error
+        as_nobody(plane, config, "no.token.atall")
+        code, _, error = linkseal(config, "status", "--context", "prod")
+        assert (code, "log in again" in error) == (3, True), error
+
+
+def test_without_the_chart_or_a_policy_it_says_what_is_missing(
+    plane: ControlPlane, nodes: Recorder, config: Path
+) -> None:
+    code, _, error = linkseal(config, "status", "--context", "prod")
+    assert (code, "install its chart" in error) == (3, True), error
+    with chart_installed(plane):
+        served(config)
+        code, _, error = linkseal(config, "links", "--context", "prod")
+        assert (code, "linkseal enable --to prepare" in error, "--namespace" in error) == (2, True, True), error
+
+
+async def test_what_the_api_server_does_not_know_is_laid_to_old_crds(
+    plane: ControlPlane, nodes: Recorder, config: Path
+) -> None:
+    with chart_installed(plane):
+        nodes.post(NODE_ENCRYPTIONS, node_encryption("n1"))
+        directory = KubeDirectory(KubeApi(Access(config, "prod")), NAMESPACE)
+        with pytest.raises(ConfigError, match="kubectl apply --server-side -f charts/linkseal/crds/"):
+            await directory.request("n1", Request("x", "novelty", 1793613600.0))
+        await directory.close()
+
+
+def test_roles_for_people_have_what_their_commands_ask_for_and_no_more(
+    plane: ControlPlane, nodes: Recorder, config: Path
+) -> None:
+    people = {f"userRoles.{role}[0].{key}": value for role, name in (("view", "auditor"), ("operate", "operator"))
+              for key, value in (("kind", "ServiceAccount"), ("name", name), ("namespace", "default"))}  # fmt: skip
+    daemon_set(nodes, "cilium")
+    with chart_installed(plane, *(word for key, value in people.items() for word in ("--set", f"{key}={value}"))):
+        served(config)
+        reported(plane, nodes)
+
+        def run(*words: str) -> tuple[int, str]:
+            code, _, error = linkseal(config, *words, "--context", "prod")
+            return code, error
+
+        as_nobody(plane, config, unbound_token(plane.admin, "default", "auditor"))
+        for words in (("status",), ("links",), ("showconf", "n1")):
+            code, error = run(*words)
+            assert code in (0, 1, 2), error
+            assert "403" not in error, error
+        mine = plane.requests(user="system:serviceaccount:default:auditor")
+        asked, ours = {(one.verb, one.resource) for one in mine}, "linkseal.io"
+        with_kubectl = {(verb, f"{ours}/clusterencryptions") for verb in ("list", "watch")}
+        with_kubectl |= {(verb, f"{ours}/nodeencryptions") for verb in ("get", "watch")}
+        assert asked & with_kubectl == set()
+        assert asked | with_kubectl == granted(plane, "linkseal-view")
+        for words in (("enable", "--detach", "--to", "prepare"), ("verify",), ("plan", "--node", "n1")):
+            code, error = run(*words)
+            assert (code, "linkseal-view and linkseal-operate" in error) == (3, True), (words, code, error)
+        as_nobody(plane, config, unbound_token(plane.admin, "default", "operator"))
+        assert run("enable", "--detach", "--to", "prepare")[0] == 0
+        assert run("enable", "--detach", "--to", "prefer")[0] == 0
+        assert run("plan", "--node", "n1", "--timeout", "1s")[0] == 4
+        code, found = checked(config, "--pre")
+        assert code in (0, 1)
+        assert [one for one in found.values() if one["status"] == "skipped"] == []
+        mine = plane.requests(user="system:serviceaccount:default:operator")
+        asked = {(one.verb, one.resource) for one in mine}
+        asked |= {("create", f"{ours}/clusterencryptions")}  # an apply that makes the object needs both rights
+        assert asked - granted(plane, "linkseal-view") == granted(plane, "linkseal-operate") | {("get", "")}
+
+
+def reported(plane: ControlPlane, kube: Recorder) -> None:
+    """A policy, and two nodes that report."""
+    signed = policy(stage="prefer")
+    data = {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature}
+    kube.post(f"/api/v1/namespaces/{NAMESPACE}/configmaps", config_map(POLICY_MAP, data))
+    for name in POD_NETWORKS:
+        kube.post(NODE_ENCRYPTIONS, node_encryption(name))
+        said = json.loads(to_json(name, status(observed_at=time.time())))["status"]
+        body = {"apiVersion": "linkseal.io/v1alpha1", "kind": "NodeEncryption", "metadata": {"name": name}}
+        agent = plane.admin.with_token(agent_token(kube, name))
+        agent.apply(f"{NODE_ENCRYPTIONS}/{name}/status", {**body, "status": said}, manager="linkseal-agent")
+        agent.close()
+
+
+def served(config: Path) -> None:
+    """Wait until the kinds, which were just defined, can be listed."""
+    until(lambda: "429" not in linkseal(config, "links", "--context", "prod")[2])
+
+
+def as_nobody(plane: ControlPlane, config: Path, token: str = "") -> None:
+    """Give the kubeconfig the token of an account without rights, or this one."""
+    made = yaml.safe_load(config.read_text(encoding="utf-8"))
+    made["users"][0]["user"] = {"token": token or unbound_token(plane.admin, "default", "default")}
+    config.write_text(yaml.safe_dump(made), encoding="utf-8")
 
 
 def test_kubectl_finds_the_commands(plane: ControlPlane, nodes: Recorder, config: Path) -> None:

@@ -41,7 +41,7 @@ from linkseal.tunnels.statusparts import (
     Verification,
     plan_status,
 )
-from linkseal.tunnels.statustypes import format_time, parse_time
+from linkseal.tunnels.statustypes import MAX_LINE, format_time, parse_time
 
 T = 1793613600.0  # 2026-11-02T10:00:00Z
 
@@ -314,9 +314,10 @@ def test_of_a_plan_that_is_too_long_the_first_lines_are_kept_and_steps_rather_th
     assert 0 < len(long.desired) < 3000
     assert (long.steps_omitted, long.desired_omitted) == (0, 3000 - len(long.desired))
     assert len(json.dumps([*long.steps, *long.desired], separators=(",", ":"))) <= MAX_PLAN
-    assert plan_status("p", T, ["x" * 2000] * 3000, ["a"]).desired == (), "what comes after what was cut is not shown"
-    many = plan_status("p", T, ["x"] * 5000, [])
-    assert (len(many.steps), many.steps_omitted) == (MAX_PLAN_LINES, 5000 - MAX_PLAN_LINES)
+    cut = plan_status("p", T, ["a", "x" * (MAX_LINE + 1), "b"], ["c"])
+    assert (cut.steps, cut.steps_omitted, cut.desired, cut.desired_omitted) == (("a",), 2, (), 1), "no part of a line"
+    many = plan_status("p", T, ["x"] * 9000, [])
+    assert (len(many.steps), many.steps_omitted) == (MAX_PLAN_LINES, 9000 - MAX_PLAN_LINES)
     assert plan_status("p", T, ["\x1b[31m"], []).steps == (" [31m",)
 
 

@@ -5,6 +5,7 @@ An id that the status already answers is not carried out again, also not after a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,6 +17,8 @@ from linkseal.tunnels.model import Stage
 from linkseal.tunnels.status import MAX_REQUESTS, Request, RequestStatus, parse_report
 from linkseal.tunnels.statusparts import PlanStatus, plan_status
 from linkseal.tunnels.statustypes import Condition
+
+_LOG: Final = logging.getLogger("linkseal.agent")
 
 REMOVABLE: Final = 900.0
 """Seconds for which a request to remove everything stands: an agent that reads it much later was not meant."""
@@ -64,11 +67,11 @@ class RequestDesk:
                 self._states[request] = RequestStatus(state.type, "failed", "the agent was restarted: ask again")
 
     def take(self, requests: Sequence[Request], now: float) -> None:
-        """Carry out what is new. Called in the worker's thread; before there is a world nothing is taken."""
-        if self._worker.world is None or not self.ready:
+        """Carry out what is new. Called in the worker's thread; before there is a world none that acts is taken."""
+        if not self.ready:
             return
         for request in requests:
-            if request.id not in self._states:
+            if request.id not in self._states and (self._worker.world is not None or request.type == "plan"):
                 self._states[request.id] = self._carry_out(request, now)
         asked = {request.id for request in requests}  # these must stay answered, or they would be carried out again
         past = [known for known in self._states if known not in asked]
@@ -129,7 +132,13 @@ class RequestDesk:
 
     def _plan_for(self, request: Request, now: float) -> RequestStatus:
         """Plan as the last pass left it: what is asked for now, and not done yet."""
-        found = planned(self._worker)
+        try:
+            found = planned(self._worker)
+        except HostError:
+            raise
+        except Exception as error:  # whatever it is, passes must go on
+            _LOG.exception("a plan that was asked for failed")
+            raise HostError(f"planning failed: {type(error).__name__}; see the agent's log") from error
         self._plan = plan_status(request.id, now, found.steps, found.desired)
         return RequestStatus("plan", "done")
 

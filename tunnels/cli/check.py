@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
 import click
-from linkseal.keys.errors import ConfigError, DirectoryError
+from linkseal.keys.errors import ConfigError, DirectoryError, LinksealError
+from linkseal.tunnels import codes
 from linkseal.tunnels.checks import Result, checks, worst
 from linkseal.tunnels.cli.exits import ExitCode
 from linkseal.tunnels.cli.load import look, policy_of
 from linkseal.tunnels.cli.options import Command, output_option, pass_session
 from linkseal.tunnels.cli.output import Paint, Tone, clean, emit, plural, structured
 from linkseal.tunnels.cli.session import DEFAULT_CONFIG, Session
-from linkseal.tunnels.controller.fitness import fitness, health
+from linkseal.tunnels.controller.fitness import ClusterFacts, fitness, health
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.host.preflight import Subject, gather
 from linkseal.tunnels.policy import Policy
@@ -90,9 +92,17 @@ def _of_cluster(session: Session, access: Access, *, pre: bool) -> list[Result]:
         return found
     try:
         return [*found, *health(look(session).status)]
-    except (ConfigError, DirectoryError) as error:  # there is no policy yet, or not even its kind
-        why = "Linkseal is not installed there; --pre leaves this out" if facts.provider is None else str(error)
-        return [*found, Result("links", "sealed", "skipped", f"not known: {why}")]
+    except (ConfigError, DirectoryError) as error:
+        return [*found, _unread(facts, error)]
+
+
+def _unread(facts: ClusterFacts, error: LinksealError) -> Result:
+    """What health is where it cannot be read: not known, which is no pass, unless nothing is installed there."""
+    absent = facts.provider is None and "controller" not in facts.unknown
+    if absent and isinstance(error, DirectoryError) and error.status == HTTPStatus.NOT_FOUND:
+        return Result("links", "sealed", "skipped", "not known: Linkseal is not installed there; --pre leaves this out")
+    advice = "see to it that it can be read, or leave it out with --pre"
+    return Result("links", "sealed", "error", f"not known: {error}", codes.DIRECTORY_UNREADABLE, advice)
 
 
 def _view(session: Session, settings: AgentSettings | None) -> DirectoryView | DirectoryError | None:

@@ -6,6 +6,7 @@ import re
 import traceback
 from collections.abc import Mapping
 from enum import IntEnum
+from http import HTTPStatus
 from typing import Final
 
 from linkseal.keys.errors import ConfigError, DirectoryError, HostError, PeerError, Refused
@@ -43,6 +44,16 @@ _BY_ERROR: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (PeerError, ExitCode.FOUND),
 )
 
+_OURS: Final = "linkseal.io"
+
+_ADVICE: Final[Mapping[int, str]] = {
+    401: "The credentials are not good, or no longer: log in again, or name another --context or --kubeconfig.",
+    403: "The right to do this is missing: the chart's ClusterRoles linkseal-view and linkseal-operate have what the "
+    "commands need (docs/kubernetes.md).",
+    404: "Linkseal's kinds of objects are not there: install its chart, or name another --context.",
+}
+"""By the status of an API server's answer."""
+
 _SECRET_LIKE: Final = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{43}=|(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])",
@@ -64,7 +75,7 @@ def describe_error(error: Exception, *, verbose: bool) -> str:
     A bug's own message is shown with `verbose` only, and what looks like a key in it never.
     """
     if exit_code_of(error) is not ExitCode.BUG:
-        return f"error: {error}"
+        return f"error: {error}{_advice(error)}"
     where = traceback.extract_tb(error.__traceback__)
     place = f" at {where[-1].filename.rpartition('/')[2]}:{where[-1].lineno}" if where else ""
     summary = f"error: this is a bug in Linkseal: {type(error).__name__}{place}"
@@ -72,6 +83,15 @@ def describe_error(error: Exception, *, verbose: bool) -> str:
         return f"{summary}\nRun the same command with -v for the details, and report them with `linkseal version`."
     details = "".join(traceback.format_exception(error)).rstrip()
     return f"{redact(details)}\n{summary}\nReport the lines above with the output of `linkseal version`."
+
+
+def _advice(error: Exception) -> str:
+    """What to do about an API server that refuses or does not answer, to be put behind what it said."""
+    if not isinstance(error, DirectoryError):
+        return ""
+    if error.status == HTTPStatus.NOT_FOUND and _OURS not in str(error):
+        return ""
+    return "".join(f"\n{text}" for status, text in _ADVICE.items() if status == error.status)
 
 
 def redact(text: str) -> str:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from linkseal.keys import grant as grants
 from linkseal.keys import policydoc
 from linkseal.keys.errors import ConfigError, DirectoryError, PeerError
+from linkseal.tunnels import codes
 from linkseal.tunnels.cli.output import clean, note
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.cluster import ClusterStatus, cluster_status
@@ -99,6 +100,12 @@ def with_said(seen: Seen, said: tuple[Said, ...]) -> Seen:
 def policy_of(view: DirectoryView) -> Policy:
     """Return the policy that the directory holds; signatures are the agents' matter. Raises ConfigError."""
     if view.policy is None:
+        for finding in view.findings:
+            if finding.code == codes.POLICY_UNSIGNED:
+                raise ConfigError(
+                    f"{clean(finding.message)}: nothing is asked for yet (`linkseal enable --to prepare`), the "
+                    "controller has not signed it (see its pods), or it runs in another namespace (--namespace)"
+                )
         raise ConfigError("the directory holds no signed policy: run `linkseal controller run`, which writes it")
     try:
         spec = policydoc.parse(view.policy.text).spec

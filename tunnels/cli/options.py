@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
+from click.core import ParameterSource
 from linkseal.tunnels.cli.session import Session
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -66,7 +66,12 @@ _VARIABLES: Final[Mapping[str, str]] = {"directory": "LINKSEAL_DIRECTORY", "conf
 
 def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if value is not None and value is not False and param.name is not None:
-        setattr(ctx.ensure_object(Session), param.name, value)
+        session = ctx.ensure_object(Session)
+        setattr(session, param.name, value)
+        if ctx.get_parameter_source(param.name) is ParameterSource.ENVIRONMENT:
+            session.inherited.add(param.name)
+        else:
+            session.inherited.discard(param.name)
 
 
 def global_options(shown: frozenset[str] | None = None) -> list[click.Parameter]:
@@ -193,9 +198,9 @@ class Duration(click.ParamType[float]):
         """Return seconds."""
         if isinstance(value, float):
             return value
-        text = str(value)
-        parts = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s?)?", text, re.ASCII)
-        if not text or parts is None:
-            self.fail(f"{text!r} is no duration; write it like 90s, 5m or 1h30m", param, ctx)
-        hours, minutes, seconds = (int(part or 0) for part in parts.groups())
-        return float(hours * 3600 + minutes * 60 + seconds)
+        from linkseal.tunnels.validation import duration  # noqa: PLC0415 - so that --help is quick
+
+        try:
+            return float(duration(str(value)))
+        except ValueError:
+            self.fail(f"{value!r} is no duration; write it like 90s, 5m, 1h30m or 30d", param, ctx)

@@ -31,7 +31,7 @@ from linkseal.tunnels.statusparts import PlanStatus
 )
 @click.option("--node", metavar="NAME", help="The node whose agent plans (default: that of this host).")
 @click.option(
-    "--timeout", type=Duration(), default="1m", metavar="DURATION", help="How long to wait for the agent (default 1m)."
+    "--timeout", type=Duration(), default="5m", metavar="DURATION", help="How long to wait for the agent (default 5m)."
 )
 @output_option("text", "json", "yaml")
 @pass_session
@@ -41,7 +41,7 @@ def plan(session: Session, node: str | None, timeout: float, output: str) -> int
     First what should be on its host, then the steps that lead there from what is; in the steady state there are none.
     The agent of this host is asked through its control socket (root). With --node any other is asked through the
     directory or the cluster's API, without access to nodes; of a very long plan it sends the first lines and says how
-    many there are more. Exit code 3 if no agent answers.
+    many there are more. Exit code 3 if no agent runs or reports, 4 if it has not answered in time.
     """
     here = _here(session)
     if node is None and here is None:

@@ -34,6 +34,8 @@ class Session:
     output: str | None = None
     no_color: bool = False
     verbose: bool = False
+    inherited: set[str] = field(default_factory=set)
+    """Names of options that only an environment variable gave: what is on the command line goes before."""
     told: set[str] = field(default_factory=set)
     """Warnings that were given, by commands that look again and again."""
 
@@ -95,18 +97,35 @@ class Session:
 
     def has_agent(self) -> bool:
         """Whether this host is meant, which has an agent's file, and no option names a cluster."""
-        named = (self.namespace, self.kubeconfig, self.context) != (None, None, None)
+        named = self.names_cluster or (self.directory is not None and "directory" not in self.inherited)
         return not named and (self.config is not None or DEFAULT_CONFIG.exists())
+
+    @property
+    def names_cluster(self) -> bool:
+        """Whether an option names a cluster."""
+        return (self.namespace, self.kubeconfig, self.context) != (None, None, None)
+
+    def chosen(self, name: str, value: object, *, inherited: bool) -> bool:
+        """Whether an option that names something other than a cluster counts. ConfigError: so do others.
+
+        `inherited`: an environment variable gave it.
+        """
+        if value is None or not self.names_cluster:
+            return value is not None
+        if not inherited:
+            raise ConfigError(f"{name} and options that name a cluster exclude each other: give one of them")
+        return False
 
     def _chosen(self) -> FileDirectorySettings | KubeDirectorySettings | None:
         """Return where the directory is, by the options, the agent's file or kubectl's; None: nothing says it."""
         from linkseal.tunnels.settings import FileDirectorySettings, KubeDirectorySettings
 
-        if self.directory is not None:
-            return FileDirectorySettings(self.directory)
+        directory = self.directory
+        if directory is not None and self.chosen("--directory", directory, inherited="directory" in self.inherited):
+            return FileDirectorySettings(directory)
         if self.has_agent():
             return self.settings().directory
-        if (self.namespace, self.kubeconfig, self.context) != (None, None, None) or _has_kubeconfig():
+        if self.names_cluster or _has_kubeconfig():
             namespace = self.namespace or KubeDirectorySettings().namespace
             return KubeDirectorySettings(namespace, self.kubeconfig, self.context)
         return None

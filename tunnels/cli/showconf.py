@@ -63,13 +63,13 @@ def world_of(register: Register, node: str, policy: Policy) -> World:
         for name, peer in peers.items()
     }
     underlay = Underlay("", 1500, frozenset(family_of(address) for address in own.grant.addresses))
-    return World(me, layout_of(policy, opted_out=own.grant.opted_out), underlay, peers, links)
+    return World(me, layout_of(policy, opted_out=own.grant.opted_out, node=node), underlay, peers, links)
 
 
 def render(world: World) -> str:
     """Return the wg-quick text of every slot, each under a comment with its name. Pure."""
     devices = plan(world).devices
     if not devices:
-        return f"# {world.me.name}: the cluster's stage is {world.layout.stage.value}: there are no tunnels"
+        return f"# {world.me.name}: it is at stage {world.layout.stage.value}: there are no tunnels"
     parts = [f"# {world.me.name}: {name}\n{export(devices[name], (), world.layout.mtu)}" for name in sorted(devices)]
     return "\n".join(parts).rstrip("\n")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import click
+from click.core import ParameterSource
 from linkseal.keys.errors import ConfigError, DirectoryError, Refused
 from linkseal.tunnels.cli.exits import ExitCode
 from linkseal.tunnels.cli.options import Command, Duration, output_option, pass_session
@@ -156,7 +157,9 @@ def _asked(
     session: Session, target: str, *, up: bool, scope: str | None, protocol: str | None, options: dict[str, Any]
 ) -> _Asked:
     """Return where to ask: at the socket if a CA folder is named, else at the cluster's API. Raises ConfigError."""
-    if options["ca"] is None and (cluster := session.cluster()) is not None:
+    source = click.get_current_context().get_parameter_source("ca")
+    local = session.chosen("--ca", options["ca"], inherited=source is ParameterSource.ENVIRONMENT)
+    if not local and (cluster := session.cluster()) is not None:
         return _OfCluster(cluster, target, up, scope, protocol, options)
     return _OfController(_wish(target, up=up, scope=scope, protocol=protocol, options=options), options)
 

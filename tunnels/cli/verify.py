@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from random import SystemRandom
+from typing import Final
 
 import click
 from linkseal.keys.errors import ConfigError, DirectoryError
@@ -17,6 +18,7 @@ from linkseal.tunnels.cli.output import Paint, age, emit, note, structured
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.cli.verifyview import Pair, Verified, as_object, gather, text
 from linkseal.tunnels.model import Stage
+from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.status import Request
 from linkseal.tunnels.statusparts import MAX_VERIFIED
 
@@ -52,7 +54,8 @@ def verify(session: Session, pair: str | None, sample: int | None, timeout: floa
     if pair is not None and sample is not None:
         raise click.UsageError("--pair and --sample exclude each other")
     seen = look(session)
-    if seen.policy.stage in {Stage.OFF, Stage.PREPARE}:
+    pool = seen.policy.pool
+    if {seen.policy.stage, pool.stage if pool is not None else Stage.OFF} <= _PLAINTEXT:
         note(f"the cluster's stage is {seen.policy.stage.value}: traffic is plaintext, so there is nothing to prove")
         return ExitCode.FOUND
     pairs = _chosen(seen, pair, sample)
@@ -65,6 +68,9 @@ def verify(session: Session, pair: str | None, sample: int | None, timeout: floa
     paint = Paint(session.colour())
     emit(structured(as_object(answer), output) if output != "table" else text(answer, paint))
     return _exit_code(answer)
+
+
+_PLAINTEXT: Final = frozenset({Stage.OFF, Stage.PREPARE})
 
 
 def _exit_code(answer: Verified) -> ExitCode:
@@ -87,11 +93,23 @@ def _chosen(seen: Seen, pair: str | None, sample: int | None) -> list[Pair]:
             seen.require(name)
             if name in opted_out:
                 raise ConfigError(f"{name} is opted out: its traffic is not encrypted, so there is nothing to prove")
+        if not _encrypts(seen.policy, source, target):
+            raise ConfigError(f"{source} and {target} are not both at stage prefer: there is nothing to prove")
         return [Pair(source, target)]
-    pairs = [Pair(source, target) for source in names for target in names if source != target]
+    pairs = [
+        Pair(source, target)
+        for source in names
+        for target in names
+        if source != target and _encrypts(seen.policy, source, target)
+    ]
     if not pairs:
         raise ConfigError("there are no two nodes in scope, so there is no traffic to verify")
     return pairs if sample is None else sorted(SystemRandom().sample(pairs, min(sample, len(pairs))))
+
+
+def _encrypts(policy: Policy, one: str, other: str) -> bool:
+    """Whether two nodes are both as far as encryption: a pool and the others are not."""
+    return _PLAINTEXT.isdisjoint({policy.stage_of(one), policy.stage_of(other)})
 
 
 def _by_source(pairs: Sequence[Pair]) -> dict[str, tuple[str, ...]]:

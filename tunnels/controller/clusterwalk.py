@@ -33,6 +33,9 @@ PATH: Final = f"{CLUSTER_ENCRYPTIONS}/{DEFAULT}"
 LOOK: Final = 0.5
 """Seconds between two looks."""
 
+_ADMISSION: Final = "ValidatingAdmissionPolicy"
+"""In the words of a refusal by an admission policy, which like a missing right is a 403."""
+
 ANSWER: Final = 60.0
 """Seconds in which a controller must have seen a wish."""
 
@@ -247,7 +250,7 @@ async def _apply(api: KubeApi, spec: Mapping[str, Any], version: str = "") -> in
     try:
         found = await api.apply(PATH, {**body, "spec": spec}, manager=MANAGER)
     except ApiError as error:
-        if error.status in (400, 403, 422):
+        if error.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY) or _ADMISSION in str(error):
             raise ConfigError(f"the API server refuses this: {error}") from error
         raise
     return int(found["metadata"].get("generation", 0))

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.ca import MAX_CERTIFICATE
-from linkseal.keys.errors import CertificateRefusedError, DirectoryError, PeerError
+from linkseal.keys.errors import CertificateRefusedError, ConfigError, DirectoryError, PeerError
 from linkseal.keys.values import is_node_name
 from linkseal.tunnels import codes
 from linkseal.tunnels.directory.base import MAX_NODES, Absences, DirectoryView, Failed, unheard
@@ -189,14 +189,17 @@ class KubeDirectory:
     async def _watching(self) -> _Copies:
         """See that everything is watched, in one cluster; wait for the first copies. Raises ConfigError."""
         copies = self._copies
+        client = await self._api.opened()
         if not self._tasks:
-            await self._api.opened()
             watched = copies if self._node else copies[:-1]
             self._tasks = [asyncio.ensure_future(mirror.run()) for mirror in watched]
         for mirror in (copies.system, copies.nodes, copies.maps):
             await mirror.first(FIRST_LOOK)
+            if not mirror.tried:
+                host = client.configuration.host
+                raise ApiError(f"the API server {host} has not answered in {FIRST_LOOK:.0f} s")
             if mirror.trouble is not None:
-                raise DirectoryError(mirror.trouble)
+                raise ApiError(mirror.trouble, mirror.status)
         uid = copies.system.objects.get(KUBE_SYSTEM, "")
         if uid != self._uid and self._uid:  # what is known of another cluster says nothing of this one
             await self._end()
@@ -347,6 +350,11 @@ class KubeDirectory:
             except ApiError as error:
                 if error.status == HTTPStatus.CONFLICT:  # another asked meanwhile
                     continue
+                if error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+                    raise ConfigError(
+                        f"the API server refuses this request: {error}; if it does not know it, the CRDs there are "
+                        "older than this command: `kubectl apply --server-side -f charts/linkseal/crds/`"
+                    ) from error
                 raise
             return
 

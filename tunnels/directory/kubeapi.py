@@ -254,6 +254,8 @@ def _yaml(body: Mapping[str, Any]) -> str:
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError) and not str(error):
+        return "no answer in time"
     return (str(error) or type(error).__name__)[:MAX_MESSAGE]
 
 
@@ -261,8 +263,13 @@ async def _credentials(access: Access, configuration: Configuration) -> None:
     if access == Access() and not _has_kubeconfig():
         config.load_incluster_config(client_configuration=configuration)
         return
-    file = None if access.kubeconfig is None else str(access.kubeconfig)
-    await config.load_kube_config(file, access.context, client_configuration=configuration)
+    await config.load_kube_config(_file(access), access.context, client_configuration=configuration)
+
+
+def _file(access: Access) -> str | None:
+    if access.kubeconfig is not None and not access.kubeconfig.exists():  # the library takes it for an empty one
+        raise config.ConfigException(f"there is no {access.kubeconfig}")
+    return None if access.kubeconfig is None else str(access.kubeconfig)
 
 
 def _has_kubeconfig() -> bool:

@@ -79,6 +79,8 @@ class Mirror(Generic[T]):
         self.objects: dict[str, T] = {}
         self.trouble: str | None = f"{path} has not been read yet"
         """Why the copy may be old; None: a watch stands, or has just ended as it should."""
+        self.status = 0
+        """Of HTTP, where the server answered with what is the trouble."""
         self.vanished: set[str] = set()
         """Names that went with an older state of the server's store, which was put back, and are not there again."""
         self.lists = 0
@@ -101,6 +103,11 @@ class Mirror(Generic[T]):
         self._tried = asyncio.Event()
         self._doubted = False
         """The last watch did not end as it should."""
+
+    @property
+    def tried(self) -> bool:
+        """Whether the first try has come to an end."""
+        return self._tried.is_set()
 
     async def first(self, seconds: float) -> None:
         """Wait until the first try has succeeded or failed, at most this long."""
@@ -272,6 +279,7 @@ class Mirror(Generic[T]):
             _LOG.debug("%s", error)  # each time it stood for a moment, and what it said was taken in
         elif self.trouble != str(error):
             self.trouble = str(error)
+            self.status = error.status if isinstance(error, ApiError) else 0
             _LOG.info("API server: %s", error)
             self._changed()
 

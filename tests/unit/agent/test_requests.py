@@ -222,20 +222,36 @@ async def test_a_plan_holds_no_secret(tmp_path: Path) -> None:
         assert b64encode(a.keyring.secret(key.public_key).reveal()).decode() not in text
 
 
-async def test_a_kernel_that_cannot_be_read_fails_the_request_and_not_the_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    a, _ = sealed_pair(tmp_path)
-    desk = await ready(a)
-    monkeypatch.setattr(a.worker, "plan_now", _full)
-    desk.take([Request("p1", "plan", T)], T)
-    assert desk.states(T)["p1"].state == "failed"
-    assert desk.plan(T) is None
-
-
 async def test_what_this_version_does_not_know_is_refused_and_all_else_is_done(tmp_path: Path) -> None:
     a, _ = sealed_pair(tmp_path)
     desk = await ready(a)
     desk.take([Request("x", "format", T), ROTATE], T)
     assert desk.states(T)["x"].state == "refused"
     assert desk.states(T)["r1"].state == "running"
+
+
+@pytest.mark.parametrize("error", [KeyError("a bug"), HostError("netlink refuses")])
+async def test_a_plan_that_fails_fails_no_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    a, _ = sealed_pair(tmp_path)
+    desk = await ready(a)
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(a.worker, "plan_now", fail)
+    desk.take([Request("p1", "plan", T), ROTATE], T)
+    assert desk.states(T)["p1"].state == "failed"
+    assert desk.states(T)["r1"].state == "running"
+
+
+async def test_an_agent_that_knows_nothing_yet_says_so(tmp_path: Path) -> None:
+    """That is when somebody wants to know; what acts waits."""
+    a = Node(tmp_path / "a", 1)
+    assert a.worker.world is None
+    desk = await ready(a)
+    desk.take([Request("p1", "plan", T), ROTATE], T)
+    said = desk.states(T)
+    assert (said["p1"].state, "nothing to plan from" in said["p1"].message) == ("failed", True)
+    assert "r1" not in said

@@ -200,10 +200,18 @@ def test_showconf_of_a_node_that_is_not_there_lists_the_others(run: Run, folder:
     assert "known: n1, n2" in done.err
 
 
+def test_showconf_of_a_pool_shows_what_is_there(run: Run, folder: Folder) -> None:
+    folder.documents(3)
+    folder.policy(stage="off", pool={"stage": "prefer", "nodes": ["n1", "n2"]})
+    shown = run("showconf", "n1", "--directory", folder.path).out
+    assert ("10.244.2.0/24" in shown, "10.244.3.0/24" in shown) == (True, False)
+    assert "at stage off" in run("showconf", "n3", "--directory", folder.path).out
+
+
 def test_showconf_without_tunnels_says_why(run: Run, folder: Folder) -> None:
     folder.documents(2)
     folder.policy(stage=Stage.OFF.value)
-    assert "stage is off" in run("showconf", "n1", "--directory", folder.path).out
+    assert "at stage off" in run("showconf", "n1", "--directory", folder.path).out
 
 
 # --- the agent of this host ----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from linkseal.tunnels.cli.main import COMMANDS, cli, program_name
 from linkseal.tunnels.cli.options import Command
 from linkseal.tunnels.cli.output import Cell, Paint, Tone, age, size
 from linkseal.tunnels.cli.reference import commands, markdown
+from linkseal.tunnels.directory.kubeapi import ApiError
 
 from .conftest import Run
 
@@ -142,6 +143,42 @@ def test_the_directory_may_come_from_the_environment(run: Run, tmp_path: Path, m
     monkeypatch.setenv("LINKSEAL_DIRECTORY", str(tmp_path / "env"))
     assert str(tmp_path / "env") in run("status").err
     assert str(tmp_path / "flag") in run("status", "--directory", tmp_path / "flag").err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("LINKSEAL_DIRECTORY", ("status",)), ("LINKSEAL_CA", ("disable", "--dry-run"))],
+)
+def test_a_cluster_on_the_command_line_goes_before_the_environment(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: tuple[str, ...]
+) -> None:
+    """Or the wrong cluster would be looked at, or changed."""
+    monkeypatch.setenv(name, str(tmp_path / "a-lab"))
+    kubeconfig = tmp_path / "no-kubeconfig"
+    for given in ((*words, "--kubeconfig", kubeconfig), ("--kubeconfig", kubeconfig, *words)):
+        done = run(*given)
+        assert (done.code, "a-lab" in done.err) == (2, False), done.err
+        assert "no-kubeconfig" in done.err
+
+
+@pytest.mark.parametrize(
+    "words", [("status", "--directory", "a-lab"), ("disable", "--dry-run", "--ca", "a-lab")], ids=" ".join
+)
+def test_two_places_on_the_command_line_are_one_too_many(run: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = run(*words, "--context", "prod")
+    assert done.code == 2
+    assert "exclude each other" in done.err
+
+
+def test_what_to_do_about_an_api_server_stands_behind_what_it_said() -> None:
+    for status, words in ((401, "log in again"), (403, "linkseal-operate"), (404, "install its chart")):
+        error = ApiError(f"GET /apis/linkseal.io/v1alpha1/nodeencryptions: {status}", status)
+        said = describe_error(error, verbose=False)
+        assert said.startswith(f"error: {error}\n")
+        assert words in said
+    assert (
+        describe_error(ApiError("GET /api/v1/nodes/n1: 404", 404), verbose=False) == "error: GET /api/v1/nodes/n1: 404"
+    )
 
 
 def test_without_a_directory_it_says_how_to_name_one(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

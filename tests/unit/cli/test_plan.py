@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from linkseal.tunnels.cli import asking
+from linkseal.tunnels.cli import asking, session
 from linkseal.tunnels.directory.files import FileDirectory, cluster_json
 from linkseal.tunnels.status import Request, RequestStatus, to_json
 from linkseal.tunnels.statusparts import PlanStatus
@@ -119,3 +119,13 @@ def test_from_afar_a_node_must_be_named_and_known(run: Run, folder: Folder, tmp_
     done = run("plan", "--node", "n9", "--directory", folder.path)
     assert (done.code, folder.asked) == (2, [])
     assert "known: n1, n2, n3" in done.err
+
+
+def test_a_folder_on_the_command_line_goes_before_the_agent_of_this_host(
+    run: Run, folder: Folder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = tmp_path / "agent.yaml"
+    settings.write_text("{}")
+    monkeypatch.setattr(session, "DEFAULT_CONFIG", settings)
+    done = run("plan", "--node", "n1", "--directory", folder.path)
+    assert (done.code, folder.asked) == (0, [("n1", "plan")]), done.err

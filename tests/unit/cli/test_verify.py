@@ -120,6 +120,17 @@ def test_one_pair_asks_one_node_about_one_other(run: Run, agents: Agents) -> Non
     }  # fmt: skip
 
 
+def test_of_a_pool_the_pairs_that_are_encrypted_are_proven(run: Run, agents: Agents) -> None:
+    pool = {"stage": "prefer", "nodes": ["n1", "n2"]}
+    (agents.path / "cluster.json").write_text(cluster_json("c1", policy(stage="prepare", pool=pool)))
+    with agents.running():
+        done = run("verify", "--directory", agents.path)
+    assert (done.code, agents.asked) == (0, {"n1": ("n2",), "n2": ("n1",)}), done.err
+    done = run("verify", "--pair", "n1,n3", "--directory", agents.path)
+    assert done.code == 2
+    assert "not both at stage prefer" in done.err
+
+
 def test_a_sample_is_of_that_size(run: Run, agents: Agents) -> None:
     with agents.running():
         done = run("verify", "--sample", "2", "--directory", agents.path, "-o", "yaml")
