@@ -316,3 +316,6 @@ def test_kubectl_finds_the_commands(plane: ControlPlane, nodes: Recorder, config
     words = [kubectl, "linkseal", "check", "--pre", "--context", "prod", "-o", "json"]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
     assert json.loads(done.stdout)["kind"] == "CheckResult"
+    words = [kubectl, "__complete", "linkseal", "enable", "--to", "pre"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.splitlines() == ["prepare", "prefer", ":4"]

@@ -297,6 +297,21 @@ def test_completion_completes() -> None:
     assert done.stdout.split() == ["plain,status"]
 
 
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (("sta",), ["status\tSay whether everything is encrypted, and...", ":4"]),
+        (("enable", "--to", "e"), ["enforce", ":4"]),
+        (("status", "--kubeconfig", ""), [":0"]),
+        (("nothing-like-it",), [":4"]),
+    ],
+)
+def test_kubectl_is_told_what_may_come_next(words: tuple[str, ...], lines: list[str]) -> None:
+    program = LINKSEAL.with_name("kubectl_complete-linkseal")
+    done = subprocess.run([program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == lines
+
+
 # --- small things --------------------------------------------------------------------------------------------------
 
 
