@@ -27,4 +27,6 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/linkseal /opt/linkseal
 ENV PATH=/opt/linkseal/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONUNBUFFERED=1
+# nobody of Debian's; the agents' pods say root themselves, with the capabilities they need
+USER 65534:65534
 ENTRYPOINT ["linkseal"]

@@ -222,6 +222,10 @@ def test_a_token_of_a_node_that_was_made_anew_is_no_longer_its_agent_s(
     kube.delete(f"{NODES}/a")
     create_node(kube, "a")
     refused(lambda api: announce(api, "a"), agent)
+    assert report(agent, "a"), "of an object that nobody owns"
+    owner = {"apiVersion": "v1", "kind": "Node", "name": "a", "uid": look_at(kube, "a")["metadata"]["uid"]}
+    kube.patch(f"{NODE_ENCRYPTIONS}/a", {"metadata": {"ownerReferences": [owner]}})
+    refused(lambda api: report(api, "a", "enforce"), agent)
 
 
 def test_an_agent_asks_no_other_signer(agent: Api, plane: ControlPlane) -> None:

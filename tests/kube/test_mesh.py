@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ground.charts import CLUSTER_ENCRYPTIONS, CONTROLLER, called, granted, told
+from ground.charts import (
+    CLUSTER_ENCRYPTIONS,
+    CONTROLLER,
+    NODE_ENCRYPTIONS,
+    called,
+    cluster_encryption,
+    granted,
+    told,
+)
 from ground.controlplane import ControlPlane
-from ground.kubemesh import assert_encrypted, deployed
+from ground.kubemesh import KubeDeployment, assert_encrypted, deployed
 from ground.net import Cluster
 from ground.probes import loss_probe
 from linkseal.tunnels.cli.main import main
@@ -41,6 +50,10 @@ def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
             assert "ip link add lsl11 " in planned.out
             assert "nothing to do" in planned.err
 
+            settings_change_as_agents_run(plane, linkseal)
+            an_old_file_lowers_nothing(plane, linkseal)
+            assert main([*at, "enable", "--to", "enforce", "--yes"]) == 0, capfd.readouterr().err
+
             plane.stop_api(kill=True)
             linkseal.stop(c)
             linkseal.start(c)
@@ -49,7 +62,7 @@ def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
             finally:
                 plane.start_api()
             linkseal.until(lambda: "LS4001" not in linkseal.all_codes(), "no finding about the directory", 60)
-            assert linkseal.rotate(a) == 2
+            assert linkseal.rotate(a) == 3
             linkseal.until(linkseal.settled, "the new generation everywhere")
             shown = plane.kubectl("get", "clusterencryption", "default").splitlines()[1].split()
             assert shown[:3] == ["default", "enforce", "enforce"]
@@ -64,6 +77,47 @@ def test_from_off_to_enforce_through_an_outage_of_the_api_server_and_back(
         assert "LS5001" not in linkseal.all_codes(), f"sealed, and yet plaintext left\n{linkseal.report()}"
         assert loss.lost == [], loss
         assert loss.sent > 500
+
+
+def settings_change_as_agents_run(plane: ControlPlane, linkseal: KubeDeployment) -> None:
+    """An exemption and an MTU reach the kernel, and a request a key, and no agent is another process for that."""
+    a = next(iter(linkseal.cluster))
+    processes = {name: agent.pid for name, agent in linkseal.agents.items()}
+    exemption = {
+        "name": "ntp", "protocol": "udp", "port": 123, "cidr": "203.0.113.0/24", "owner": "ops", "reason": "time",
+        "expires": "2099-01-01T00:00:00Z",
+    }  # fmt: skip
+    plane.admin.patch(ENCRYPTION, {"spec": {"exemptions": [exemption], "wireguard": {"mtu": 1400}}})
+    linkseal.until(lambda: "mtu 1400" in a.run("ip -o link show lsl11"), "the new MTU")
+    linkseal.until(lambda: "203.0.113.0/24" in a.run("nft list ruleset"), "the exemption")
+    plane.admin.patch(ENCRYPTION, {"spec": {"exemptions": None}})
+    linkseal.until(lambda: "203.0.113.0/24" not in a.run("nft list ruleset"), "no exemption")
+    linkseal.wait_sealed()
+    asked = {"id": "new-key", "type": "rotate", "requestedAt": "2026-11-02T10:00:00Z"}
+    plane.admin.patch(f"{NODE_ENCRYPTIONS}/{a.name}", {"spec": {"requests": [asked]}})
+
+    def answer() -> Any:
+        status = plane.admin.get(f"{NODE_ENCRYPTIONS}/{a.name}")["status"]
+        return status["requests"].get("new-key", {}).get("state")
+
+    linkseal.until(lambda: answer() == "done", "a new key", 60)
+    assert {name: agent.pid for name, agent in linkseal.agents.items()} == processes
+
+
+def an_old_file_lowers_nothing(plane: ControlPlane, linkseal: KubeDeployment) -> None:
+    """Nor does deleting the object, after which the API server has nothing to compare the file with."""
+    plane.admin.delete(ENCRYPTION)
+    time.sleep(3)
+    linkseal.wait_guarded()
+    plane.admin.post(CLUSTER_ENCRYPTIONS, cluster_encryption(stage="prepare", verify={"interval": 0}))
+
+    def reached() -> Any:
+        status = plane.admin.get(ENCRYPTION).get("status", {})
+        said = {one["type"]: one["reason"] for one in status.get("conditions", ())}
+        return status.get("stage"), said.get("Reached")
+
+    linkseal.until(lambda: reached() == ("enforce", "NotAsked"), "a controller that says so")
+    linkseal.wait_guarded()
 
 
 def needed(plane: ControlPlane) -> set[tuple[str, str]]:

@@ -87,7 +87,9 @@ def forget(pods: PodCluster) -> None:
     kubectl("annotate", "nodes", "--all", *(f"linkseal.io/{name}-" for name in names))
     kubectl("delete", "namespace", NAMESPACE, "--timeout=60s")
     kubectl("delete", "-f", str(CHART / "crds"), "--timeout=60s")
-    kinds = "crd,namespaces,clusterroles,clusterrolebindings,validatingadmissionpolicies,priorityclasses,nodes"
+    kubectl("delete", "certificatesigningrequests", "--selector", "app.kubernetes.io/name=linkseal")
+    kinds = "crd,namespaces,certificatesigningrequests,clusterroles,clusterrolebindings,nodes,priorityclasses"
+    kinds += ",validatingadmissionpolicies,validatingadmissionpolicybindings"
     left = kubectl("get", kinds, "-o", "yaml") + kubectl("get", "roles,rolebindings,leases", "-A", "-o", "yaml")
     assert "linkseal" not in left
     assert_nothing_on_nodes(pods)

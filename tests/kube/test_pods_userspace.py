@@ -53,6 +53,15 @@ def test_new_agents_lose_nothing_and_new_daemons_are_for_the_operator_to_start(
     assert pods.uids("daemons") == daemons, "an upgrade leaves them alone"
     assert loss.lost == [], f"{loss}, lost {[round(began + one.at, 2) for one in loss.lost][:3]}…\n{pods.failed(capfd)}"
     assert loss.sent > 200
+    with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
+        pods.helm("uninstall")
+        pods.until(lambda: not pods.pods_of("agent") + pods.pods_of("controller"), "no pods but those of wireguard-go")
+        time.sleep(2)
+        pods.install(*USERSPACE)
+        until(lambda: ready("agent") and ready("controller"))
+        assert pods.linkseal("status", "--wait=60s") == 0, pods.failed(capfd)
+    assert loss.lost == [], f"tunnels end with wireguard-go\n{loss}\n{pods.failed(capfd)}"
+    assert pods.uids("daemons") == daemons
     (old,) = (one for one in pods.pods_of("daemons") if one["spec"]["nodeName"] == a.name)
     pods.plane.admin.delete(f"{SPACE}/pods/{old['metadata']['name']}")
     until(lambda: old["metadata"]["uid"] not in pods.uids("daemons") and ready("daemons"))

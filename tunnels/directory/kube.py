@@ -313,7 +313,7 @@ class KubeDirectory:
         body = {
             "apiVersion": "certificates.k8s.io/v1",
             "kind": "CertificateSigningRequest",
-            "metadata": {"name": name},
+            "metadata": {"name": name, "labels": {"app.kubernetes.io/name": "linkseal"}},
             "spec": spec,
         }
         self._asked, self._request = name, body

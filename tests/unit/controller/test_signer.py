@@ -140,10 +140,12 @@ class Requests:
 
     def __init__(self) -> None:
         self.answers: dict[str, str] = {}
+        spec = {"nodeName": "n1", "serviceAccountName": "linkseal-agent"}
+        self.pod: dict[str, Any] | None = {"metadata": {"uid": "p1"}, "spec": spec}
 
-    async def find(self, path: str) -> dict[str, Any]:
+    async def find(self, path: str) -> dict[str, Any] | None:
         assert path == "/api/v1/namespaces/linkseal/pods/agent-x"
-        return {"metadata": {"uid": "p1"}, "spec": {"nodeName": "n1", "serviceAccountName": "linkseal-agent"}}
+        return self.pod
 
     async def get(self, path: str) -> dict[str, Any]:
         return {"metadata": {"name": path.rpartition("/")[2]}}
@@ -172,3 +174,24 @@ async def test_a_request_waits_a_moment_for_a_node_that_another_watch_tells_of(m
     found = await signer.certify(requests, old, NOW)
     assert [one for one, _ in found.denied] == [asker]
     assert server.answers["s"] == "Denied"
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        None,
+        {"metadata": {"uid": "p2"}, "spec": {"nodeName": "n1", "serviceAccountName": "linkseal-agent"}},
+        {"metadata": {"uid": "p1"}, "spec": {"nodeName": "n2", "serviceAccountName": "linkseal-agent"}},
+        {"metadata": {"uid": "p1"}, "spec": {"nodeName": "n1", "serviceAccountName": "default"}},
+    ],
+    ids=["gone", "made anew", "elsewhere", "another's"],
+)
+async def test_a_request_by_a_pod_that_is_not_the_node_s_agent_now_is_denied(pod: dict[str, Any] | None) -> None:
+    server = Requests()
+    server.pod = pod
+    signer = KubeSigner(cast("KubeApi", server), "linkseal", cast("CaKeeper", Keeper()))
+    asker = Asker("n1", "u1", "agent-x", "p1")
+    requests = {"r": Asked("r", make_csr(generate_identity(), "n1", "u1"), asker)}
+    found = await signer.certify(requests, {"n1": node(1)}, NOW)
+    assert (found.certified, server.answers) == ((), {"r": "Denied"})
+    assert [one for one, _ in found.denied] == [asker]
