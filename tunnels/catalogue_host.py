@@ -214,6 +214,15 @@ HOST: Final = (
         "Agents run on Linux only. Traffic from and to these nodes stays plaintext, and is listed as not covered.",
         "Nothing, if that is known; else move what must be encrypted to other nodes.",
     ),
+    Finding(
+        "LS3028",
+        "warning",
+        "nodes may claim any address",
+        "It is not said where the addresses of nodes, or the prefixes of their pods, may be. Whoever has a kubelet's "
+        "credential gets any granted that no other node holds, and so draws traffic to that node.",
+        "Set `controller.nodeNetworks` and `controller.podNetworks` of the chart to the networks of your cluster; "
+        "0.0.0.0/0 and ::/0 if they may be anywhere. Stage enforce is not entered without.",
+    ),
 )
 
 AGENT: Final = (

@@ -83,6 +83,8 @@ class Evidence:
     """Nodes that are opted out: exceptions everywhere, waited for nowhere."""
     misfits: tuple[str, ...] = ()
     """Why the address provider does not fit the CNI: what pods send is in no grant, and nobody drops it."""
+    unbounded: tuple[str, ...] = ()
+    """What nodes may claim of all the world: who is sealed with a thief's node is not safe."""
 
 
 class Hold(NamedTuple):
@@ -174,6 +176,11 @@ def all_protected(step: _Step) -> Iterator[str]:
     yield from step.evidence.misfits
 
 
+def all_bounded(step: _Step) -> Iterator[str]:
+    """It is said where nodes and pods may be: whoever has a kubelet's credential gets nothing else granted."""
+    yield from step.evidence.unbounded
+
+
 def plaintext_still(step: _Step) -> Iterator[str]:
     """No plaintext for half a minute: what is sealed leaves none.
 
@@ -191,7 +198,7 @@ def plaintext_still(step: _Step) -> Iterator[str]:
 CONDITIONS: Final[Mapping[tuple[Stage, Stage], tuple[Callable[[_Step], Iterator[str]], ...]]] = {
     (Stage.OFF, Stage.PREPARE): (),
     (Stage.PREPARE, Stage.PREFER): (links_proven,),
-    (Stage.PREFER, Stage.ENFORCE): (links_sealed, all_protected, guard_ready, boot_ready, plaintext_still),
+    (Stage.PREFER, Stage.ENFORCE): (links_sealed, all_protected, all_bounded, guard_ready, boot_ready, plaintext_still),
     (Stage.ENFORCE, Stage.PREFER): (),
     (Stage.PREFER, Stage.PREPARE): (),
     (Stage.PREPARE, Stage.OFF): (),

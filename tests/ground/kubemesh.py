@@ -37,6 +37,7 @@ from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.controller import kuberun
 from linkseal.tunnels.controller.providers.choice import Granting
 from linkseal.tunnels.directory.kubeapi import Access
+from linkseal.tunnels.lab.cluster import NODE_NETWORKS, POD_NETWORKS
 from linkseal.tunnels.lab.kube.cluster import API, plug_in
 
 USERSPACE = {"wireguard": {"driver": "userspace"}}
@@ -167,6 +168,7 @@ class KubeDeployment(Deployment):
 
         def work() -> None:
             _log_to_stderr()
-            kuberun.run(access, NAMESPACE, Granting(networks=frozenset({"192.0.2.0/24"})))
+            chosen = Granting(networks=frozenset(NODE_NETWORKS), pod_networks=frozenset(POD_NETWORKS))
+            kuberun.run(access, NAMESPACE, chosen)
 
         return ForkedProcess(work)

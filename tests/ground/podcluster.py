@@ -18,6 +18,7 @@ from ground.controlplane import ControlPlane
 from ground.kubeapi import Object
 from ground.net import Cluster
 from linkseal.tunnels.cli.main import main
+from linkseal.tunnels.lab.cluster import NODE_NETWORKS, POD_NETWORKS
 from linkseal.tunnels.lab.kube.cluster import API, KubeCluster, plug_in
 from linkseal.tunnels.lab.kube.objects import is_ready
 
@@ -36,7 +37,9 @@ class PodCluster(KubeCluster):
 
     def helm(self, verb: str, *options: str) -> str:
         """What Helm prints about this release."""
-        chart = [] if verb == "uninstall" else [str(CHART)]
+        networks = {"controller.nodeNetworks": NODE_NETWORKS, "controller.podNetworks": POD_NETWORKS}
+        said = [f"{name}={{{','.join(value)}}}" for name, value in networks.items()]
+        chart = [] if verb == "uninstall" else [str(CHART), *(word for one in said for word in ("--set", one))]
         return self.plane.helm(verb, "linkseal", *chart, "--namespace", NAMESPACE, *options)
 
     def linkseal(self, *words: str) -> int:

@@ -155,6 +155,7 @@ def test_a_walk_that_is_broken_off_stays_where_it_is(
         conditions = {one["type"]: (one["status"], one["reason"]) for one in found["status"]["conditions"]}
         assert conditions == {
             "Accepted": ("True", "Valid"), "Reached": ("True", "AtTarget"),
-            "Granted": ("True", "AllGranted"), "Sealed": ("False", "NotEncrypting"), "CASteady": ("True", "Steady"),
+            "Granted": ("True", "AllGranted"), "Bounded": ("True", "Named"), "Sealed": ("False", "NotEncrypting"),
+            "CASteady": ("True", "Steady"),
         }  # fmt: skip
         assert found["status"]["links"]["total"] == 6

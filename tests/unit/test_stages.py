@@ -147,6 +147,9 @@ def test_nobody_enforces_before_all_is_sealed_guarded_and_still() -> None:
     unprotected = replace(evidence(), misfits=("Nodes have no podCIDRs (n3)",))
     assert "no podCIDRs (n3)" in reasons(judge(Position(PREFER), walk(), unprotected, later))
     assert judge(Position(PREPARE), walk(), unprotected, later) == Advance(Position(PREFER)), "nothing is dropped there"
+    unbounded = replace(evidence(), unbounded=("it is not said where nodes may be",))
+    assert "where nodes may be" in reasons(judge(Position(PREFER), walk(), unbounded, later))
+    assert judge(Position(PREPARE), walk(), unbounded, later) == Advance(Position(PREFER))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from linkseal.tunnels.register import NodeDocuments
 from linkseal.tunnels.status import NodeEncryption
 from linkseal.tunnels.statustypes import format_time
 
-TOLD: Final = ("Accepted", "Reached", "Granted", "CASteady")
+TOLD: Final = ("Accepted", "Reached", "Granted", "Bounded", "CASteady")
 """Conditions that are shown; whether links are sealed is counted here anew."""
 
 MAX_NOTES: Final = 10

@@ -37,7 +37,9 @@ async def look(access: Access, namespace: str) -> tuple[ClusterFacts, Policy]:
         nodes, machines = await found.nodes()
         covers = {} if "nodes" in found.unknown else await found.covers(nodes)
         return (
-            ClusterFacts(version, machines, covers, await found.provider(), await found.cnis(), decided, found.unknown),
+            ClusterFacts(
+                version, machines, covers, *await found.controller(), await found.cnis(), decided, found.unknown
+            ),
             policy,
         )
     finally:
@@ -104,18 +106,21 @@ class _Look:
             found[name] = cover(provider.offer(nodes, objects), pods)
         return found
 
-    async def provider(self) -> str | None:
-        """The address provider of the installed controller."""
+    async def controller(self) -> tuple[str | None, tuple[bool, bool] | None]:
+        """The address provider of the installed controller, and whether it says where nodes and pods may be."""
         try:
             path = f"/apis/apps/v1/namespaces/{self._namespace}/deployments/linkseal-controller"
             found = await self._api.find(path)
         except ApiError as error:
             self.unknown["controller"] = str(error)
-            return None
+            return None, None
         pod = (((found or {}).get("spec") or {}).get("template") or {}).get("spec") or {}
         words = [str(word) for one in pod.get("containers") or () for word in one.get("args") or ()]
         said = [one[1] for word in words if (one := re.fullmatch(r"--address-provider=(.+)", word))]
-        return None if found is None else (said or ["podCIDRs"])[-1]
+        if found is None:
+            return None, None
+        nodes, pods = (any(one.startswith(f"--{what}-network") for one in words) for what in ("node", "pod"))
+        return (said or ["podCIDRs"])[-1], (nodes, pods)
 
     async def cnis(self) -> tuple[str, ...]:
         """The CNIs whose DaemonSets there are."""

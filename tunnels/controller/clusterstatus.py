@@ -3,6 +3,7 @@
 Accepted   the spec can be used; else what is wrong with it, and that what was in force stays
 Reached    the cluster is at the stage that is asked for; else where it is on its way, and what holds it
 Granted    every node's addresses and prefixes are known and signed; else whose are not, and why
+Bounded    it is said where nodes and pods may be; else stage enforce is not entered
 Sealed     every link in scope is sealed, as its sender reports it lately; unknown is never a pass
 CASteady   one CA is in force; else how far its replacement is, and what holds it
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from linkseal.tunnels.cluster import directed_states
 from linkseal.tunnels.clusterobject import MAX_BLOCKERS, CaStatus, ClusterStatus, PoolStatus
@@ -24,6 +25,7 @@ from linkseal.tunnels.statustypes import SpecCondition, parse_time
 from linkseal.tunnels.wording import listed
 
 ACCEPTED, REACHED, GRANTED, SEALED, CA_STEADY = "Accepted", "Reached", "Granted", "Sealed", "CASteady"
+BOUNDED: Final = "Bounded"
 
 NOT_SIGNED = "NotSigned"
 """Reason of Accepted and Reached: what is asked for is fine, and waits for the CA's key."""
@@ -64,6 +66,7 @@ def build(standing: Standing, evidence: Evidence, before: str, now: float) -> Cl
         (ACCEPTED, *_accepted(standing)),
         (REACHED, *_reached(standing)),
         (GRANTED, *_granted(standing, evidence)),
+        (BOUNDED, *_bounded(evidence)),
         (SEALED, *_sealed(standing, evidence, counts)),
         (CA_STEADY, *_ca_steady(standing.ca)),
     )
@@ -129,6 +132,12 @@ def _granted(standing: Standing, evidence: Evidence) -> tuple[_Truth, str, str]:
     if standing.ungranted:
         return "False", MISFIT if evidence.misfits else "NotAll", listed(standing.ungranted, 3)
     return "True", "AllGranted", "the addresses and prefixes of every node are signed"
+
+
+def _bounded(evidence: Evidence) -> tuple[_Truth, str, str]:
+    if evidence.unbounded:
+        return "False", "Anywhere", "; ".join(evidence.unbounded)
+    return "True", "Named", "it is said where addresses of nodes and prefixes of pods may be"
 
 
 def _sealed(standing: Standing, evidence: Evidence, counts: LinkCounts) -> tuple[_Truth, str, str]:

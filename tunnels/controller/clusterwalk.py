@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from linkseal.keys.errors import ConfigError
 from linkseal.tunnels.controller.aims import check, lowest, picked
-from linkseal.tunnels.controller.clusterstatus import ACCEPTED, GRANTED, MISFIT, NOT_SIGNED, REACHED
+from linkseal.tunnels.controller.clusterstatus import ACCEPTED, BOUNDED, GRANTED, MISFIT, NOT_SIGNED, REACHED
 from linkseal.tunnels.controller.outlook import outlook
 from linkseal.tunnels.directory.kube import NODE_ENCRYPTIONS, NODES
 from linkseal.tunnels.directory.kubeapi import METADATA_LIST, ApiError, KubeApi
@@ -101,9 +101,11 @@ async def preview(api: KubeApi, target: Target) -> dict[str, Any]:
     names = {str(item["metadata"].get("name", "")): item for item in listed.get("items") or ()}
     reports = {name: read_report(report_text(item), name) for name, item in names.items() if name not in out}
     status, now = found.get("status") or {}, time.time()
-    granted: Mapping[str, Any] = next((one for one in status.get("conditions") or () if one.get("type") == GRANTED), {})
+    said = {str(one.get("type")): one for one in status.get("conditions") or ()}
+    granted, bounded = said.get(GRANTED, {}), said.get(BOUNDED, {})
     misfits = (str(granted.get("message", "")),) if granted.get("reason") == MISFIT else ()
-    evidence = Evidence(int(status.get("policySerial", 0)), reports, tuple(sorted(out)), misfits)
+    unbounded = (str(bounded.get("message", "")),) if bounded.get("status") == "False" else ()
+    evidence = Evidence(int(status.get("policySerial", 0)), reports, tuple(sorted(out)), misfits, unbounded)
     walk = Walk(target.stage, target.up, "", now, now, nodes=target.nodes)
     check(_position(status), walk)
     return outlook(_position(status), walk, evidence, now)

@@ -84,6 +84,8 @@ class ClusterFacts:
     """By provider, of those whose objects are there."""
     provider: str | None = None
     """The one that the installed controller takes; None: none is installed."""
+    bounds: tuple[bool, bool] | None = None
+    """Whether it says where nodes and pods may be; None: none is installed."""
     cnis: tuple[str, ...] = ()
     decided: bool = False
     """There is a ClusterEncryption."""
@@ -189,6 +191,17 @@ def _addresses(facts: ClusterFacts, _: Policy) -> Iterator[Result]:
         yield _ok("cluster", name, said + rest)
 
 
+def _bounds(facts: ClusterFacts, _: Policy) -> Iterator[Result]:
+    if facts.bounds is None:
+        return
+    name, values = "claims of nodes", ("controller.nodeNetworks", "controller.podNetworks")
+    if missing := [value for value, said in zip(values, facts.bounds, strict=True) if not said]:
+        seen = f"not set: {' and '.join(missing)}; stage enforce is not entered without"
+        yield _bad("cluster", name, codes.UNBOUNDED, seen)
+    else:
+        yield _ok("cluster", name, "it is said where nodes and pods may be")
+
+
 def _machines(facts: ClusterFacts, _: Policy) -> Iterator[Result]:
     yield from _unknown(facts, "nodes", "nodes")
     if "nodes" in facts.unknown:
@@ -263,5 +276,6 @@ _CHECKS: Final[tuple[Callable[[ClusterFacts, Policy], Iterator[Result]], ...]] =
     _settings,
     _cni,
     _addresses,
+    _bounds,
     _machines,
 )

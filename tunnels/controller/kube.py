@@ -35,7 +35,7 @@ from linkseal.tunnels.controller.kubeevents import Events, NodeNews
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, Passed
 from linkseal.tunnels.controller.lifter import Lifter, position_of
 from linkseal.tunnels.controller.nodefacts import NodeFacts
-from linkseal.tunnels.controller.providers.choice import NOT_READ, Granting, misfits
+from linkseal.tunnels.controller.providers.choice import NOT_READ, Granting, misfits, unbounded
 from linkseal.tunnels.controller.providers.copy import ProviderCopy
 from linkseal.tunnels.controller.stagekeeper import MAX_STEPS, Stagekeeper
 from linkseal.tunnels.directory.kube import KUBE_SYSTEM, NAMESPACES
@@ -90,6 +90,7 @@ class KubeController:
     ) -> None:
         self._elsewhere = None if ssh_agent is None else partial(AgentKey, ssh_agent)
         self._api, self._namespace, self._chosen = api, namespace, chosen or Granting()
+        self._unbounded = tuple(unbounded(self._chosen))
         self._news = asyncio.Event()
         self._told: set[str] = set()
         self._cluster = ""
@@ -177,7 +178,7 @@ class KubeController:
         for name in made:
             _LOG.info("made the NodeEncryption %s", name)
         uids = {name: facts.uid for name, facts in nodes.items()}
-        self._node_news.tell(uids, granted.granted, certified.askers, reports, certified.denied)
+        self._node_news.tell(uids, granted.granted, certified.askers, reports, certified.denied, now.timestamp())
         problems = [] if wanted is None else await self._policy(copies, spec, wanted)
         stuck = await self._lifter.step(nodes, lambda: self._standing(copies, spec))
         self._tell([*troubles, *certified.refused, *certified.problems, *self._ungranted, *problems, *stuck])
@@ -352,7 +353,9 @@ class KubeController:
             if name not in out
         }
         serial = serial if self._stages is None else self._stages.serial
-        return Evidence(serial, reports, tuple(sorted(out & copies.nodes.objects.keys())), self._misfits)
+        return Evidence(
+            serial, reports, tuple(sorted(out & copies.nodes.objects.keys())), self._misfits, self._unbounded
+        )
 
     async def _report(
         self,

@@ -15,10 +15,12 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from linkseal.tunnels.clusterobject import CaStatus, ClusterStatus
-from linkseal.tunnels.controller.clusterstatus import ACCEPTED, GRANTED, NOT_SIGNED, REACHED, SEALED
+from linkseal.tunnels.controller.clusterstatus import ACCEPTED, BOUNDED, GRANTED, NOT_SIGNED, REACHED, SEALED
 from linkseal.tunnels.controller.csrs import Asker
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
+from linkseal.tunnels.findings import CATALOGUE
 from linkseal.tunnels.model import Stage
+from linkseal.tunnels.stages import LIVE
 from linkseal.tunnels.status import NodeEncryption, NodeStatus
 from linkseal.tunnels.wording import listed
 
@@ -39,6 +41,9 @@ _CA_PHASES: Final = {"trusting": "CATrusting", "signing": "CASigning", "steady":
 
 _WALKS: Final = {"Walking": "StageWalking", "Waiting": "StageWaiting"}
 """Reason of the Event when a walk begins or goes on, and when something holds it."""
+
+_ANSWERS: Final = {"done": "RequestDone", "failed": "RequestFailed", "refused": "RequestRefused"}
+"""Reason of the Event when an agent has answered a request."""
 
 MAX_WAITING: Final = 200
 """Events kept until they can be written; a cluster in trouble must not be flooded with news of it."""
@@ -82,6 +87,8 @@ def of_cluster(before: ClusterStatus | None, after: ClusterStatus) -> Iterator[N
             yield News("SpecAccepted" if one.status == "True" else "SpecRefused", one.message, one.status != "True")
         elif one.type == GRANTED and (one.status != "True" or was is not None):
             yield News("AllGranted" if one.status == "True" else "NotGranted", one.message, one.status != "True")
+        elif one.type == BOUNDED and was is not None:
+            yield News("Bounded" if one.status == "True" else "NotBounded", one.message, one.status != "True")
         elif one.type == SEALED and was is not None and was.status != one.status:
             left = one.status != "True" and after.stage is Stage.ENFORCE
             yield News("Sealed" if one.status == "True" else "NotSealed", one.message, left)
@@ -112,6 +119,8 @@ def of_node(before: NodeEncryption | None, after: NodeEncryption | None) -> Iter
         yield from _of_links(before, after, now)
         yield from _of_guard(was, now)
         yield from _of_host(was, now)
+        yield from _of_findings(was, now)
+        yield from _of_requests(was, now)
 
 
 def _of_links(before: NodeEncryption | None, after: NodeEncryption | None, now: NodeStatus) -> Iterator[News]:
@@ -139,12 +148,37 @@ def _of_guard(was: NodeStatus, now: NodeStatus) -> Iterator[News]:
 def _of_host(was: NodeStatus, now: NodeStatus) -> Iterator[News]:
     if was.stage is not now.stage:
         yield News("StageEntered", f"acts at stage {now.stage.value}, before at {was.stage.value}")
+    newest = max((one.number for one in now.generations), default=0)
+    if was.generations and newest > max(one.number for one in was.generations):
+        yield News("KeyMade", f"generation {newest} is to replace the one before")
     old, new = _live(was), _live(now)
     if old is not None and new is not None and old != new:
         yield News("KeyChanged", f"generation {new} carries its traffic, before it did {old}")
     if was.boot.state != now.boot.state:
         failed = now.boot.state == "failed"
         yield News("BootUnitFailed" if failed else "BootUnit", now.boot.reason or f"it is {now.boot.state}", failed)
+
+
+def _of_findings(was: NodeStatus, now: NodeStatus) -> Iterator[News]:
+    """One of each code, whatever it is about: a node that lost its peers must not tell it of each."""
+    old, new = {one.code for one in was.findings}, {one.code for one in now.findings}
+    for code in sorted(new - old):
+        entry = CATALOGUE.get(code)
+        if entry is None or entry.severity != "info":
+            about = [f"{one.subject}: {one.message}" for one in now.findings if one.code == code]
+            title = f"{code} ({entry.title})" if entry is not None else code
+            yield News("Found", f"{title}: {listed(about, 2)}", warning=True)
+    for code in sorted(old - new):
+        if code not in CATALOGUE or CATALOGUE[code].severity != "info":
+            yield News("FoundNoMore", f"{code} is over")
+
+
+def _of_requests(was: NodeStatus, now: NodeStatus) -> Iterator[News]:
+    for request, state in now.requests.items():
+        before = was.requests.get(request)
+        if state.state in _ANSWERS and (before is None or before.state != state.state):
+            said = f": {state.message}" if state.message else ""
+            yield News(_ANSWERS[state.state], f"{state.type} ({request}){said}", state.state != "done")
 
 
 def _live(status: NodeStatus) -> int | None:
@@ -225,6 +259,7 @@ class NodeNews:
     def __init__(self, events: Events) -> None:
         self._events = events
         self._reports: dict[str, NodeEncryption | None] = {}
+        self._silent: frozenset[str] | None = None
 
     def tell(
         self,
@@ -233,8 +268,12 @@ class NodeNews:
         askers: Sequence[Asker],
         reports: Mapping[str, NodeEncryption | None],
         denied: Sequence[tuple[Asker, str]] = (),
+        now: float = 0.0,
     ) -> None:
-        """Tell of grants, of certificates (by whom they were asked for) and denials, and of what reports say newly."""
+        """Tell of grants, of certificates (by whom they were asked for) and denials, and of what reports say newly.
+
+        And of agents that report no more by `now`, in Unix seconds, or again.
+        """
         happened = [(name, News("Granted", "its addresses and prefixes were signed")) for name in granted]
         happened += [(one.node, News("Certified", f"by request of pod {one.pod}")) for one in askers]
         happened += [(one.node, News("CertificateDenied", why, warning=True)) for one, why in denied]
@@ -242,6 +281,16 @@ class NodeNews:
             if name in self._reports:
                 happened += [(name, news) for news in of_node(self._reports[name], report)]
             self._reports[name] = report
+        happened += self._of_silence(now)
         for name, news in happened:
             if name in uids:
                 self._events.tell(About("v1", "Node", name, uids[name]), news)
+
+    def _of_silence(self, now: float) -> Iterator[tuple[str, News]]:
+        said = {name: one.status.observed_at for name, one in self._reports.items() if one is not None and one.status}
+        silent = frozenset(name for name, at in said.items() if now - at > LIVE)
+        before, self._silent = self._silent, silent
+        for name in () if before is None else sorted(silent - before):
+            yield name, News("AgentSilent", f"no report for {LIVE / 60:.0f} minutes", warning=True)
+        for name in () if before is None else sorted(before & said.keys() - silent):
+            yield name, News("AgentReports", "its agent reports again")

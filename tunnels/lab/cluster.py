@@ -36,6 +36,10 @@ VXLAN_PORT = 8472
 """Linux's and flannel's default."""
 
 
+NODE_NETWORKS: Final = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
+POD_NETWORKS: Final = ("10.244.0.0/16", "fd00:244::/32")
+"""Where nodes and pods are."""
+
 _GATEWAYS: Final = {
     "": ("192.0.2.1", "2001:db8::1"),
     "nat": ("198.51.100.1", "2001:db8:a::1"),

@@ -39,7 +39,8 @@ def test_a_cluster_that_is_where_it_is_to_be() -> None:
     found = build(AT_PREFER, ALL_SEALED, "{}", T)
     assert told(found) == {
         "Accepted": ("True", "Valid"), "Reached": ("True", "AtTarget"),
-        "Granted": ("True", "AllGranted"), "Sealed": ("True", "AllSealed"), "CASteady": ("True", "Steady"),
+        "Granted": ("True", "AllGranted"), "Bounded": ("True", "Named"), "Sealed": ("True", "AllSealed"),
+        "CASteady": ("True", "Steady"),
     }  # fmt: skip
     assert (found.nodes, found.links.total, found.links.sealed) == (2, 2, 2)
     assert (found.observed_generation, found.policy_serial, found.stage, found.blockers) == (3, 7, Stage.PREFER, ())
@@ -90,7 +91,7 @@ def test_a_condition_keeps_its_time_until_it_turns() -> None:
     first = status_object(build(AT_PREFER, ALL_SEALED, "{}", T))
     later = build(replace(AT_PREFER, problem="spec.mtu: too small"), ALL_SEALED, json.dumps(first), T + 60)
     times = {one.type: one.last_transition_time for one in later.conditions}
-    assert times == {"Accepted": T + 60, "Reached": T, "Granted": T, "Sealed": T, "CASteady": T}
+    assert times == {"Accepted": T + 60, "Reached": T, "Granted": T, "Bounded": T, "Sealed": T, "CASteady": T}
     assert build(AT_PREFER, ALL_SEALED, '{"conditions": [{"type": "Sealed", "status": "True"}]}', T).conditions
 
 
@@ -124,3 +125,9 @@ def test_what_waits_for_a_signature_is_neither_refused_nor_reached() -> None:
     assert (found["Accepted"], found["Reached"]) == (("False", "NotSigned"), ("True", "AtTarget"))
     wrong = replace(waits, problem="spec.mtu: too small")
     assert told(build(wrong, ALL_SEALED, "{}", T))["Accepted"] == ("False", "Refused"), "no key would help"
+
+
+def test_where_nodes_may_claim_anything_it_is_told_and_still_sealed() -> None:
+    """What keeps it from stage enforce is no reason to say that less is encrypted."""
+    found = told(build(AT_PREFER, replace(ALL_SEALED, unbounded=("say where nodes are",)), "{}", T))
+    assert (found["Bounded"], found["Sealed"]) == (("False", "Anywhere"), ("True", "AllSealed"))

@@ -21,6 +21,7 @@ GOOD = ClusterFacts(
     {"n1": DEBIAN, "n2": DEBIAN},
     {"podCIDRs": ALL, "pods": ALL},
     "podCIDRs",
+    (True, True),
     ("flannel",),
     decided=True,
 )  # fmt: skip
@@ -37,7 +38,7 @@ def test_a_good_cluster_is_fine_and_everything_is_said() -> None:
     found = fitness(GOOD, Policy())
     assert {one.status for one in found} == {"ok"}
     assert [one.name for one in found] == [
-        "Kubernetes", "CNI", "addresses of pods", "operating system", "WireGuard", "door",
+        "Kubernetes", "CNI", "addresses of pods", "claims of nodes", "operating system", "WireGuard", "door",
     ]  # fmt: skip
 
 
@@ -93,6 +94,20 @@ def test_before_it_is_installed_the_provider_to_choose_is_said() -> None:
     assert (found.status, found.seen) == ("ok", "no pods yet to judge by")
     lost = replace(facts, covers={"podCIDRs": Cover(1, 40, ("web/a on n1",))})
     assert "no address provider covers them all" in wrong(lost)[codes.PROVIDER_MISFIT].seen
+
+
+@pytest.mark.parametrize(
+    ("bounds", "named"),
+    [
+        ((False, True), "controller.nodeNetworks;"),
+        ((True, False), "controller.podNetworks;"),
+        ((False, False), "controller.nodeNetworks and controller.podNetworks;"),
+    ],
+)
+def test_that_nodes_may_claim_anything_is_a_warning(bounds: tuple[bool, bool], named: str) -> None:
+    found = wrong(replace(GOOD, bounds=bounds))[codes.UNBOUNDED]
+    assert (found.status, named in found.seen) == ("warning", True)
+    assert wrong(replace(GOOD, bounds=(True, True))) == {}
 
 
 def test_a_pod_is_covered_by_what_its_own_node_is_given_with_all_its_addresses() -> None:

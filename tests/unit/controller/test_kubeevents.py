@@ -24,7 +24,15 @@ from linkseal.tunnels.controller.kubeevents import (
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
 from linkseal.tunnels.model import LinkState, Stage
 from linkseal.tunnels.stages import Evidence, Position
-from linkseal.tunnels.status import GenerationStatus, LinkCounts, Metadata, NodeEncryption, NodeStatus
+from linkseal.tunnels.status import (
+    FindingStatus,
+    GenerationStatus,
+    LinkCounts,
+    Metadata,
+    NodeEncryption,
+    NodeStatus,
+    RequestStatus,
+)
 from linkseal.tunnels.statusparts import BootStatus, GuardStatus, Verification
 from unit.test_status import T, pair, status
 
@@ -153,6 +161,11 @@ def test_links_of_a_node(before: NodeStatus, after: NodeStatus, told: list[Any])
 GUARDED = replace(SEALED, guard=GuardStatus("drop"))
 LIVE, NEXT = GenerationStatus(3, "live", "f", T), GenerationStatus(4, "live", "f", T)
 INSTALLED = BootStatus("installed")
+FOUND, LOST = FindingStatus("LS3006", "host", "loosened", T), FindingStatus("LS5001", "n2", "bypassed", T)
+
+
+def asked(state: Any) -> NodeStatus:
+    return replace(SEALED, requests={"r": RequestStatus("rotate", state, "generation 2")})
 
 
 @pytest.mark.parametrize(
@@ -165,7 +178,13 @@ INSTALLED = BootStatus("installed")
         (SEALED, replace(SEALED, verified=(Verification("n2", "leaked", T),)), [("PlaintextSeen", True)]),
         (replace(SEALED, verified=(Verification("n2", "leaked", T),)), replace(SEALED, verified=()), []),
         (SEALED, replace(SEALED, stage=Stage.ENFORCE), [("StageEntered", False)]),
-        (replace(SEALED, generations=(LIVE,)), replace(SEALED, generations=(NEXT,)), [("KeyChanged", False)]),
+        (replace(SEALED, generations=(LIVE,)), replace(SEALED, generations=(NEXT,)),
+         [("KeyMade", False), ("KeyChanged", False)]),
+        (SEALED, replace(SEALED, findings=(FOUND, LOST, replace(LOST, subject="n3"))), [("Found", True)]),
+        (replace(SEALED, findings=(FOUND, LOST)), replace(SEALED, findings=(FOUND,)), [("FoundNoMore", False)]),
+        (SEALED, asked("done"), [("RequestDone", False)]),
+        (asked("running"), asked("failed"), [("RequestFailed", True)]),
+        (asked("done"), asked("done"), []),
         (SEALED, replace(SEALED, boot=BootStatus("failed", "no systemd")), [("BootUnitFailed", True)]),
         (replace(SEALED, boot=BootStatus("failed", "why")), replace(SEALED, boot=INSTALLED), [("BootUnit", False)]),
     ],
@@ -173,6 +192,30 @@ INSTALLED = BootStatus("installed")
 )  # fmt: skip
 def test_what_changes_on_a_node(before: NodeStatus, after: NodeStatus, told: list[Any]) -> None:
     assert [(one.reason, one.warning) for one in of_node(node(before), node(after))] == told
+
+
+def test_an_agent_that_falls_silent_is_told_once_and_so_is_its_return() -> None:
+    events = Events(cast("KubeApi", None))
+    news = NodeNews(events)
+
+    def told(now: float, status: NodeStatus) -> list[str]:
+        events._waiting.clear()
+        news.tell({"n1": "u1"}, (), (), {"n1": node(status)}, now=now)
+        return [one["reason"] for one in events._waiting]
+
+    old = replace(SEALED, observed_at=T)
+    assert told(T + 700, old) == [], "what a controller finds when it starts is no news"
+    assert told(T + 710, replace(SEALED, observed_at=T + 705)) == ["AgentReports"]
+    assert told(T + 1300, replace(SEALED, observed_at=T + 705)) == []
+    assert told(T + 1310, replace(SEALED, observed_at=T + 705)) == ["AgentSilent"]
+    assert told(T + 1320, replace(SEALED, observed_at=T + 705)) == []
+
+
+def test_where_nodes_may_be_is_told_when_it_is_said() -> None:
+    anywhere = build(ENFORCED, Evidence(7, {}, unbounded=("say it",)), "", T)
+    named = build(ENFORCED, Evidence(7, {}), "", T)
+    assert reasons(anywhere, named) == [("Bounded", False)]
+    assert reasons(named, anywhere) == [("NotBounded", True)]
 
 
 def test_a_denied_request_is_told_on_the_node_whose_pod_asked() -> None:

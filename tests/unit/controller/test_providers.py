@@ -10,7 +10,7 @@ from linkseal.keys.errors import ConfigError
 from linkseal.tunnels.controller.nodefacts import NodeFacts, node_facts, read_prefixes, seen_addresses
 from linkseal.tunnels.controller.providers.base import Offered, Provider
 from linkseal.tunnels.controller.providers.calico import CALICO, Block
-from linkseal.tunnels.controller.providers.choice import PROVIDERS, Granting, granting, misfits, own_pod
+from linkseal.tunnels.controller.providers.choice import PROVIDERS, Granting, granting, misfits, own_pod, unbounded
 from linkseal.tunnels.controller.providers.cilium import CILIUM
 from linkseal.tunnels.controller.providers.names import PROVIDER_NAMES
 from linkseal.tunnels.controller.providers.ovn import OVN
@@ -319,3 +319,13 @@ def test_a_provider_that_does_not_cover_the_controllers_own_pod_is_told() -> Non
     assert list(misfits(Granting(pod=pod_), nodes, {"n1": ("10.42.0.0/24", "fd00::/64")})) == []
     assert list(misfits(Granting(pod=pod_), {}, {})) == [], "its Node has not been seen"
     assert (own_pod("", ""), own_pod("n1", "")) == (None, None)
+
+
+def test_where_nodes_and_pods_may_be_is_to_be_said() -> None:
+    """Or a kubelet's credential draws whatever no other node holds: 10.96.0.0/12, say, or another's network."""
+    node, pod = unbounded(Granting())
+    assert "controller.nodeNetworks" in node
+    assert "controller.podNetworks" in pod
+    (pod,) = unbounded(Granting(networks=frozenset({"192.0.2.0/24"})))
+    assert "--pod-network" in pod
+    assert [*unbounded(Granting(POD_CIDRS, frozenset({"0.0.0.0/0"}), frozenset({"::/0"})))] == []

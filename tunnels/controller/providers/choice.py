@@ -64,6 +64,22 @@ def granting(
     return Granting(PROVIDERS[provider], networks, pod_networks, pod)
 
 
+def unbounded(chosen: Granting) -> Iterator[str]:
+    """Yield, as lines, what nodes may claim of all the world: addresses and prefixes that nobody holds yet.
+
+    A kubelet's credential is enough for that, and in the wrong hands draws traffic to a node.
+    """
+    for networks, what, option, value in (
+        (chosen.networks, "addresses of nodes", "--node-network", "nodeNetworks"),
+        (chosen.pod_networks, "prefixes of pods", "--pod-network", "podNetworks"),
+    ):
+        if not networks:
+            yield (
+                f"it is not said where {what} may be, so a node may claim any that no other holds: name the networks "
+                f"with {option} CIDR (chart: controller.{value}); 0.0.0.0/0 and ::/0 if that is meant"
+            )
+
+
 def own_pod(node: str, addresses: str) -> OwnPod | None:
     """Return the controller's pod of what the chart puts into its environment; None: it is in none of its own."""
     found = tuple(host_prefix(one) for one in addresses.split(",") if one)

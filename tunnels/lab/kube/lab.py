@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -29,7 +30,7 @@ from linkseal.tunnels.controller.clusterwalk import Target, look_on
 from linkseal.tunnels.controller.clusterwalk import ask as ask_for
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
 from linkseal.tunnels.lab.capture import ALLOWED
-from linkseal.tunnels.lab.cluster import Node
+from linkseal.tunnels.lab.cluster import NODE_NETWORKS, POD_NETWORKS, Node
 from linkseal.tunnels.lab.forked import ForkedProcess
 from linkseal.tunnels.lab.frames import Frame
 from linkseal.tunnels.lab.kube.api import Api, ApiError
@@ -74,6 +75,8 @@ def values_of(spec: LabSpec) -> dict[str, str]:
     values = {
         "agent.config.statusInterval": "1",
         "agent.config.poll": "2",
+        "controller.nodeNetworks": f"{{{','.join(NODE_NETWORKS)}}}",
+        "controller.podNetworks": f"{{{','.join(POD_NETWORKS)}}}",
         "clusterEncryption.create": "true",
         "clusterEncryption.spec.scope": spec.scope,
         "clusterEncryption.spec.stage": spec.stage,
@@ -314,7 +317,7 @@ class KubeLab(Lab):
         if when == "built":
             return [self._view("kubectl get nodes")]
         if when == "started":
-            helm = " ".join(["helm", *self._install("charts/linkseal")])
+            helm = shlex.join(["helm", *self._install("charts/linkseal")])
             return [View(helm.replace(" --set", " \\\n     --set"), ""), self._view(pods)]
         return [self._view("kubectl get clusterencryption"), self._view("kubectl get nodeencryption -o wide")]
 
