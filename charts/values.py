@@ -1,6 +1,7 @@
 """Write charts/linkseal/values.schema.json: `python charts/values.py`.
 
-`agent.config` is what AgentConfig takes, without what the chart sets itself; Helm refuses every other key there is.
+`agent.config` is what AgentConfig takes, without what the chart sets itself, and `clusterEncryption.spec` what the CRD
+takes; Helm refuses every other key there is.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from crds import cluster_encryption
 from linkseal.tunnels.controller.providers.names import BY_THE_NODE, PROVIDER_NAMES
 from linkseal.tunnels.settings import AgentConfig
 
@@ -42,6 +44,25 @@ POD_NETWORKS_NAMED: dict[str, Any] = {
 def fields(**properties: dict[str, Any]) -> dict[str, Any]:
     """An object with these properties and no others."""
     return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def spec() -> dict[str, Any]:
+    """The spec of a ClusterEncryption, as the API server has it."""
+    (version,) = cluster_encryption()["spec"]["versions"]
+    found: dict[str, Any] = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    return found
+
+
+def plain(schema: dict[str, Any]) -> dict[str, Any]:
+    """A structural schema as one of JSON, which knows no `x-kubernetes-…`; what it does not name is refused."""
+    found = {key: of for key, of in schema.items() if not key.startswith("x-kubernetes-") and key != "format"}
+    if schema.get("x-kubernetes-int-or-string"):
+        found = {"type": ["integer", "string"]}
+    if "properties" in schema:
+        found |= {"additionalProperties": False, "properties": {k: plain(v) for k, v in schema["properties"].items()}}
+    if "items" in schema:
+        found["items"] = plain(schema["items"])
+    return found
 
 
 def agent_config(defs: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +107,7 @@ def schema() -> dict[str, Any]:
             resources=FREE,
         )
         | POD_NETWORKS_NAMED,
-        "clusterEncryption": fields(create={"type": "boolean"}, spec=FREE),
+        "clusterEncryption": fields(create={"type": "boolean"}, spec=plain(spec())),
         "userRoles": fields(view=LIST, operate=LIST),
         "monitoring": fields(
             podMonitor=fields(**toggle, interval=TEXT),

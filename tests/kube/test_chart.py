@@ -315,6 +315,8 @@ def test_without_the_boot_unit_the_agent_asks_for_less(whole: ControlPlane) -> N
         ("agent.config.node=x", "'node' not allowed"),
         ("agent.config.wireguard.driver=quick", "must be one of"),
         ("contoller.replicas=1", "'contoller' not allowed"),
+        ("clusterEncryption.spec.scpoe=transparent", "'scpoe' not allowed"),
+        ("clusterEncryption.spec.wireguard.prot=1", "'prot' not allowed"),
         ("monitoring.podMonitor.enabled=true", "nobody can scrape"),
         ("controller.addressProvider=weave", "must be one of"),
         ("controller.addressProvider=ovn", "podNetworks"),

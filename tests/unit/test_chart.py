@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,8 @@ TEMPLATES = {file.name: file.read_text(encoding="utf-8") for file in (CHART / "t
 
 
 def script(name: str) -> ModuleType:
+    if str(ROOT / "charts") not in sys.path:
+        sys.path.insert(0, str(ROOT / "charts"))  # as where it is run: one of them imports another
     spec = importlib.util.spec_from_file_location(f"charts_{name}", ROOT / "charts" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
