@@ -195,7 +195,7 @@ def test_a_pool_goes_first_the_others_follow_and_all_come_back(
             run("enable", "--to", "prefer", "--nodes", pair)
             run("enable", "--to", "prefer")
             assert position() == ("prefer", None)
-            assert set(plane.admin.get(ENCRYPTION)["spec"]) & {"pool", "stepTimeout", "lowerTo"} == set()
+            assert set(plane.admin.get(ENCRYPTION)["spec"]) & {"pool", "lowerTo"} == set()
             linkseal.wait_sealed()
             old = {"pool": {"stage": "prepare", "nodes": [a.name]}}
             plane.admin.patch(ENCRYPTION, {"spec": old})

@@ -125,7 +125,11 @@ def _reached(standing: Standing) -> tuple[_Truth, str, str]:
         return "True", "AtTarget", f"every node was told stage {standing.goal}"
     if standing.taken_back:
         return "False", "TakenBack", standing.taken_back
-    return "False", "NotAsked", f"the cluster is at {standing.position} and not told to go to {standing.goal}"
+    return (
+        "False",
+        "NotAsked",
+        f"the cluster is at {standing.position}, not at {standing.goal}, and does not go there by itself: ask once more",
+    )
 
 
 def _granted(standing: Standing, evidence: Evidence) -> tuple[_Truth, str, str]:

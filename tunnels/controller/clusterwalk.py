@@ -129,12 +129,21 @@ def _for_all(found: Mapping[str, Any], target: Target) -> dict[str, Any]:
     """What is asked for, for all nodes. Raises ConfigError: that would be the other way."""
     position, wished = _position(found.get("status") or {}), _wished(found)
     _require_way(position, wished, target, max(position.stage, wished, key=_order))
-    pool = _pool_wish(found) or _plain_of(position.pool)  # asked for or not, it is there
+    present, asked = _plain_of(position.pool), _pool_wish(found)
     if not target.up:  # and what somebody asked of a pool: it would be ahead again
         down = {"stage": target.stage.value, "lowerTo": target.stage.value}
-        return down if pool is None else {**down, "pool": {**_plain(pool), **down}}
+        nodes = present["nodes"] if present is not None else [] if asked is None else list(asked["nodes"])[:1]
+        return {**down, "pool": {"nodes": nodes, **down}} if nodes else down
+    pool = _staying(present, asked)
     ahead = pool is not None and _order(Stage(pool["stage"])) > _order(target.stage)
-    return {"stage": target.stage.value, **({"pool": _plain(pool)} if ahead and pool is not None else {})}
+    return {"stage": target.stage.value, **({"pool": pool} if ahead else {})}
+
+
+def _staying(present: dict[str, Any] | None, asked: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the pool as all go up: the one that is there, asked for or not, where it is or is to go."""
+    if asked is None or "lowerTo" in asked:
+        return present
+    return _plain(asked) if present is None or sorted(asked["nodes"]) == present["nodes"] else present
 
 
 def _for_pool(found: Mapping[str, Any], target: Target, nodes: frozenset[str]) -> dict[str, Any]:
@@ -242,7 +251,7 @@ async def look_on(api: KubeApi, generation: int) -> AsyncIterator[Shown]:
 def _kept(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return what an earlier command may have asked for: what its manager no longer applies goes to its default."""
     spec = found.get("spec") or {}
-    return {name: spec[name] for name in ("scope", "protocol") if name in spec}
+    return {name: spec[name] for name in ("scope", "protocol", "stepTimeout") if name in spec}
 
 
 async def _apply(api: KubeApi, spec: Mapping[str, Any], version: str = "") -> int:

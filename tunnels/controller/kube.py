@@ -371,9 +371,7 @@ class KubeController:
         """Say in the ClusterEncryption's status where the cluster is and what holds it."""
         shown, walking = stages.progress, stages.walk is not None
         reasons = shown.reasons if shown is not None and walking else ()
-        ended = stages.ended.get(stages.number)
-        back = "" if ended is None or ended.good else ended.why
-        here = stages.position, goal, walking, reasons, stages.serial, wanted.generation, problem, back
+        here = stages.position, goal, walking, reasons, stages.serial, wanted.generation, problem, stages.taken_back
         standing = Standing(*here, self._ungranted, self._ca.status(), unsigned, unused)
         if trouble := await self._cluster_report.tell(standing, evidence, wanted):
             self._tell([trouble])

@@ -1,7 +1,7 @@
 """CA/stage.json: where the cluster is, the walk under way, and every change of stage with who, when and why.
 
 {"stage": "prefer", "pool": null, "serial": 1793613600, "pinned": {"scope": "overlay", "wireguard.port": 51820, …},
-"seen": {"stage": "prefer", "lowerTo": null, "pool": null}, "asked": "", "walk": null,
+"seen": {"stage": "prefer", "lowerTo": null, "pool": null}, "asked": "", "ended": "", "walk": null,
 "history": [{"at": "2026-11-02T10:00:00Z", "from": "prepare", "to": "prefer", "who": "root@ops", "why": "enable"}]}
 """
 
@@ -50,6 +50,8 @@ class Saved:
     """The pool that was acted upon last, as it was asked for."""
     asked: str = ""
     """`Aim.asked` that was acted upon last."""
+    ended: str = ""
+    """Why the last walk ended before its target; empty: it did not, or another has begun."""
     serial: int = 0
     """Of the policy signed last: a directory that was rolled back is overtaken."""
     pinned: Mapping[str, str | int] | None = None
@@ -109,6 +111,7 @@ class _Seen(_Strict):
 class _File(_Place):
     serial: int = 0
     asked: str = ""
+    ended: str = ""
     seen: _Seen | None = None
     pinned: dict[str, str | int] | None = None
     walk: _Walk | None = None
@@ -174,6 +177,7 @@ def load(store: Store) -> Saved | None:
         None if seen is None else (seen.stage, seen.lower_to),
         None if seen is None or seen.pool is None else _pool_aim(seen.pool),
         found.asked,
+        found.ended,
         found.serial,
         found.pinned,
         tuple(Change(one.at, one.old, one.new, one.who, one.why) for one in found.history),
@@ -188,6 +192,7 @@ def save(store: Store, saved: Saved) -> bool:
         "pinned": None if saved.pinned is None else dict(saved.pinned),
         "seen": _seen(saved),
         "asked": saved.asked,
+        "ended": saved.ended,
         "walk": None if saved.walk is None else _walk(saved.walk),
         "history": [
             {"at": one.at, "from": one.old, "to": one.new, "who": one.who, "why": one.why} for one in saved.history

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from linkseal.keys.errors import Refused
 from linkseal.tunnels.controller import stagefile
-from linkseal.tunnels.controller.aims import Aim, check, lowest, unfit
+from linkseal.tunnels.controller.aims import Aim, PoolAim, check, lowest, unfit
 from linkseal.tunnels.controller.stagefile import Saved, Store
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, changes, parse_policy, standing, with_standing
@@ -84,6 +84,11 @@ class Stagekeeper:
         """Of the policy signed last."""
         return self._saved.serial
 
+    @property
+    def taken_back(self) -> str:
+        """Why the last walk ended before its target; empty: it did not."""
+        return self._saved.ended
+
     def merged(self, inventory: Mapping[str, Any], policy: Policy) -> tuple[dict[str, Any], Policy]:
         """Return what is asked for, with what nodes stand on as it is while the cluster is not off.
 
@@ -140,8 +145,11 @@ class Stagekeeper:
         """
         walk = self.walk
         if walk is not None and walk.who == self._source and walk.timeout != aim.timeout:
-            self._keep(replace(self._saved, walk=replace(walk, timeout=aim.timeout)))
+            walk = replace(walk, timeout=aim.timeout)
+            self._keep(replace(self._saved, walk=walk))
         if aim.asked and aim.asked != self._saved.asked:  # once more, also what was taken back
+            if aim.pool is None and walk is not None and walk.nodes is not None and walk.who == self._source:
+                self._stop(walk)
             self._keep(replace(self._saved, asked=aim.asked, seen=None, seen_pool=None))
         if self.wants(aim) and aim.goal == self.position and walk is not None and walk.who == self._source:
             self._stop(walk)
@@ -158,18 +166,22 @@ class Stagekeeper:
             self._not_lowered("stage", aim.stage, "lowerTo")
         elif walk is not None and walk.attached and (way or walk.nodes is None):
             return  # the object's turn comes after
-        elif way or (walk is not None and walk.nodes is None):
-            self._turn(replace(aim, pool=None), way, now)
-            if way < 0:  # what is asked of a pool besides does not begin anew after that
+        elif way:
+            self._turn(replace(aim, pool=None), way, now, aim.pool)
+            if way < 0 and self.walk is not None:  # what is asked of a pool besides does not begin anew after that
                 self._keep(replace(self._saved, seen_pool=aim.pool))
+        elif walk is not None and walk.nodes is None:
+            self._stop(walk)
         self._keep(replace(self._saved, seen=(aim.stage, aim.lower_to)))
 
     def _aim_pool(self, aim: Aim, scope: Collection[str], now: float) -> None:
         asked, position, walk = aim.pool, self.position, self.walk
-        if asked is not None and unfit(position, asked, scope):
-            return  # `unmet` says it
         if walk is not None and (asked is None or walk.nodes != asked.nodes):
             self._stop(walk)  # no longer asked for
+            if asked is not None and walk.before is not None:
+                return  # its step goes first: where it leads there may still be a pool
+        if asked is not None and unfit(position, asked, scope):
+            return  # `unmet` says it
         if asked is not None:
             target = max(asked.stage, position.stage, key=STAGES.index)
             way = _way(lowest(position, asked.nodes), target)
@@ -179,11 +191,11 @@ class Stagekeeper:
                 self._turn(replace(aim, stage=target), way, now)
         self._keep(replace(self._saved, seen_pool=asked))
 
-    def _turn(self, aim: Aim, way: int, now: float) -> None:
+    def _turn(self, aim: Aim, way: int, now: float, said: PoolAim | None = None) -> None:
         """Walk to the stage of `aim`, its pool alone if there is one, and all else.
 
         A walk under way that goes there or stops there goes on with the step under way: to take that back would bring
-        plaintext.
+        plaintext. `said`: what is asked of a pool besides all.
         """
         walk, nodes = self.walk, None if aim.pool is None else aim.pool.nodes
         if walk is not None and nodes in (None, walk.nodes) and way in (0, 1 if walk.up else -1):
@@ -197,8 +209,14 @@ class Stagekeeper:
             if walk is not None:
                 self.abort(f"the {self._source} was changed", now)
                 self._keep(replace(self._saved, seen_pool=None if walk.nodes else self._saved.seen_pool))
+                if nodes is None and self.position.stage is aim.stage and self._names_pool(said):
+                    return  # all are there: the pool has what is said of it
             begun = Walk(aim.stage, way > 0, self._source, now, now, None, nodes, aim.timeout, attached=False)
             self._begin(begun)
+
+    def _names_pool(self, said: PoolAim | None) -> bool:
+        pool = self.position.pool
+        return said is not None and pool is not None and said.nodes == pool.nodes
 
     def _stop(self, walk: Walk) -> None:
         """Let the step under way be the last."""
@@ -227,8 +245,15 @@ class Stagekeeper:
 
         It is told when its turn has come: then it may be otherwise.
         """
-        if aim.pool is None or aim.pool == self._saved.seen_pool or _way(self.position.stage, aim.stage) > 0:
+        if aim.pool is None or aim.pool == self._saved.seen_pool:
             return None
+        if _way(self.position.stage, aim.stage) > 0:
+            if aim.pool.lower_to is not aim.pool.stage or aim.pool.stage is self.position.of(min(aim.pool.nodes)):
+                return None
+            return (
+                f"spec.pool comes back when all nodes are at stage {aim.stage.value}, which was asked for first: to "
+                f"have it back at once, ask all nodes to stay at {self.position.stage.value} (spec.stage, with lowerTo)"
+            )
         if self.walk is not None and self.walk.nodes is None:
             return None
         return unfit(self.position, aim.pool, scope) or None
@@ -237,7 +262,7 @@ class Stagekeeper:
         """Begin a walk that somebody asks for; returns its number. Raises Refused, ConfigError."""
         if self.walk is not None and self.walk.attached:
             raise Refused(f"{self.walk.who} is just walking to {self.walk.target.value}: wait for the end of that")
-        check(self.position, walk)
+        check(self.position if self.walk is None else back(self.position, self.walk), walk)
         if self.walk is not None:
             self.abort(f"{walk.who} asks for something else", walk.began)
         return self._begin(walk)
@@ -290,7 +315,7 @@ class Stagekeeper:
     def _begin(self, walk: Walk) -> int:
         self.number += 1
         self.progress = None
-        self._keep(replace(self._saved, walk=walk))
+        self._keep(replace(self._saved, walk=walk, ended=""))
         _LOG.info("%s asks for stage %s", walk.who, walk.target.value)
         return self.number
 
@@ -308,7 +333,7 @@ class Stagekeeper:
     def _end(self, *, good: bool, why: str) -> None:
         (_LOG.info if good else _LOG.error)("%s", why)
         self.ended[self.number] = Ended(good, why)
-        self._keep(replace(self._saved, walk=None))
+        self._keep(replace(self._saved, walk=None, ended="" if good else why))
 
     def _keep(self, saved: Saved) -> None:
         if saved != self._saved:

@@ -213,6 +213,76 @@ def test_a_pool_that_comes_back_when_all_are_to_go_up_does_so_after_that() -> No
     assert cluster.at == aim.goal == Position(PREFER)
 
 
+def test_another_pool_waits_for_the_last_step_of_the_one_before() -> None:
+    """Where that leads there may be a pool again; two at once there are never."""
+    cluster = Cluster(OFF, PREPARE)
+    cluster.ask(OFF, ahead(OFF, OFF))
+    assert cluster.step() == "off"
+    aim = cluster.ask(OFF, ahead(PREFER, nodes=frozenset({"n3"})))
+    walk = cluster.stages.walk
+    assert walk is not None
+    assert walk.nodes == POOL
+    assert cluster.walk(aim) == ["off (n3: prepare)", "off (n3: prefer)"]
+
+
+def test_a_pool_that_is_refused_stops_the_one_that_it_replaces() -> None:
+    cluster = Cluster(OFF)
+    cluster.ask(OFF, ahead(ENFORCE))
+    cluster.step()
+    aim = cluster.ask(OFF, ahead(PREFER, nodes=frozenset({"n3"})))
+    assert cluster.walk(aim) == []
+    assert str(cluster.at) == "off (n1, n2: prepare)"
+    assert "there is a pool already" in (cluster.stages.unmet(aim, NAMES) or "")
+
+
+@pytest.mark.parametrize("lower_to", [None, ENFORCE])
+def test_all_lowered_to_where_they_were_a_step_ago_leave_the_pool_where_it_is(lower_to: Stage | None) -> None:
+    cluster = Cluster(PREPARE, ENFORCE)
+    cluster.ask(PREFER, ahead(ENFORCE))
+    assert cluster.step() == "prefer (n1, n2: enforce)"
+    aim = cluster.ask(PREPARE, ahead(ENFORCE, lower_to), PREPARE)
+    assert cluster.walk(aim) == []
+    assert cluster.at == aim.goal == Position(PREPARE, Pool(ENFORCE, POOL))
+
+
+def test_a_walk_down_that_is_to_end_where_all_are_ends_with_its_step() -> None:
+    cluster = Cluster(PREPARE, ENFORCE)
+    cluster.ask(OFF, ahead(OFF, OFF), OFF)
+    assert cluster.step() == "prepare (n1, n2: prefer)"
+    aim = cluster.ask(PREPARE, ahead(ENFORCE))
+    assert cluster.walk(aim) == []
+    assert cluster.at == aim.goal, "the step down was taken back"
+
+
+def test_a_pool_that_comes_back_says_that_it_waits_for_all() -> None:
+    cluster = Cluster(PREPARE, ENFORCE)
+    cluster.stages.aim(Aim(PREFER, None, ahead(ENFORCE)), NAMES, 1.0)
+    aim = cluster.ask(PREFER, ahead(PREPARE, PREPARE))
+    assert "comes back when all nodes are at stage prefer" in (cluster.stages.unmet(aim, NAMES) or "")
+
+
+def test_without_a_pool_one_more_time_the_pool_stops() -> None:
+    cluster = Cluster(OFF)
+    cluster.ask(OFF, ahead(ENFORCE))
+    cluster.step()
+    assert cluster.walk(cluster.ask(OFF, asked="1")) == []
+    assert str(cluster.at) == "off (n1, n2: prepare)"
+
+
+def test_why_a_walk_was_taken_back_is_known_after_a_restart() -> None:
+    cluster = Cluster(PREPARE)
+    cluster.ask(PREFER)
+    cluster.step()
+    cluster.stages.signed(7)
+    late = Evidence(7, {"n3": report("n3", serial=6, at=cluster.now + TIMEOUT)}, ())
+    assert cluster.stages.tick(late, cluster.now + TIMEOUT + 1)
+    assert "not applied everywhere" in cluster.stages.taken_back
+    cluster.anew()
+    assert "not applied everywhere" in cluster.stages.taken_back
+    cluster.ask(PREFER, asked="1")
+    assert cluster.stages.taken_back == ""
+
+
 def test_one_pool_is_told_to_wait_only_when_its_turn_has_come() -> None:
     cluster = Cluster(OFF, PREFER)
     aim = cluster.ask(PREFER, ahead(ENFORCE, nodes=frozenset({"n3"})))

@@ -293,7 +293,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     walk = Walk(Stage.ENFORCE, True, "me", 1.0, 2.0, before, frozenset({"n1"}), 9.0, attached=False)  # noqa: FBT003
     seen, pool = (Stage.PREFER, None), PoolAim(Stage.ENFORCE, frozenset({"n1", "n2"}), Stage.ENFORCE)
     saved = stagefile.Saved(
-        Position(Stage.PREFER), walk, seen, pool, "2026-11-02T10:00:00Z", 7, {"wireguard.port": 51820}
+        Position(Stage.PREFER), walk, seen, pool, "2026-11-02T10:00:00Z", "late", 7, {"wireguard.port": 51820}
     )
     saved = saved.moved(Position(Stage.PREPARE), 1e9, "me", "why")
     stagefile.save(stagefile.FileStore(tmp_path), saved)
