@@ -44,7 +44,7 @@ of the controller's version holds, so that a better one takes effect by upgradin
 MAPS = {"exemptions": "name", "requests": "id", "conditions": "type"}
 """Lists whose entries have a key: it is there once, and several parties may each apply entries of their own."""
 
-SETS = frozenset({"passThrough", "nodes"})
+SETS = frozenset({"passThrough", "nodes", "labels"})
 
 SPEC_WORDS = {
     "protocol": "How packets are encrypted. Changes only at stage off.",
@@ -59,7 +59,7 @@ SPEC_WORDS = {
     "askedAt": "When a command asked last; a new time begins once more what was taken back.",
     "stepTimeout": "How long one step may take on all nodes before it is taken back; in seconds or as text, such as "
     "5m (120s by default).",
-    "optOut": "Nodes that take no part.",
+    "optOut": "Nodes that take no part, by name or label.",
     "ca": "The CA that signs certificates, grants and the policy.",
     "exemptions": "What may pass outside the tunnels.",
     "guard": "What counts or drops plaintext.",

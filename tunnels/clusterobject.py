@@ -21,6 +21,12 @@ from pydantic import Field, TypeAdapter, field_validator, with_config
 MAX_OPTED_OUT: Final = 1024
 """Each is a node whose traffic is plaintext by wish: more than these are no exceptions."""
 
+MAX_OPT_OUT_LABELS: Final = 16
+
+RESTRICTED_LABEL: Final = (
+    r"^node-restriction\.kubernetes\.io/[A-Za-z0-9]([-A-Za-z0-9._]{0,61}[A-Za-z0-9])?=[-A-Za-z0-9._]{0,63}$"
+)
+
 MAX_BLOCKERS: Final = 50
 
 MAX_POOL: Final = 1024
@@ -69,6 +75,10 @@ class OptOutSpec(Edge):
     nodes: list[Annotated[str, Field(max_length=253, pattern=NODE_PATTERN)]] = Field(
         default_factory=list, max_length=MAX_OPTED_OUT
     )
+    labels: list[Annotated[str, Field(max_length=160, pattern=RESTRICTED_LABEL)]] = Field(
+        default_factory=list, max_length=MAX_OPT_OUT_LABELS
+    )
+    """Nodes with any of these labels too: `node-restriction.kubernetes.io/NAME=VALUE`, which no kubelet may set."""
 
 
 class CaSpec(Edge):

@@ -74,6 +74,11 @@ def test_who_opted_out_is_in_no_pool(site: Site) -> None:
     site.kube.post(CLUSTER_ENCRYPTIONS, cluster_encryption(optOut={"nodes": ["n2"]}))
     assert site.run("enable", "--to", "prefer", "--nodes", "*", "--detach") == 0
     assert site.spec["pool"]["nodes"] == ["n1", "n3"]
+    label = "node-restriction.kubernetes.io/traffic"
+    site.kube.patch(ENCRYPTION, {"spec": {"optOut": {"labels": [f"{label}=plain"]}}})
+    site.kube.patch("/api/v1/nodes/n3", {"metadata": {"labels": {label: "plain"}}})
+    assert site.run("enable", "--to", "prefer", "--nodes", "*", "--detach") == 0
+    assert site.spec["pool"]["nodes"] == ["n1"]
 
 
 @pytest.mark.parametrize(

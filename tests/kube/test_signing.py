@@ -23,7 +23,7 @@ from ground.charts import (
 )
 from ground.controllers import granted, running, until
 from ground.controlplane import ControlPlane
-from ground.kubeapi import Api, Recorder
+from ground.kubeapi import Api, ApiError, Recorder
 from ground.kubeobjects import bound_token, create_node, unbound_token
 from ground.kubesigning import agent_directory as agent
 from ground.kubesigning import certificate
@@ -35,7 +35,7 @@ from linkseal.tunnels.controller import kube as controller
 from linkseal.tunnels.controller import lease
 from linkseal.tunnels.controller.lease import NAME, Lease, while_leading
 from linkseal.tunnels.controller.providers.choice import Granting
-from linkseal.tunnels.directory.kube import CSRS
+from linkseal.tunnels.directory.kube import CSRS, NODES
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
 from linkseal.tunnels.directory.kubedocs import signed_policy
 from unit.keys.cluster import ONE
@@ -223,6 +223,29 @@ async def test_the_stage_that_is_asked_for_is_walked_to_and_signed(
         await until(lambda: policy_spec(nodes).get("stage") == "prepare")
         status = await until(lambda: nodes.get(f"{CLUSTER_ENCRYPTIONS}/default").get("status"))
         assert status["observedGeneration"] >= 1
+
+
+async def test_a_label_that_no_kubelet_may_set_takes_a_node_out(
+    plane: ControlPlane, nodes: Recorder, tmp_path: Path
+) -> None:
+    label, out = "node-restriction.kubernetes.io/traffic", {"labels": ["node-restriction.kubernetes.io/traffic=plain"]}
+    nodes.post(CLUSTER_ENCRYPTIONS, cluster_encryption(optOut=out))
+    for wrong in ("traffic=plain", "linkseal.io/opt-out=true"):
+        with pytest.raises(ApiError, match="should match"):
+            nodes.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"optOut": {"labels": [wrong]}}})
+    nodes.patch(f"{NODES}/n2", {"metadata": {"labels": {label: "plain"}}})
+    nodes.patch(f"{NODES}/n3", {"metadata": {"labels": {label: "sealed"}}})
+    async with running(plane, nodes, tmp_path):
+        await until(lambda: granted(nodes, "n3"))
+
+        def are_out() -> list[str]:
+            return [name for name in ("n1", "n2", "n3") if getattr(granted(nodes, name), "opted_out", False)]
+
+        await until(lambda: are_out() == ["n2"])
+        nodes.patch(f"{NODES}/n3", {"metadata": {"labels": {label: "plain"}}})
+        await until(lambda: are_out() == ["n2", "n3"])
+        nodes.patch(f"{NODES}/n2", {"metadata": {"labels": {label: None}}})
+        await until(lambda: are_out() == ["n3"])
 
 
 async def test_where_the_api_server_is_on_nodes_its_endpoints_are_exempt_and_nothing_else(

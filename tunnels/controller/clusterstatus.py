@@ -128,7 +128,7 @@ def _reached(standing: Standing) -> tuple[_Truth, str, str]:
     return (
         "False",
         "NotAsked",
-        f"the cluster is at {standing.position}, not at {standing.goal}, and does not go there by itself: ask once more",
+        f"the cluster is at {standing.position}, not at {standing.goal}, and does not go there by itself: ask again",
     )
 
 

@@ -20,7 +20,15 @@ from linkseal.tunnels.controller.clusterstatus import ACCEPTED, BOUNDED, GRANTED
 from linkseal.tunnels.controller.outlook import outlook
 from linkseal.tunnels.directory.kube import NODE_ENCRYPTIONS, NODES
 from linkseal.tunnels.directory.kubeapi import METADATA_LIST, ApiError, KubeApi
-from linkseal.tunnels.directory.kubedocs import CLUSTER_ENCRYPTIONS, DEFAULT, opted_out, read_report, report_text
+from linkseal.tunnels.directory.kubedocs import (
+    CLUSTER_ENCRYPTIONS,
+    DEFAULT,
+    OPT_OUT,
+    opted_out,
+    read_report,
+    report_text,
+    restricted_labels,
+)
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Pool
 from linkseal.tunnels.stages import Evidence, Position, Walk, with_pool
@@ -77,7 +85,7 @@ async def chosen(api: KubeApi, selector: str) -> frozenset[str]:
     """
     found = await api.find(PATH) or {}
     pool = _position(found.get("status") or {}).pool  # one that is gone belongs to its pool all the same
-    names = _names(await api.get(NODE_ENCRYPTIONS)) - opted_out(found.get("spec") or {})
+    names = _names(await api.get(NODE_ENCRYPTIONS)) - await _out(api, found)
     names |= frozenset() if pool is None else pool.nodes
     if not LABELS & set(selector):
         return picked(selector, names)
@@ -97,7 +105,7 @@ async def preview(api: KubeApi, target: Target) -> dict[str, Any]:
     """Return the outlook of a walk from where the cluster is. Raises ApiError, ConfigError."""
     found = await api.find(PATH) or {}
     listed = await api.get(NODE_ENCRYPTIONS)
-    out = opted_out(found.get("spec") or {})
+    out = await _out(api, found)
     names = {str(item["metadata"].get("name", "")): item for item in listed.get("items") or ()}
     reports = {name: read_report(report_text(item), name) for name, item in names.items() if name not in out}
     status, now = found.get("status") or {}, time.time()
@@ -288,6 +296,15 @@ _order: Final = STAGES.index
 
 def _names(listed: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(str(item["metadata"].get("name", "")) for item in listed.get("items") or ())
+
+
+async def _out(api: KubeApi, found: Mapping[str, Any]) -> frozenset[str]:
+    """Return the nodes that take no part; Nodes are only asked for where labels say it. Raises ApiError."""
+    spec, labels = found.get("spec") or {}, {}
+    if (spec.get(OPT_OUT) or {}).get("labels"):
+        listed = await api.get(NODES, accept=METADATA_LIST)
+        labels = {str(one["metadata"].get("name", "")): restricted_labels(one["metadata"]) for one in listed["items"]}
+    return opted_out(spec, labels)
 
 
 def _pool_wish(found: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -187,9 +187,9 @@ class KubeController:
         """Sign what nodes own; what is not granted, or not known, goes into the status too."""
         await self._provider.first(RETRY)
         offered = self._provider.offer(nodes)
-        granted = await self._signer.grant(nodes, offered, opted_out(spec), self._chosen, now, restored_at(spec))
+        granted = await self._signer.grant(nodes, offered, _out(spec, nodes), self._chosen, now, restored_at(spec))
         trouble = (self._provider.trouble,) if self._provider.trouble else ()
-        scope = {name: nodes[name] for name in nodes.keys() - opted_out(spec)}
+        scope = {name: nodes[name] for name in nodes.keys() - _out(spec, nodes)}
         found = () if offered is None else tuple(misfits(self._chosen, scope, offered.prefixes))
         unread = () if offered is None else offered.problems
         self._misfits = found if offered is not None else trouble or (NOT_READ,)
@@ -346,7 +346,7 @@ class KubeController:
         return None if at is None else (at, self._evidence(copies, spec, 0 if present is None else present.serial))
 
     def _evidence(self, copies: Copies, spec: Mapping[str, Any], serial: int = 0) -> Evidence:
-        out = opted_out(spec)
+        out = _out(spec, copies.nodes.objects)
         reports = {
             name: known.report if (known := copies.reports.objects.get(name)) is not None else None
             for name in copies.nodes.objects
@@ -381,3 +381,8 @@ class KubeController:
             if message not in self._told:
                 _LOG.warning("%s", message)
         self._told = set(messages)
+
+
+def _out(spec: Mapping[str, Any], nodes: Mapping[str, NodeFacts]) -> frozenset[str]:
+    """Nodes that take no part."""
+    return opted_out(spec, {name: facts.labels for name, facts in nodes.items()})

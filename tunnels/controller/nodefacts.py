@@ -14,7 +14,7 @@ from typing import Any, Final
 from linkseal.keys.documents import canonical_address, canonical_prefix
 from linkseal.keys.values import Prefix, is_node_name
 from linkseal.tunnels.controller.taint import PlacedTaint, placed_taints
-from linkseal.tunnels.directory.kubedocs import CERTIFICATE, GRANT
+from linkseal.tunnels.directory.kubedocs import CERTIFICATE, GRANT, restricted_labels
 
 OVN_SUBNETS: Final = "k8s.ovn.org/node-subnets"
 """Annotation that OVN-Kubernetes' cluster manager writes: JSON, network name → prefix, or list of prefixes."""
@@ -48,6 +48,8 @@ class NodeFacts:
     """Ours among its taints."""
     network: str = ""
     """Reason of the condition NetworkUnavailable: who says that the network is up."""
+    labels: tuple[str, ...] = ()
+    """Those that no kubelet may set, as `key=value`."""
 
 
 def node_facts(item: Mapping[str, Any], before: NodeFacts | None) -> NodeFacts | None:
@@ -68,6 +70,7 @@ def node_facts(item: Mapping[str, Any], before: NodeFacts | None) -> NodeFacts |
         tunnels=tuple(sorted({one for name in CALICO_TUNNELS if (one := _canonical(annotations.get(name)))})),
         taints=placed_taints(spec),
         network=_network(status),
+        labels=restricted_labels(meta),
     )
     return before if found == before else found
 

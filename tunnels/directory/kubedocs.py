@@ -7,7 +7,7 @@ returns just that where nothing of ours has changed: a kubelet's heartbeat is no
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -35,6 +35,8 @@ CLUSTER_ENCRYPTIONS: Final = "/apis/linkseal.io/v1alpha1/clusterencryptions"
 DEFAULT: Final = "default"
 """The one ClusterEncryption there is."""
 OPT_OUT, CA = "optOut", "ca"
+RESTRICTED: Final = "node-restriction.kubernetes.io/"
+"""Labels below this a kubelet may neither set nor change on its Node (admission plugin NodeRestriction)."""
 WALK: Final = ("pool", "stepTimeout", "askedAt")
 """How stages are walked (`linkseal.tunnels.clusterobject.WalkSpec`)."""
 BESIDE: Final = frozenset({OPT_OUT, CA, *WALK})
@@ -159,10 +161,24 @@ def read_report(text: str, name: str) -> NodeEncryption | None:
     return found if found.status is not None else None
 
 
-def opted_out(spec: Mapping[str, Any]) -> frozenset[str]:
-    """Return the nodes that a ClusterEncryption takes out of scope, by name."""
+def opted_out(spec: Mapping[str, Any], labels: Mapping[str, Collection[str]]) -> frozenset[str]:
+    """Return the nodes that a ClusterEncryption takes out of scope, by name and by label.
+
+    `labels`: those of each node that begin with RESTRICTED, as `key=value`.
+    """
     out = spec.get(OPT_OUT) or {}
-    return frozenset(map(str, out.get("nodes") or ())) if isinstance(out, dict) else frozenset()
+    if not isinstance(out, dict):
+        return frozenset()
+    said = {label for label in map(str, out.get("labels") or ()) if label.startswith(RESTRICTED)}
+    labelled = frozenset(node for node, has in labels.items() if not said.isdisjoint(has)) if said else frozenset()
+    return frozenset(map(str, out.get("nodes") or ())) | labelled
+
+
+def restricted_labels(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the labels of a Node that no kubelet may set, as `key=value`."""
+    return tuple(
+        sorted(f"{key}={value}" for key, value in (meta.get("labels") or {}).items() if key.startswith(RESTRICTED))
+    )
 
 
 def restored_at(spec: Mapping[str, Any]) -> datetime | None:
