@@ -21,6 +21,7 @@ from ground.kubemesh import KubeDeployment, assert_encrypted, deployed
 from ground.net import Cluster
 from ground.probes import loss_probe
 from linkseal.tunnels.cli.main import main
+from linkseal.tunnels.model import Stage
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(420)]
 
@@ -159,3 +160,32 @@ def test_a_walk_that_is_broken_off_stays_where_it_is(
             "CASteady": ("True", "Steady"),
         }  # fmt: skip
         assert found["status"]["links"]["total"] == 6
+
+
+def test_a_node_joins_an_enforced_cluster_and_is_deleted_again(
+    cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The others lose nothing by it, neither when it comes nor when it goes."""
+    a, b, c = cluster
+    with deployed(cluster, tmp_path) as (plane, linkseal, at):
+        assert main([*at, "enable", "--to", "prepare"]) == 0
+        plane.admin.patch(ENCRYPTION, {"spec": {"verify": {"interval": 0}}})
+        linkseal.start(a, b)
+        assert main([*at, "enable", "--to", "prefer"]) == 0, capfd.readouterr().err
+        linkseal.until(lambda: all(linkseal.status(node).links.sealed == 1 for node in (a, b)), "a sealed link")
+        with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
+            assert main([*at, "enable", "--to", "enforce", "--wait=120s", "--yes"]) == 0, capfd.readouterr().err
+            linkseal.start(c)
+            linkseal.wait_sealed(60)
+            linkseal.wait_guarded()
+            joined = linkseal.status(c)
+            assert joined.stage is Stage.ENFORCE
+            assert joined.guard.unguarded is not None
+            linkseal.until(lambda: "GuardedSince" in told(plane), "an Event that says so")
+            assert main([*at, "status"]) == 0, capfd.readouterr().out
+            linkseal.stop(c)
+            plane.admin.delete(f"/api/v1/nodes/{c.name}")
+            linkseal.until(lambda: all(linkseal.status(node).links.total == 1 for node in (a, b)), "one peer each", 60)
+            assert c.name not in a.run("nft list ruleset; wg show all allowed-ips 2>/dev/null || true")
+            assert "10.244.3.0/24" not in a.run("nft list ruleset")
+        assert loss.lost == [], f"{loss}\n{linkseal.report()}"

@@ -27,7 +27,7 @@ from linkseal.keys.errors import CertificateRefusedError, ConfigError, Directory
 from linkseal.keys.values import is_node_name
 from linkseal.tunnels import codes
 from linkseal.tunnels.directory.base import MAX_NODES, Absences, DirectoryView, Failed, unheard
-from linkseal.tunnels.directory.kubeapi import METADATA, Access, ApiError, KubeApi
+from linkseal.tunnels.directory.kubeapi import METADATA, METADATA_LIST, Access, ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import (
     ANNOUNCEMENT,
     CA_KEY,
@@ -261,8 +261,9 @@ class KubeDirectory:
         try:
             asked = list(names)
             answers = await asyncio.gather(*map(is_gone, asked))
-            system = await self._api.get(f"{NAMESPACES}/{KUBE_SYSTEM}", accept=METADATA)
-            if uid_of(system, None) != uid:
+            # as a list, by its name: that is the right that agents have
+            system = await self._api.get(NAMESPACES, _named(KUBE_SYSTEM), accept=METADATA_LIST)
+            if [uid_of(one, None) for one in system.get("items") or ()] != [uid]:
                 return
         except DirectoryError:  # proves nothing; asked again at the next look
             return
