@@ -49,9 +49,10 @@ matrix:  ## every fault of the lab in every cell: takes over an hour (ARGS="-k k
 	@$(GROUND)/setup matrix
 	@PYTHONPATH=tests $(BIN)/python -m ground.run matrix $(ARGS)
 
-long:  ## the API server away for ten minutes, under traffic
+long:  ## the API server away for ten minutes, under traffic; an idle cluster for as long as a report lasts
 	@$(GROUND)/setup unit
-	@LINKSEAL_LONG=1 PYTHONPATH=tests $(BIN)/python -m ground.run kube tests/kube/test_outages.py $(ARGS)
+	@LINKSEAL_LONG=1 PYTHONPATH=tests $(BIN)/python -m ground.run kube tests/kube/test_outages.py \
+		tests/kube/test_idle.py $(ARGS)
 
 lock:  ## pin all dependencies anew in requirements*.lock (needs the network)
 	@$(COMPILE) pyproject.toml --extra kubernetes --output-file requirements.lock

@@ -179,7 +179,8 @@ HOST: Final = (
         "error",
         "no boot unit",
         "What restores guard and tunnels when this host boots could not be installed on it: until its agent runs again "
-        "after a reboot its traffic is plaintext, or lost. It goes to no stage enforce meanwhile.",
+        "after a reboot its traffic is plaintext, or lost. The cluster does not enter stage enforce meanwhile; a node "
+        "that comes into one at enforce enforces all the same, but for its own next boot.",
         "Do what the message says; it is tried again every minute. A host without systemd, or with a read-only /etc, "
         "cannot have one.",
     ),
