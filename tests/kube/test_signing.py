@@ -223,6 +223,8 @@ async def test_the_stage_that_is_asked_for_is_walked_to_and_signed(
         await until(lambda: policy_spec(nodes).get("stage") == "prepare")
         status = await until(lambda: nodes.get(f"{CLUSTER_ENCRYPTIONS}/default").get("status"))
         assert status["observedGeneration"] >= 1
+        said = {one["type"]: one for one in status["conditions"]}
+        assert (said["Bounded"]["status"], said["Bounded"]["reason"]) == ("False", "Anywhere"), "as the chart has it"
 
 
 async def test_a_label_that_no_kubelet_may_set_takes_a_node_out(

@@ -258,8 +258,8 @@ class KubeController:
             policy = None if present is None else read_signed(present.spec)[0]
             self._stages = Stagekeeper(self._store, policy, time.time(), source="ClusterEncryption")
             self._signed = present
-            if present is not None and present.serial > self._stages.serial:
-                self._stages.signed(present.serial)
+            if present is not None and policy is not None and present.serial > self._stages.serial:
+                self._stages.overtaken(policy, present.serial, time.time())
         return self._stages
 
     def _in_force(self, copies: Copies) -> PolicyDocument | None:

@@ -134,6 +134,19 @@ class Stagekeeper:
         self._keep(replace(self._saved, serial=serial))
         self._settled = self._saved
 
+    def overtaken(self, policy: Policy, serial: int, now: float) -> None:
+        """Take over what a policy says that is newer than all that is remembered: that was written by another, or lost.
+
+        To go on from what is remembered could lower the stage. Its serial is remembered before a policy is written, so
+        this is never so of one's own.
+        """
+        position = Position(policy.stage, policy.pool)
+        saved = self._saved
+        if saved.position != position:
+            saved = saved.moved(position, now, self._source, "what was remembered is older than the policy in force")
+        self._keep(replace(saved, walk=None, serial=serial, pinned=standing(policy)))
+        self._settled = self._saved
+
     def undo(self) -> None:
         """Take back what has moved since the policy was signed last: it could not be signed, so it is nowhere."""
         self._keep(self._settled)

@@ -75,3 +75,22 @@ def test_without_a_key_no_step_is_taken_and_what_all_have_applied_is_noted() -> 
     assert not stages.tick(late, 510.0)
     assert stages.wants(Aim(Stage.ENFORCE))
     assert not stages.wants(Aim(Stage.PREPARE))
+
+
+def test_a_policy_that_is_newer_than_what_is_remembered_is_where_the_cluster_is() -> None:
+    """As after a controller that had lost its lease wrote what it knew: nothing may be lowered by that."""
+    store = MapStore(None)
+    stages = keeper(store)
+    stages.aim(Aim(Stage.PREPARE), (), 1.0)
+    stages.signed(8)
+    assert stages.tick(NOBODY, 2.0)
+    stages.signed(9)
+    spec = {"scope": "overlay", "stage": "prefer", "pool": {"stage": "enforce", "nodes": ["n1"]}}
+    anew = Stagekeeper(MapStore(store.text), POLICY, 3.0)
+    assert anew.position.stage is Stage.PREPARE
+    anew.overtaken(parse_policy(spec, "test"), 12, 4.0)
+    assert (str(anew.position), anew.walk, anew.serial) == ("prefer (n1: enforce)", None, 12)
+    anew.aim(Aim(Stage.PREPARE), (), 5.0)
+    assert (str(anew.position), anew.walk) == ("prefer (n1: enforce)", None), "not lowered without lowerTo"
+    anew.undo()
+    assert str(anew.position) == "prefer (n1: enforce)"
