@@ -153,13 +153,13 @@ def test_what_was_taken_back_is_begun_again_by_the_same_command(
         linkseal.start()
         linkseal.until(lambda: all(linkseal.status(node).links.proven == 2 for node in cluster), "proven")
         linkseal.stop(cluster[2], 9)
-        again = [*at, "enable", "--to", "prefer", "--timeout", "10s"]
-        assert main(again) == 1
+        words = [*at, "enable", "--to", "prefer", "--timeout"]
+        assert main([*words, "10s"]) == 1
         assert f"was not applied everywhere within 10 s: the present stage has not reached {cluster[2].name}" in (
             capfd.readouterr().out
         )
         linkseal.start(cluster[2])
-        assert main(again) == 0, f"{capfd.readouterr()}\n{linkseal.report()}"
+        assert main([*words, "60s"]) == 0, f"{capfd.readouterr()}\n{linkseal.report()}"
         linkseal.wait_sealed()
 
 
