@@ -190,7 +190,10 @@ def test_a_pool_goes_first_the_others_follow_and_all_come_back(
             assert position() == ("prepare", {"stage": "prefer", "nodes": [a.name, b.name]})
             linkseal.until(lambda: linkseal.status(a).links.sealed == 1, "one sealed link")
             assert [linkseal.status(node).stage for node in cluster] == [Stage.PREFER, Stage.PREFER, Stage.PREPARE]
-            assert "on the way to" not in plane.kubectl("get", "clusterencryption", "-o", "wide")
+            wide = plane.kubectl("get", "clusterencryption", "-o", "wide")
+            assert f"prepare ({a.name}, {b.name}: prefer)" in wide
+            assert "on the way to" not in wide
+            assert {"Valid", "AllGranted", "Steady"} <= set(wide.split())
             assert main([*at, "enable", "--to", "enforce", "--nodes", pair, "--yes", "--wait=2s"]) == 4
             assert f"the cluster stays at stage prepare ({a.name}, {b.name}: prefer)" in capfd.readouterr().err
             assert plane.admin.get(ENCRYPTION)["spec"]["pool"] == {"stage": "prefer", "nodes": [a.name, b.name]}
