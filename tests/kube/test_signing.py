@@ -219,7 +219,6 @@ async def test_the_stage_that_is_asked_for_is_walked_to_and_signed(
         await until(lambda: granted(nodes, "n3"))
         assert getattr(granted(nodes, "n3"), "opted_out", False)
         nodes.patch(f"{CLUSTER_ENCRYPTIONS}/default", {"spec": {"stage": "prepare"}})
-
         await until(lambda: policy_spec(nodes).get("stage") == "prepare")
         status = await until(lambda: nodes.get(f"{CLUSTER_ENCRYPTIONS}/default").get("status"))
         assert status["observedGeneration"] >= 1
