@@ -43,7 +43,7 @@ def plan(session: Session, node: str | None, timeout: float, output: str) -> int
     directory or the cluster's API, without access to nodes; of a very long plan it sends the first lines and says how
     many there are more. Exit code 3 if no agent runs or reports, 4 if it has not answered in time.
     """
-    here = _here(session)
+    here = session.settings() if session.has_agent() else None
     if node is None and here is None:
         raise ConfigError("from here a node must be named: `linkseal plan --node NAME` (`linkseal status` lists them)")
     if here is not None and node in (None, here.node):
@@ -57,11 +57,6 @@ def plan(session: Session, node: str | None, timeout: float, output: str) -> int
         fields = found
     _show(fields, output)
     return ExitCode.FINE
-
-
-def _here(session: Session) -> AgentSettings | None:
-    """Return the settings of this host's agent; None: the cluster is meant, or this host has no agent's file."""
-    return session.settings() if session.has_agent() else None
 
 
 def _of_this_host(settings: AgentSettings) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from linkseal.tunnels.directory.kubeapi import METADATA_LIST, ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import (
     CLUSTER_ENCRYPTIONS,
     DEFAULT,
-    OPT_OUT,
+    opt_out_labels,
     opted_out,
     read_report,
     report_text,
@@ -301,7 +301,7 @@ def _names(listed: Mapping[str, Any]) -> frozenset[str]:
 async def _out(api: KubeApi, found: Mapping[str, Any]) -> frozenset[str]:
     """Return the nodes that take no part; Nodes are only asked for where labels say it. Raises ApiError."""
     spec, labels = found.get("spec") or {}, {}
-    if (spec.get(OPT_OUT) or {}).get("labels"):
+    if opt_out_labels(spec):
         listed = await api.get(NODES, accept=METADATA_LIST)
         labels = {str(one["metadata"].get("name", "")): restricted_labels(one["metadata"]) for one in listed["items"]}
     return opted_out(spec, labels)

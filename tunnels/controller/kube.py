@@ -48,6 +48,7 @@ from linkseal.tunnels.directory.kubedocs import (
     POLICY_MAP,
     POLICY_SIGNATURE,
     config_map,
+    opt_out_labels,
     opted_out,
     restored_at,
     signed_policy,
@@ -186,10 +187,10 @@ class KubeController:
     async def _grant(self, nodes: Mapping[str, NodeFacts], spec: Mapping[str, Any], now: datetime) -> Passed:
         """Sign what nodes own; what is not granted, or not known, goes into the status too."""
         await self._provider.first(RETRY)
-        offered = self._provider.offer(nodes)
-        granted = await self._signer.grant(nodes, offered, _out(spec, nodes), self._chosen, now, restored_at(spec))
+        offered, out = self._provider.offer(nodes), _out(spec, nodes)
+        granted = await self._signer.grant(nodes, offered, out, self._chosen, now, restored_at(spec))
         trouble = (self._provider.trouble,) if self._provider.trouble else ()
-        scope = {name: nodes[name] for name in nodes.keys() - _out(spec, nodes)}
+        scope = {name: nodes[name] for name in nodes.keys() - out}
         found = () if offered is None else tuple(misfits(self._chosen, scope, offered.prefixes))
         unread = () if offered is None else offered.problems
         self._misfits = found if offered is not None else trouble or (NOT_READ,)
@@ -239,8 +240,9 @@ class KubeController:
         present: PolicyDocument | None,
     ) -> None:
         """Sign what is asked for, at the stage where the cluster is, and take the steps that are due."""
+        scope = self._evidence(copies, spec).reports
         if not self._ca.unsigned:
-            stages.aim(aim, self._evidence(copies, spec).reports, time.time())
+            stages.aim(aim, scope, time.time())
         await self._publish(stages, asked, present)
         if self._ca.unsigned and (stages.walk is not None or stages.wants(aim)):
             raise SignerError(self._ca.unsigned)
@@ -248,7 +250,7 @@ class KubeController:
             if stages.walk is None or not stages.tick(self._evidence(copies, spec), time.time()):
                 break
             await self._publish(stages, asked, self._signed)
-        stages.aim(aim, self._evidence(copies, spec).reports, time.time())  # what waited for the end of that walk
+        stages.aim(aim, scope, time.time())  # what waited for the end of that walk
         await self._save()
 
     def _keeper(self, copies: Copies, present: PolicyDocument | None) -> Stagekeeper:
@@ -385,4 +387,5 @@ class KubeController:
 
 def _out(spec: Mapping[str, Any], nodes: Mapping[str, NodeFacts]) -> frozenset[str]:
     """Nodes that take no part."""
-    return opted_out(spec, {name: facts.labels for name, facts in nodes.items()})
+    labels = {name: facts.labels for name, facts in nodes.items()} if opt_out_labels(spec) else {}
+    return opted_out(spec, labels)

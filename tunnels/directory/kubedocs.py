@@ -164,14 +164,18 @@ def read_report(text: str, name: str) -> NodeEncryption | None:
 def opted_out(spec: Mapping[str, Any], labels: Mapping[str, Collection[str]]) -> frozenset[str]:
     """Return the nodes that a ClusterEncryption takes out of scope, by name and by label.
 
-    `labels`: those of each node that begin with RESTRICTED, as `key=value`.
+    `labels`: those of each node that begin with RESTRICTED, as `key=value`; not looked at without `opt_out_labels`.
     """
+    said, out = opt_out_labels(spec), spec.get(OPT_OUT) or {}
+    named = frozenset(map(str, out.get("nodes") or ())) if isinstance(out, dict) else frozenset()
+    return named | {node for node, has in labels.items() if not said.isdisjoint(has)} if said else named
+
+
+def opt_out_labels(spec: Mapping[str, Any]) -> frozenset[str]:
+    """Return the labels by which a ClusterEncryption takes nodes out of scope."""
     out = spec.get(OPT_OUT) or {}
-    if not isinstance(out, dict):
-        return frozenset()
-    said = {label for label in map(str, out.get("labels") or ()) if label.startswith(RESTRICTED)}
-    labelled = frozenset(node for node, has in labels.items() if not said.isdisjoint(has)) if said else frozenset()
-    return frozenset(map(str, out.get("nodes") or ())) | labelled
+    said = map(str, out.get("labels") or ()) if isinstance(out, dict) else ()
+    return frozenset(label for label in said if label.startswith(RESTRICTED))
 
 
 def restricted_labels(meta: Mapping[str, Any]) -> tuple[str, ...]:
