@@ -18,7 +18,8 @@ from linkseal.tunnels.catalogue import Severity
 from linkseal.tunnels.cni import of_cni, pod_mtu
 from linkseal.tunnels.findings import CATALOGUE
 from linkseal.tunnels.model import Family, Scope
-from linkseal.tunnels.policy import SLOT_PORTS, Policy
+from linkseal.tunnels.policy import Policy
+from linkseal.tunnels.policyspec import SLOT_PORTS
 from linkseal.tunnels.world import OVERHEAD
 
 LEAST_FREE: Final = 50 * 1024 * 1024

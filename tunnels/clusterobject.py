@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final, Literal
 
 from linkseal.keys.values import NODE_PATTERN
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.policy import Pool, StageName
+from linkseal.tunnels.policy import Pool
+from linkseal.tunnels.policyspec import StageName
 from linkseal.tunnels.stages import TIMEOUT, Position
 from linkseal.tunnels.status import LinkCounts
 from linkseal.tunnels.statustypes import EDGE, MAX_CONDITIONS, Count, Message, Name, Number, Short, SpecCondition, Time

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from linkseal.tunnels.addressing import ProbeRange
 from linkseal.tunnels.guard.exemption import Exemption
@@ -23,34 +23,26 @@ from linkseal.tunnels.guard.policy import (
     parse_moment,
 )
 from linkseal.tunnels.model import Scope, Stage
-from linkseal.tunnels.validation import Edge, duration, parse_network, refuse, validate
+from linkseal.tunnels.policyspec import (
+    SLOT_PORTS,
+    PoolSpec,
+    ProbeSpec,
+    RotationSpec,
+    RoutingSpec,
+    StageName,
+    VerifySpec,
+    WireguardSpec,
+    mark_value,
+)
+from linkseal.tunnels.validation import Edge, duration, refuse, validate
 from linkseal.tunnels.world import STAGES
-from pydantic import AfterValidator, Field, ValidationError, field_validator
-
-SLOT_PORTS: Final = 4
-"""Consecutive UDP ports, one for each pair of parities (`linkseal.tunnels.addressing`)."""
+from pydantic import Field, ValidationError, field_validator
 
 RESERVED_TABLES: Final = {253: "default", 254: "main", 255: "local"}
 """include/uapi/linux/rtnetlink.h, rt_class_t."""
 
-MAIN_RULE: Final = 32766
-"""Priority of the kernel's rule for the main table: ours come before it."""
-
 FOREIGN_MARKS: Final = 0xC000
 """kube-proxy masquerades every packet that carries bit 0x4000, and kubelet dropped those with 0x8000."""
-
-LEAST_VERIFY, MOST_VERIFY = 10, 30 * 24 * 3600
-"""Seconds between two verifications: a session may take ten."""
-
-LEAST_ROTATION, MOST_ROTATION = 3600, 2 * 366 * 24 * 3600
-"""Seconds between two new keys of a node: while one is taken up no other is made."""
-
-MAX_NETWORK: Final = 43
-"""Characters of the longest IPv6 network."""
-
-LONGEST_PROBE4: Final = 15
-LONGEST_PROBE6: Final = 111
-"""Eight addresses for each of 16,384 nodes: 17 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,111 +201,6 @@ def _entry(where: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 
 # --- the edge ------------------------------------------------------------------------------------------------------
-
-
-def _mark(value: int | str) -> int | str:
-    if not 0 < mark_value(value) < 1 << 32:
-        raise ValueError('must be a 32-bit mark other than 0, such as "0x4c530c00"')
-    return value
-
-
-def mark_value(value: int | str) -> int:
-    """Return a mark as a number; YAML reads an unquoted 0x… as a number already. Raises ValueError."""
-    if isinstance(value, int):
-        return value
-    try:
-        return int(value, 0)
-    except ValueError:
-        raise ValueError('must be a number, such as "0x4c530c00"') from None
-
-
-Mark = Annotated[int | str, AfterValidator(_mark)]
-
-
-class WireguardSpec(Edge):
-    """`spec.wireguard`."""
-
-    port: int = Field(default=51820, ge=1, le=65536 - SLOT_PORTS)
-    mtu: int | None = Field(default=None, ge=1280, le=65455)  # IPv6's minimum; 65535 less WireGuard's 80 bytes
-    keepalive: int = Field(default=25, ge=0, le=65535)
-
-
-class RoutingSpec(Edge):
-    """`spec.routing`."""
-
-    table: int = Field(default=51820, ge=1, le=(1 << 32) - 2)
-    rule_priority: int = Field(default=100, ge=1, le=MAIN_RULE - 4)
-    fwmark: Mark = "0x4c530c00"
-    fwmark_mask: Mark = "0xffffffff"
-
-
-class ProbeSpec(Edge):
-    """`spec.probe`."""
-
-    prefix4: str = Field(default="198.18.0.0/15", max_length=MAX_NETWORK)
-    prefix6: str = Field(default="fd6c:736c:7072:6f62::/64", max_length=MAX_NETWORK)
-    port: int = Field(default=51829, ge=1, le=65534)  # the next one is verify's
-    interval: int = Field(default=60, ge=1, le=3600)
-
-    @field_validator("prefix4")
-    @classmethod
-    def _prefix4(cls, text: str) -> str:
-        return _probe_prefix(text, 4, LONGEST_PROBE4)
-
-    @field_validator("prefix6")
-    @classmethod
-    def _prefix6(cls, text: str) -> str:
-        return _probe_prefix(text, 6, LONGEST_PROBE6)
-
-
-def _probe_prefix(text: str, family: int, longest: int) -> str:
-    network = parse_network(text)
-    if network.version != family:
-        raise ValueError(f"must be an IPv{family} network")
-    if network.prefixlen > longest:
-        raise ValueError(f"is too small: at most /{longest}, for eight addresses for each of 16,384 nodes")
-    if network.is_multicast or network.is_loopback or network.is_link_local or network.is_unspecified:
-        raise ValueError("must be unicast addresses that can be routed")
-    return str(network)
-
-
-StageName = Literal["off", "prepare", "prefer", "enforce"]
-
-
-class PoolSpec(Edge):
-    """`spec.pool`: written by the controller into the policy that it signs."""
-
-    stage: StageName
-    nodes: list[str] = Field(min_length=1)
-
-
-class VerifySpec(Edge):
-    """`spec.verify`; the interval in seconds or as text: `6h`, `90m`, `1h30m`."""
-
-    interval: int | str = 6 * 3600
-    sample: int = Field(default=3, ge=1, le=200)
-
-    @field_validator("interval")
-    @classmethod
-    def _interval(cls, value: int | str) -> int:
-        seconds = duration(value)
-        if seconds != 0 and not LEAST_VERIFY <= seconds <= MOST_VERIFY:
-            raise ValueError(f"must be 0 (never) or {LEAST_VERIFY} to {MOST_VERIFY} seconds")
-        return seconds
-
-
-class RotationSpec(Edge):
-    """`spec.rotation`; the interval in seconds or as text: `720h`, `30d`."""
-
-    interval: int | str = 0
-
-    @field_validator("interval")
-    @classmethod
-    def _interval(cls, value: int | str) -> int:
-        seconds = duration(value)
-        if seconds != 0 and not LEAST_ROTATION <= seconds <= MOST_ROTATION:
-            raise ValueError("must be 0 (never) or an hour to two years, such as 30d")
-        return seconds
 
 
 class PolicySpec(Edge):

@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
+MAX_NETWORK: Final = 43
+"""Characters of the longest IPv6 network."""
+
 _SHOWN: Final = 80
 """Characters of a wrong value that an error repeats."""
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.guard.exemption import NUMBERS
 from linkseal.tunnels.model import V4, Stage
-from linkseal.tunnels.policy import SLOT_PORTS
+from linkseal.tunnels.policyspec import SLOT_PORTS
 from linkseal.tunnels.redirect.model import LET_THROUGH, Exemption, Mark, Ports, RedirectSpec
 from linkseal.tunnels.redirect.reasons import reason_of
 from linkseal.tunnels.world import World, host_prefix, stage_towards

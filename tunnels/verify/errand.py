@@ -19,7 +19,7 @@ from linkseal.tunnels.addressing import slot_port
 from linkseal.tunnels.agent.targets import sources_of
 from linkseal.tunnels.model import Family, Scope, family_of
 from linkseal.tunnels.plan import families_of, protected
-from linkseal.tunnels.policy import SLOT_PORTS
+from linkseal.tunnels.policyspec import SLOT_PORTS
 from linkseal.tunnels.verify.chance import Chance
 from linkseal.tunnels.verify.frames import Place, Tunnel
 from linkseal.tunnels.verify.judge import Way
