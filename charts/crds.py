@@ -35,6 +35,8 @@ WIDTH = 110
 MAX_NUMBER = 40
 """Characters of a number that is text. What is compared in a rule must have an end, or the rule costs too much."""
 
+CIDR = "^[0-9a-fA-F.:]+/[0-9]{1,3}$"
+
 INT64 = 2**63 - 1
 """Whole numbers of the API server end here; ours may go to 2**64, which no counter reaches."""
 
@@ -64,6 +66,8 @@ SPEC_WORDS = {
     "ca": "The CA that signs certificates, grants and the policy.",
     "exemptions": "What may pass outside the tunnels.",
     "guard": "What counts or drops plaintext.",
+    "protectedCIDRs": "Networks of pods. Packets to and from an address in them that no node is known to have are "
+    "counted as plaintext, and dropped at stage enforce.",
     "probe": "Packets that prove a link; their addresses and UDP port are used inside the tunnels only.",
     "routing": "Where our routes are, and the mark of packets that pass them by.",
     "wireguard": "First UDP port of four, MTU of the tunnels (by default that of the underlay less the overhead), "
@@ -259,7 +263,8 @@ def cluster_encryption() -> dict[str, Any]:
     fields["restoredAt"] |= {"format": "date-time", "maxLength": 40}
     exemption = fields["exemptions"]["items"]
     # that there are no host bits is for an admission policy to say, where the API server can (1.31)
-    exemption["properties"]["cidr"]["pattern"] = "^[0-9a-fA-F.:]+/[0-9]{1,3}$"
+    exemption["properties"]["cidr"]["pattern"] = CIDR
+    fields["protectedCIDRs"]["items"]["pattern"] = CIDR
     exemption["properties"]["cidr"]["maxLength"] = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255/128")
     exemption["properties"]["expires"] |= {"format": "date-time", "maxLength": 40}
     exemption["x-kubernetes-validations"] = EXEMPTION_RULES

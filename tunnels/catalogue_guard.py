@@ -20,8 +20,8 @@ GUARD: Final = (
         "warning",
         "the guard drops packets",
         "In stage enforce, packets between protected addresses came outside the tunnels and were dropped.",
-        "Look at the flows in `linkseal status NODE -o wide`: seal the link they belong to, or exempt them with an "
-        "owner and a reason.",
+        "Look at the flows in `linkseal status NODE -o wide`: seal the link they belong to, grant the address to its "
+        "node where none is known to have it (`protectedCIDRs`), or exempt them with an owner and a reason.",
     ),
     Finding(
         "LS5003",

@@ -12,13 +12,16 @@ from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final, Literal
 
+from linkseal.keys.values import Prefix
 from linkseal.tunnels.addressing import ProbeRange
 from linkseal.tunnels.guard.exemption import Exemption
 from linkseal.tunnels.guard.policy import (
     MAX_EXEMPTIONS,
+    MAX_PROTECTED,
     ExemptionSpec,
     GuardPolicy,
     GuardSpec,
+    ProtectedCidr,
     guard_collisions,
     parse_moment,
 )
@@ -107,6 +110,8 @@ class Policy:
     routing: RoutingPolicy = field(default_factory=RoutingPolicy)
     probe: ProbePolicy = field(default_factory=ProbePolicy)
     guard: GuardPolicy = field(default_factory=GuardPolicy)
+    protected_cidrs: tuple[Prefix, ...] = ()
+    """What the guard protects whoever has its addresses; sorted."""
     exemptions: tuple[Exemption, ...] = ()
     verify: VerifyPolicy = field(default_factory=VerifyPolicy)
     rotation: int = 0
@@ -215,6 +220,7 @@ class PolicySpec(Edge):
     routing: RoutingSpec = Field(default_factory=RoutingSpec)
     probe: ProbeSpec = Field(default_factory=ProbeSpec)
     guard: GuardSpec = Field(default_factory=GuardSpec)
+    protected_cidrs: list[ProtectedCidr] = Field(default_factory=list, max_length=MAX_PROTECTED, alias="protectedCIDRs")
     exemptions: list[ExemptionSpec] = Field(default_factory=list, max_length=MAX_EXEMPTIONS)
     verify: VerifySpec = Field(default_factory=VerifySpec)
     rotation: RotationSpec = Field(default_factory=RotationSpec)
@@ -251,6 +257,7 @@ class PolicySpec(Edge):
             ),
             probe=ProbePolicy(probe_range, self.probe.port, self.probe.interval),
             guard=self.guard.policy(),
+            protected_cidrs=tuple(sorted(map(Prefix, set(self.protected_cidrs)))),
             exemptions=tuple(one.exemption() for one in self.exemptions),
             verify=VerifyPolicy(duration(self.verify.interval), self.verify.sample),
             rotation=duration(self.rotation.interval),

@@ -53,6 +53,7 @@ class Rehearsal:
             {
                 "node": one.node,
                 "peer": one.flow.peer,
+                "address": one.flow.address,
                 "direction": one.flow.direction,
                 "protocol": one.flow.protocol,
                 "port": one.flow.port,
@@ -85,6 +86,7 @@ def rehearse(evidence: Evidence, now: float) -> Rehearsal:
 
 def _drop(one: Drop) -> str:
     flow = one.flow
-    way = f"{one.node} → {flow.peer}" if flow.direction == "out" else f"{flow.peer} → {one.node}"
+    other = flow.peer if flow.address is None else f"{flow.address} (no node known)"
+    way = f"{one.node} → {other}" if flow.direction == "out" else f"{other} → {one.node}"
     port = f" port {flow.port}" if flow.port else ""
     return f"would be dropped: {way} {flow.protocol}{port} ({flow.packets} packets in the last ten minutes)"

@@ -185,7 +185,7 @@ def plaintext_still(step: _Step) -> Iterator[str]:
     """No plaintext for half a minute: what is sealed leaves none.
 
     Judged by the clock of the host that counted. A pool talks with others in plaintext: of it, the flows with its own
-    members count, which are of the last ten minutes.
+    members count, and those with nobody known, which are of the last ten minutes.
     """
     pool = step.new.pool if step.new.stage is not Stage.ENFORCE else None
     loud = [name for name, status in step.reports(Stage.ENFORCE) if not _still(status, pool)]
@@ -317,7 +317,8 @@ def status_of(evidence: Evidence, name: str) -> NodeStatus | None:
 
 def _still(status: NodeStatus, pool: Pool | None) -> bool:
     if pool is not None:
-        return not any(flow.peer in pool.nodes and flow.packets for flow in status.guard.flows)
+        flows = (flow for flow in status.guard.flows if flow.peer in pool.nodes or flow.address is not None)
+        return not any(flow.packets for flow in flows)
     return not is_loud(status)
 
 

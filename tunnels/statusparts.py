@@ -23,6 +23,10 @@ from linkseal.tunnels.statustypes import (
 from pydantic import Field, with_config
 
 MAX_FLOWS: Final = 50
+
+NO_NODE: Final = "unknown"
+"""`peer` of a flow with an address that no node is known to have: older readers take only names there."""
+
 MAX_COUNTS: Final = 40
 MAX_VERIFIED: Final = 200
 MAX_UNGUARDED: Final = 1_000_000
@@ -33,13 +37,14 @@ MAX_PLAN: Final = 256 * 1024
 MAX_PLAN_LINES: Final = 5000
 
 GuardMode = Literal["none", "count", "drop"]
-"""There is none; it counts plaintext; it drops what concerns peers in stage enforce, and counts the rest."""
+"""There is none; it counts plaintext; it drops what concerns peers in stage enforce and protected networks, and counts
+the rest."""
 
 Direction = Literal["out", "in"]
 
 Reason = Literal["unknown", "unproven", "bypass", "exempt", "optedOut"]
-"""Why a packet was plaintext: its peer has no agent or is refused; has no proven link; is sealed (and the packet passed
-the tunnel by); an exemption let it through; its peer is opted out."""
+"""Why a packet was plaintext: its peer has no agent, is refused or not known; has no proven link; is sealed (and the
+packet passed the tunnel by); an exemption let it through; its peer is opted out."""
 
 Verdict = Literal["counted", "dropped"]
 
@@ -75,6 +80,8 @@ class PlaintextFlow:
     port: Annotated[int, Field(ge=0, le=65535)]
     packets: Bytes
     bytes: Bytes
+    address: Short | None = None
+    """The other end where no node is known to have it, though its network is protected; `peer` is `unknown` then."""
 
 
 @with_config(EDGE)

@@ -101,6 +101,8 @@ class Layout:
     guard_table: str = "linkseal_guard"
     pass_through: tuple[str, ...] = ()
     """Interfaces of a CNI that encapsulate: the guard judges what they send on, where that leaves."""
+    protected_cidrs: tuple[Prefix, ...] = ()
+    """Networks that the guard protects also where no node is known that has the address."""
 
 
 @dataclass(frozen=True, slots=True)

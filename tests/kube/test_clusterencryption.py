@@ -13,7 +13,7 @@ from ground.daemons import DaemonError
 from ground.kubeapi import Api, ApiError, Recorder
 from linkseal.tunnels.cli.main import main
 from linkseal.tunnels.clusterobject import MAX_POOL, CaStatus, ClusterStatus, PoolStatus, status_object
-from linkseal.tunnels.guard.policy import MAX_EXEMPTIONS
+from linkseal.tunnels.guard.policy import MAX_EXEMPTIONS, MAX_PROTECTED
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import parse_policy
 from linkseal.tunnels.status import LinkCounts
@@ -65,6 +65,7 @@ def test_a_whole_spec_is_kept_and_is_a_policy(cluster: Recorder) -> None:
         "routing": {"table": 1, "rulePriority": 5, "fwmark": "0x4c530c00", "fwmarkMask": 0xFFFFFFFF},
         "probe": {"prefix4": "198.18.0.0/15", "prefix6": "fd6c::/64", "port": 51829, "interval": 5},
         "guard": {"table": "mine", "passThrough": ["vxlan.calico"]},
+        "protectedCIDRs": ["10.244.0.0/16", "fd00:244::/48", "10.244.0.0/16"],
         "exemptions": [EXEMPTION, {**EXEMPTION, "name": "ping", "protocol": "icmp"}],
         "verify": {"interval": "1h30m", "sample": 2}, "rotation": {"interval": "30d"},
     }  # fmt: skip
@@ -185,6 +186,16 @@ def test_the_protocol_changes_only_at_stage_off_and_ipsec_is_not_there_yet(clust
 def test_an_exemption_says_what_it_exempts(cluster: Recorder, change: dict[str, Any], words: str) -> None:
     wrong = {key: value for key, value in {**EXEMPTION, **change}.items() if value is not None}
     assert words in complaint(cluster, exemptions=[wrong])
+
+
+def test_protected_networks_are_few_and_change_at_any_stage(cluster: Recorder) -> None:
+    some = [f"10.{number}.0.0/16" for number in range(MAX_PROTECTED + 1)]
+    assert "must have at most" in complaint(cluster, protectedCIDRs=some)
+    assert "should match" in complaint(cluster, protectedCIDRs=["10.244.0.0"])
+    put(cluster, stage="enforce", protectedCIDRs=some[1:])
+    twice = [some[0], some[0]]
+    assert put(cluster, stage="enforce", protectedCIDRs=twice)["protectedCIDRs"] == twice
+    assert "protectedCIDRs" not in put(cluster, stage="enforce")
 
 
 def test_exemptions_are_few_and_each_has_its_own_name(cluster: Recorder) -> None:

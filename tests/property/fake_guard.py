@@ -4,11 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
+from typing import NamedTuple
 
 from linkseal.tunnels.guard.commands import commands
 from linkseal.tunnels.guard.model import Guard, GuardTransaction
 from property.misuse import need
+
+
+class Span(NamedTuple):
+    """Addresses from the first to the last."""
+
+    version: int
+    first: int
+    last: int
+
+    def lies_in(self, other: Span) -> bool:
+        """Whether all of it is in another."""
+        return self.version == other.version and other.first <= self.first <= self.last <= other.last
+
+    def overlaps(self, other: Span) -> bool:
+        """Whether an address is in both."""
+        return self.version == other.version and self.first <= other.last and other.first <= self.last
+
+
+def span(text: str) -> Span:
+    """What a prefix or a range `first-last` has, parsed apart from the code under test."""
+    if "-" in text:
+        first, last = map(ip_address, text.split("-"))
+        return Span(first.version, int(first), int(last))
+    network = ip_network(text)
+    return Span(network.version, int(network.network_address), int(network.broadcast_address))
 
 
 class FakeGuard:
@@ -25,13 +51,13 @@ class FakeGuard:
 
     def verdict(self, direction: str, prefix: str) -> set[str]:
         """The sets of a direction that hold this prefix or one around it: `drop`, `count`."""
-        inner = ip_network(prefix)
+        inner = span(prefix)
         if self.state is None:
             return set()
         return {
             element.set.partition("_")[0]
             for element in self.state.elements
-            if f"_{direction}{inner.version}" in element.set and inner.subnet_of(ip_network(element.prefix))  # type: ignore[arg-type]
+            if f"_{direction}{inner.version}" in element.set and inner.lies_in(span(element.prefix))
         }
 
     def apply(self, step: GuardTransaction, devices: Collection[str]) -> None:
@@ -54,11 +80,11 @@ class FakeGuard:
             elements.remove(element)
         for element in step.put:
             need((element.family, element.set) in sets, f"{element} into no set")
-            net = ip_network(element.prefix)
+            mine = span(element.prefix)
             clash = [
                 one
                 for one in elements
-                if (one.family, one.set) == (element.family, element.set) and net.overlaps(ip_network(one.prefix))  # type: ignore[arg-type]
+                if (one.family, one.set) == (element.family, element.set) and mine.overlaps(span(one.prefix))
             ]
             need(not clash, f"{element} overlaps {clash}")
             elements.add(element)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from ipaddress import ip_network
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,9 +12,10 @@ from linkseal.keys.values import Prefix
 from linkseal.tunnels.guard.diff import diff_guard, is_whole
 from linkseal.tunnels.guard.model import Guard, GuardTransaction
 from linkseal.tunnels.guard.plan import guard_of, is_closed
+from linkseal.tunnels.guard.remainder import drops_remainder, remainder
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.world import World, protected
-from property.fake_guard import FakeGuard
+from property.fake_guard import FakeGuard, span
 from property.worlds import clusters, worlds
 
 LAWS = settings(max_examples=100, deadline=None)
@@ -46,12 +46,14 @@ def carry_out(fake: FakeGuard, desired: Guard | None) -> Iterator[GuardTransacti
 
 
 def closed_prefixes(world: World) -> set[Prefix]:
-    return {
+    """What is dropped, other nodes' prefixes as well as what is nobody's."""
+    found = {
         prefix
         for peer in world.peers.values()
         if is_closed(world, peer)
         for prefix in protected(world.layout.scope, peer.addresses, peer.prefixes)
     }
+    return found | {*(remainder(world) if drops_remainder(world) else ())}
 
 
 def spoil(fake: FakeGuard, data: st.DataObject) -> None:
@@ -137,5 +139,5 @@ def test_elements_of_a_set_do_not_overlap(both: tuple[World, World]) -> None:
     for element in () if guard is None else guard.elements:
         by_set.setdefault((element.family, element.set), []).append(element.prefix)
     for prefixes in by_set.values():
-        networks = sorted(map(ip_network, prefixes))  # type: ignore[type-var]  # one family a set
-        assert [(a, b) for a, b in itertools.pairwise(networks) if a.overlaps(b)] == []  # type: ignore[arg-type]
+        spans = sorted(map(span, prefixes))
+        assert [(a, b) for a, b in itertools.pairwise(spans) if a.overlaps(b)] == []

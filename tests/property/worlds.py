@@ -26,6 +26,14 @@ INDEXES = (1, 2, 3, 63, 64, 4096, 8191, 8192, 16383)
 FAMILIES: tuple[tuple[Family, ...], ...] = ((4,), (6,), (4, 6))
 
 
+PROTECTED: tuple[tuple[Prefix, ...], ...] = (
+    (),
+    (Prefix("10.244.0.0/16"), Prefix("fd00:244::/48")),
+    (Prefix("10.200.0.0/16"), Prefix("10.244.3.0/24"), Prefix("10.244.4.0/22"), Prefix("192.0.2.0/29")),
+)
+"""Networks around what nodes have, equal to it, and around some addresses of nodes."""
+
+
 def public_key(name: str, number: int, salt: int = 0) -> PublicKey:
     digest = hashlib.sha256(f"{name} {number} {salt}".encode()).digest()
     return PublicKey(base64.b64encode(digest).decode())
@@ -99,6 +107,7 @@ def clusters(draw: st.DrawFn, stages: tuple[Stage, ...] = tuple(Stage)) -> Clust
         stage=draw(st.sampled_from(stages)),
         mtu=draw(st.sampled_from((None, None, 1280, 8000))),
         rule_priority=draw(st.sampled_from((99, 100, 999))),
+        protected_cidrs=draw(st.sampled_from(PROTECTED)),
     )
     underlay = Underlay(
         NIC,

@@ -32,6 +32,7 @@ def layout_of(policy: Policy, *, opted_out: bool, node: str = "") -> Layout:
         probe_port=policy.probe.port,
         guard_table=policy.guard.table,
         pass_through=policy.guard.pass_through,
+        protected_cidrs=policy.protected_cidrs,
     )
 
 

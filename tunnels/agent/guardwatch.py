@@ -1,10 +1,10 @@
 """What the guard does and has counted, for the report and for findings; owned by the worker's thread.
 
 Counters belong to elements, which come and go; totals are kept here and only grow. Why a packet was plaintext is judged
-when it is read: its peer has opted out (`optedOut`), has no agent or is refused (`unknown`), has no proven link or had
-none a moment ago (`unproven`), or all that goes there was to go by the tunnels since the last look at the least
-(`bypass`): each end moves by itself, so that of what comes from there this is said only when the peer has had time to
-move (SETTLED). What goes to nodes that have opted out is an exception on purpose, as an exempt packet is: it is
+when it is read: its peer has opted out (`optedOut`), has no agent, is refused or not known (`unknown`), has no proven
+link or had none a moment ago (`unproven`), or all that goes there was to go by the tunnels since the last look at the
+least (`bypass`): each end moves by itself, so that of what comes from there this is said only when the peer has had
+time to move (SETTLED). What goes to nodes that have opted out is an exception on purpose, as an exempt packet is: it is
 counted, and neither a finding nor "plaintext was seen" nor a flow that enforce would drop.
 """
 
@@ -29,7 +29,15 @@ from linkseal.tunnels.host.host import Failure
 from linkseal.tunnels.model import Desired, Observed, Stage
 from linkseal.tunnels.redirect.program import CONTROL, Way
 from linkseal.tunnels.redirect.reasons import REASONS, Drops
-from linkseal.tunnels.statusparts import MAX_FLOWS, GuardMode, GuardStatus, PlaintextCount, PlaintextFlow, Reason
+from linkseal.tunnels.statusparts import (
+    MAX_FLOWS,
+    NO_NODE,
+    GuardMode,
+    GuardStatus,
+    PlaintextCount,
+    PlaintextFlow,
+    Reason,
+)
 from linkseal.tunnels.world import World, protected
 
 LOOK_EVERY: Final = 1.0
@@ -45,6 +53,8 @@ breaks comes back in half of that)."""
 _STATE_CODES: Final = frozenset(
     {codes.GUARD_NOT_WHOLE, codes.GUARD_COLLISION, codes.EXEMPTION_EXPIRED, codes.BREAK_GLASS, codes.ENFORCE_REFUSED}
 )
+_NOBODY, _SOMEBODY = "addresses that no node is known to have", "other nodes"
+"""In words, where there is no name of a peer; the programs on the NICs do not tell addresses."""
 _PROTOCOLS: Final = {number: name for name, number in NUMBERS.items()}
 
 Key = tuple[str, Reason, str]
@@ -102,7 +112,7 @@ class GuardWatch:
             if new.packets:
                 verdict, _, way = spot.set.partition("_")
                 name = owners.of(spot.address)
-                self._add(way[:-1], self._reason(world, name, way[:-1], now), verdict, name, new, now)
+                self._add(way[:-1], self._reason(world, name, way[:-1], now), verdict, name or _NOBODY, new, now)
         self._exempted(before, readings)
         flows = _flows(readings.flows, owners)
         self._flows = tuple(flow for flow in flows if flow.peer not in world.opted_out)[:MAX_FLOWS]
@@ -114,7 +124,7 @@ class GuardWatch:
             old = Drops(0, 0) if before is None else before.get((way, number), Drops(0, 0))
             new = Count(drops.packets - old.packets, drops.bytes - old.bytes)
             if before is not None and number != CONTROL and new.packets > 0:
-                self._add(way, REASONS.get(number, "unknown"), "drop", "", new, now)
+                self._add(way, REASONS.get(number, "unknown"), "drop", _SOMEBODY, new, now)
 
     def _reason(self, world: World, name: str, direction: str, now: float) -> Reason:
         peer = world.peers.get(name)
@@ -135,8 +145,9 @@ class GuardWatch:
         self._last_plaintext = now
         where = "to" if direction == "out" else "from"
         if verdict == "drop":
-            text = f"{new.packets} packets {where} {name or 'other nodes'} outside the tunnels"
-            self._findings.raise_(codes.GUARD_DROPS, name or HOST_SUBJECT, text, now, lasts=SHOWN)
+            text = f"{new.packets} packets {where} {name} outside the tunnels"
+            subject = HOST_SUBJECT if name in (_NOBODY, _SOMEBODY) else name
+            self._findings.raise_(codes.GUARD_DROPS, subject, text, now, lasts=SHOWN)
         elif reason == "bypass":
             text = f"{new.packets} packets {where} {name} in plaintext, though its link is sealed"
             self._findings.raise_(codes.BYPASSED, name or HOST_SUBJECT, text, now, lasts=SHOWN)
@@ -222,6 +233,7 @@ class _Owners:
     """Which peer has an address."""
 
     def __init__(self, world: World) -> None:
+        self._protected = [ip_network(one) for one in world.layout.protected_cidrs]
         self._by_length: dict[tuple[int, int], dict[int, str]] = {}
         for peer in (*world.peers.values(), *world.opted_out.values()):
             for prefix in protected(world.layout.scope, peer.addresses, peer.prefixes):
@@ -243,14 +255,23 @@ class _Owners:
                     return name
         return ""
 
+    def protects(self, text: str) -> bool:
+        """Whether an address is protected whoever has it."""
+        address = ip_address(text)
+        return any(address in network for network in self._protected)
+
 
 def _flows(flows: Mapping[Flow, Count], owners: _Owners) -> Iterator[PlaintextFlow]:
-    """Flows by peer, the largest first; those of addresses nobody owns any more are left out."""
-    found: dict[tuple[str, str, int, int], Count] = {}
+    """Flows by peer, the largest first; of addresses nobody owns (any more) only those that are protected."""
+    found: dict[tuple[str, str, str, int, int], Count] = {}
     for flow, count in flows.items():
-        if name := owners.of(flow.address):
-            key = (name, flow.direction, flow.protocol, flow.port)
+        name, address = owners.of(flow.address), ""
+        if not name and owners.protects(flow.address):
+            name, address = NO_NODE, flow.address
+        if name:
+            key = (name, address, flow.direction, flow.protocol, flow.port)
             found[key] = found.get(key, Count()) + count
-    for (name, direction, protocol, port), count in sorted(found.items(), key=lambda item: (-item[1].packets, item[0])):
+    for key, count in sorted(found.items(), key=lambda item: (-item[1].packets, item[0])):
+        name, address, direction, protocol, port = key
         way = cast("Literal['out', 'in']", direction)
-        yield PlaintextFlow(name, way, _PROTOCOLS.get(protocol, str(protocol)), port, *count)
+        yield PlaintextFlow(name, way, _PROTOCOLS.get(protocol, str(protocol)), port, *count, address=address or None)

@@ -49,7 +49,7 @@ class GuardSet(NamedTuple):
 
 
 class Element(NamedTuple):
-    """A prefix, or an address of full length, in a set."""
+    """A prefix, or an address of full length, in a set; `first-last` where addresses are no one prefix."""
 
     family: Family
     set: str

@@ -1,8 +1,9 @@
 """guard_of(world) → Guard: what the guard should be, from grants alone and never from the state of tunnels. Pure.
 
 Every prefix of every other node that takes part is in one of two sets a direction: `drop` if the traffic between the
-two is in stage enforce, else `count`, as is what belongs to nodes that have opted out. Both have the same chains around
-them, so a change of stage moves elements.
+two is in stage enforce, else `count`, as is what belongs to nodes that have opted out. What of the protected networks
+belongs to no node known (`remainder`) goes by the stage of this node alone. Both have the same chains around them, so a
+change of stage moves elements.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from linkseal.tunnels.addressing import SLOTS
 from linkseal.tunnels.guard import chains
 from linkseal.tunnels.guard.exemption import Exemption
 from linkseal.tunnels.guard.model import Element, Family, Guard, GuardSet, Place
+from linkseal.tunnels.guard.remainder import drops_remainder, remainder
 from linkseal.tunnels.intervals import outermost
 from linkseal.tunnels.model import Stage, family_of
 from linkseal.tunnels.world import Peer, World, host_prefix, protected, stage_towards
@@ -88,7 +90,7 @@ def _elements_of(world: World, sets: Collection[Place]) -> frozenset[Element]:
 
 
 def judged(world: World) -> dict[str, tuple[Prefix, ...]]:
-    """Verdict → the prefixes it holds for; none lies in another of the same verdict."""
+    """Verdict → the prefixes and ranges it holds for; none lies in another of the same verdict."""
     found: dict[str, list[Prefix]] = {"drop": [], "count": []}
     for name in sorted(world.peers):  # in their order `outermost` knows them again
         peer = world.peers[name]
@@ -97,7 +99,9 @@ def judged(world: World) -> dict[str, tuple[Prefix, ...]]:
     for name in sorted(world.opted_out):
         peer = world.opted_out[name]
         found["count"] += protected(world.layout.scope, peer.addresses, peer.prefixes)
-    return {verdict: outermost(tuple(dict.fromkeys(prefixes))) for verdict, prefixes in found.items()}
+    verdicts = {verdict: outermost(tuple(dict.fromkeys(prefixes))) for verdict, prefixes in found.items()}
+    verdicts["drop" if drops_remainder(world) else "count"] += remainder(world)
+    return verdicts
 
 
 @lru_cache(maxsize=2)

@@ -1,6 +1,7 @@
-"""The guard's part of the cluster's policy: `spec.guard` and `spec.exemptions`. No I/O.
+"""The guard's part of the cluster's policy: `spec.guard`, `spec.protectedCIDRs` and `spec.exemptions`. No I/O.
 
 guard: {table: linkseal_guard, passThrough: [vxlan.calico]}
+protectedCIDRs: [10.244.0.0/16, "fd00:244::/48"]
 exemptions:
 - {name: ssh, protocol: tcp, port: 22, cidr: 192.0.2.0/24, owner: ops, reason: rescue, expires: 2027-01-01T00:00:00Z}
 """
@@ -10,19 +11,54 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from ipaddress import ip_network
 from typing import Annotated, Final
 
 from linkseal.tunnels.guard.exemption import Exemption, Protocol
-from linkseal.tunnels.validation import Edge, parse_network
-from pydantic import Field, field_validator, model_validator
+from linkseal.tunnels.validation import MAX_NETWORK, Edge, parse_network
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 TABLE: Final = "linkseal_guard"
 
 MAX_EXEMPTIONS: Final = 64
 """Each is a handful of rules that every packet passes."""
 
+MAX_PROTECTED: Final = 32
+"""A cluster has one network of pods for each family, seldom a handful."""
+
+SHORTEST: Final = {4: 8, 6: 16}
+"""Length of the widest network of pods: one that is wider holds the addresses of others too."""
+
+_NOT_PODS: Final = {
+    "0.0.0.0/8": "this network",
+    "127.0.0.0/8": "loopback",
+    "169.254.0.0/16": "link-local",
+    "224.0.0.0/4": "multicast",
+    "255.255.255.255/32": "broadcast",
+    "::/8": "loopback and others of the host",
+    "fe80::/10": "link-local",
+    "ff00::/8": "multicast",
+}
+"""RFC 6890, RFC 4291: what the guard must not drop, and nobody routes."""
+
 _HAS_PORTS: Final = frozenset({"tcp", "udp", "sctp"})
 _NAME: Final = r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$"
+
+
+def _protected(text: str) -> str:
+    network = parse_network(text)
+    if network.prefixlen < SHORTEST[network.version]:
+        shortest = SHORTEST[network.version]
+        raise ValueError(f"is too wide: at least /{shortest}; name the cluster's own networks of pods")
+    for other, what in _NOT_PODS.items():
+        special = ip_network(other)
+        if special.version == network.version and special.overlaps(network):
+            raise ValueError(f"has addresses of {other} ({what}), which no pod has")
+    return str(network)
+
+
+ProtectedCidr = Annotated[str, Field(max_length=MAX_NETWORK), AfterValidator(_protected)]
+"""One of `spec.protectedCIDRs`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from linkseal.tunnels.model import Stage
 from linkseal.tunnels.redirect.model import Foreign, Hook, RedirectState
+from linkseal.tunnels.redirect.plan import enforces
 from linkseal.tunnels.redirect.program import WAYS
 from linkseal.tunnels.statusparts import Redirects
-from linkseal.tunnels.world import World, stage_towards
+from linkseal.tunnels.world import World
 
 _NAMED: Final = 3
 _WAYS: Final = {"out": " egress", "in": " ingress", None: ""}
@@ -31,10 +31,9 @@ class Judgement(NamedTuple):
 def redirects(world: World, observed: RedirectState | None) -> Judgement:
     """Judge what was observed, in this world.
 
-    Where no program of ours is wanted (no peer is in stage enforce) the answer is what it would be with one.
+    Where no program of ours is wanted (nothing is dropped) the answer is what it would be with one.
     """
-    enforced = any(stage_towards(world, peer) is Stage.ENFORCE for peer in world.peers.values())
-    wanted = enforced and world.redirect and not world.broken_glass
+    wanted = world.redirect and enforces(world)
     nics = frozenset((world.underlay.interface, *world.nics)) if wanted else frozenset[str]()
     return judge(nics, observed, able=world.redirect)
 
