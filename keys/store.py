@@ -2,7 +2,7 @@
 
     STATE/                        0700
       node.json                   the node (name, UID) and cluster this store belongs to
-      identity.key identity.crt ca.crt
+      identity.key identity.crt ca.crt ca-retired.crt ca-named
       generations.json            never a secret
       keys/gen-NUMBER.key         0600: the seed of one generation
 
@@ -41,7 +41,7 @@ _KEY_NAME: Final = re.compile(r"gen-([1-9][0-9]{0,15})\.key", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class StoreOwner:
-    """Whose store this is. `cluster_uid` is the first cluster it was used in."""
+    """Whose store this is. `cluster_uid` is the first cluster it was used in, or the last one that went on from it."""
 
     node: str
     uid: str
@@ -66,8 +66,7 @@ class KeyStore:
         owner = self.owner()
         if owner is None:
             owner = StoreOwner(node, uid, cluster_uid)
-            fields = {"node": node, "uid": uid, "clusterUid": cluster_uid}
-            atomic_write(self.state_dir / "node.json", json.dumps(fields, indent=1).encode() + b"\n")
+            self._save_owner(owner)
         if (owner.node, owner.uid) != (node, uid):
             raise HostError(
                 f"{self.state_dir} holds the keys of node {owner.node} (UID {owner.uid}), and this is {node} "
@@ -76,6 +75,19 @@ class KeyStore:
                 "machines"
             )
         return owner
+
+    def move(self, node: str, uid: str, cluster_uid: str) -> None:
+        """Have the store belong to this node of another cluster, with its keys.
+
+        The certificate goes, before: it is for the old UID, and nothing is ever announced with that under the new one.
+        """
+        check_identity(node, uid)
+        erase_file(self.state_dir / "identity.crt")
+        self._save_owner(StoreOwner(node, uid, cluster_uid))
+
+    def _save_owner(self, owner: StoreOwner) -> None:
+        fields = {"node": owner.node, "uid": owner.uid, "clusterUid": owner.cluster_uid}
+        atomic_write(self.state_dir / "node.json", json.dumps(fields, indent=1).encode() + b"\n")
 
     def owner(self) -> StoreOwner | None:
         """Return whose store this is; None: not used yet."""
@@ -181,6 +193,19 @@ class KeyStore:
     def load_retired_cas(self) -> str | None:
         """Return the CAs that this node no longer trusts (PEM), None if there are none."""
         return self._text("ca-retired.crt")
+
+    def save_named_ca(self, fingerprint: str) -> None:
+        """Store the fingerprint of a CA that root on this host says is to be trusted, in place of one named before."""
+        atomic_write(self.state_dir / "ca-named", fingerprint.encode() + b"\n", PUBLIC)
+
+    def load_named_ca(self) -> str | None:
+        """Return the fingerprint of the CA that root named, None if none waits to be trusted."""
+        text = self._text("ca-named")
+        return None if text is None else text.strip()
+
+    def forget_named_ca(self) -> None:
+        """It is trusted now: the word is used up."""
+        erase_file(self.state_dir / "ca-named")
 
     def _text(self, name: str) -> str | None:
         data = read_file(self.state_dir / name)

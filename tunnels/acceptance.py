@@ -3,11 +3,15 @@
 Rules (laws 5 and 6): the grant says which UID a name has; an announcement is that UID's or nobody's. A higher serial
 replaces, the same bytes change nothing, everything else is refused and leaves the last good document in place. Silence
 removes nothing. No I/O; time is an argument.
+
+Where a cluster goes on from another whose directory was lost, nodes have new UIDs and the same keys: the documents of a
+former UID stay, both of them, until the new one has announced itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime
 from ipaddress import ip_network
@@ -109,9 +113,19 @@ class Entry:
 
 
 def judge(
-    name: str, documents: NodeDocuments, before: Entry, trust: Trust, now: datetime, *, check_time: bool = True
+    name: str,
+    documents: NodeDocuments,
+    before: Entry,
+    trust: Trust,
+    now: datetime,
+    *,
+    former: Collection[str] = (),
+    check_time: bool = True,
 ) -> Entry:
-    """Return the entry of `name` after its `documents` were seen; `before` is what it was. Never raises."""
+    """Return the entry of `name` after its `documents` were seen; `before` is what it was. Never raises.
+
+    `former`: UIDs that nodes had in the cluster from which this one goes on.
+    """
     if not is_node_name(name):
         finding = Finding(codes.MALFORMED, name, f"{name[:80]!r} is no node name: remove it from the directory")
         return Entry(documents, refusals=(finding,))
@@ -124,7 +138,16 @@ def judge(
             entry = replace(entry, refusals=(*entry.refusals, refusal))
             if error.code == codes.CERTIFICATE_EXPIRED:
                 entry = replace(entry, recheck=_dates(name, entry, trust, now))
+    if _is_coming(before, entry, former):
+        return replace(before, documents=documents, refusals=entry.refusals, recheck=entry.recheck)
     return entry
+
+
+def _is_coming(before: Entry, entry: Entry, former: Collection[str]) -> bool:
+    """Whether a node of the former cluster has a grant in this one, and has not announced itself here yet."""
+    if before.grant is None or before.announcement is None or before.grant.value.uid not in former:
+        return False
+    return entry.announcement is None
 
 
 def _judge_grant(name: str, entry: Entry, trust: Trust, _now: datetime, _check_time: bool) -> Entry:  # noqa: FBT001

@@ -199,9 +199,11 @@ DOCUMENTS: Final = (
         "LS1023",
         "error",
         "the directory belongs to another cluster",
-        "The cluster UID in the directory is not the one this node was installed with. Nothing is changed.",
-        "Point the agent at its own directory. To move the node to another cluster, or where this one was made anew, "
-        "run `linkseal agent cleanup`, move the state directory away, and start the agent.",
+        "The cluster UID in the directory is not the one this node was installed with. Nothing is taken from there, and "
+        "nothing is changed.",
+        "Point the agent at its own directory. Where the API server's store was lost and the cluster made anew, name "
+        "the UID of before in `formerClusters` of the ClusterEncryption (docs/kubernetes.md). To move the node to a "
+        "cluster of others, run `linkseal agent cleanup`, move the state directory away, and start the agent.",
     ),
     Finding(
         "LS1024",
@@ -210,7 +212,7 @@ DOCUMENTS: Final = (
         "A CA was put into the directory that none of those on this node's disk has cross-signed: somebody swapped it, "
         "or the CA's key was lost and a new one made. It is not trusted, and what it signs is refused.",
         "Find out who wrote it; a controller puts its own CA back. If a new CA was made because the old key is lost, "
-        "install the nodes anew: `linkseal agent cleanup`, then start their agents. To change the CA, rotate it "
+        "compare its fingerprint and run `linkseal agent trust-ca` on each node. To change the CA, rotate it "
         "(docs/ca.md).",
     ),
 )

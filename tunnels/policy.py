@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from linkseal.keys.values import Prefix
+from linkseal.keys.values import UID_PATTERN, Prefix
 from linkseal.tunnels.addressing import ProbeRange
 from linkseal.tunnels.guard.exemption import Exemption
 from linkseal.tunnels.guard.policy import (
@@ -118,6 +118,8 @@ class Policy:
     """Seconds after which each node makes itself a new key (0: never by itself)."""
     restored_at: datetime | None = None
     """When the operator said that the directory is right as it is, though it lost something."""
+    former_clusters: tuple[str, ...] = ()
+    """UIDs of the clusters that this one goes on from, whose directories were lost."""
 
     def stage_of(self, node: str) -> Stage:
         """Return how far a node has gone; traffic between two goes by the lesser of theirs."""
@@ -225,6 +227,7 @@ class PolicySpec(Edge):
     verify: VerifySpec = Field(default_factory=VerifySpec)
     rotation: RotationSpec = Field(default_factory=RotationSpec)
     restored_at: str | None = None
+    former_clusters: list[Annotated[str, Field(pattern=UID_PATTERN)]] = Field(default_factory=list, max_length=8)
 
     @field_validator("restored_at")
     @classmethod
@@ -262,6 +265,7 @@ class PolicySpec(Edge):
             verify=VerifyPolicy(duration(self.verify.interval), self.verify.sample),
             rotation=duration(self.rotation.interval),
             restored_at=None if self.restored_at is None else parse_moment(self.restored_at),
+            former_clusters=tuple(self.former_clusters),
         )
 
 

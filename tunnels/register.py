@@ -82,12 +82,19 @@ class Register:
     _entries: Mapping[str, Entry] = field(default_factory=dict, repr=False)
     _losses: Mapping[str, Loss] = field(default_factory=dict, repr=False)
     conflicts: tuple[Finding, ...] = ()
+    former: frozenset[str] = frozenset()
+    """UIDs that nodes had in the cluster from which this one goes on: see `linkseal.tunnels.acceptance`."""
     _gone: Mapping[str, Memory] = field(default_factory=dict, repr=False)
     _trust: Trust | None = field(default=None, repr=False)
 
     @classmethod
     def from_known_good(
-        cls, me: str, cluster_uid: str, documents: Mapping[str, NodeDocuments], trust: Trust
+        cls,
+        me: str,
+        cluster_uid: str,
+        documents: Mapping[str, NodeDocuments],
+        trust: Trust,
+        former: frozenset[str] = frozenset(),
     ) -> Refresh:
         """Rebuild a register from accepted documents (`Peer.documents`); certificates may have expired since."""
         epoch = datetime.fromtimestamp(0, UTC)
@@ -97,14 +104,18 @@ class Register:
         }
         findings = {finding for entry in entries.values() for finding in entry.refusals}
         accepted = {name: entry for name, entry in entries.items() if entry.grant is not None}
-        register, changed = cls(me, cluster_uid, _trust=trust).settled(accepted)
+        register, changed = cls(me, cluster_uid, former=former, _trust=trust).settled(accepted)
         return Refresh(register, _sorted({*findings, *register.conflicts}), changed)
 
     def refresh(self, snapshot: Snapshot, trust: Trust, now: datetime, word: datetime | None = None) -> Refresh:
         """Return the register after `snapshot` was seen at `now`. Nothing in the snapshot makes it raise.
 
-        `word`: when the operator said that the directory is right as it is (`Policy.restored_at`).
+        `word`: when the operator said that the directory is right as it is (`Policy.restored_at`). Of the directory of
+        another cluster nothing is taken (law 5): what that says of nodes is not about these.
         """
+        if self.is_of_another(snapshot):
+            found = {*self.conflicts, self._another(snapshot), *_lasting(self._entries, now)}
+            return Refresh(self, _sorted(found), frozenset())
         entries, gone = dict(self._entries), dict(self._gone)
         touched = self._judge_changed(snapshot, trust, now, entries, gone)
         said = word is not None and -WORD_AHEAD <= now - word <= WORD_HOLDS
@@ -133,7 +144,7 @@ class Register:
                 if not in_time and (same_trust or not entry.refusals):
                     continue
             before = entry or Entry(_UNSEEN, memory=gone.get(name))
-            entries[name] = judge(name, documents, before, trust, now)
+            entries[name] = judge(name, documents, before, trust, now, former=self.former)
             if entries[name].grant is not None:
                 gone.pop(name, None)
             touched = True
@@ -141,17 +152,12 @@ class Register:
 
     def _deletions(self, snapshot: Snapshot, *, said: bool) -> tuple[list[str], list[Finding]]:
         """Return the deletions that are carried out, and why others are not (law 5); `said`: by the operator."""
-        if self.cluster_uid and snapshot.cluster_uid != self.cluster_uid:
-            message = (
-                f"the directory belongs to cluster {snapshot.cluster_uid[:80]!r}, this node to {self.cluster_uid!r}: "
-                "nothing is removed; if the cluster was made anew, run `linkseal agent cleanup` on its nodes, move "
-                "their state directories away and start their agents"
-            )
-            return [], [Finding(codes.CLUSTER_CHANGED, self.me, message)]
         gone = sorted(name for name in snapshot.confirmed_gone if name in self.peers and name not in snapshot.nodes)
         lost = [] if said else [name for name in gone if name in snapshot.rolled_back]
         held = [self._kept(lost, "an older state of the directory was put back")] if lost else []
-        gone = [name for name in gone if name not in lost]
+        left = [] if said else [n for n in gone if n not in lost and self.peers[n].uid in self.former]
+        held += [self._kept(left, "the cluster before knew them")] if left else []
+        gone = [name for name in gone if name not in {*lost, *left}]
         others = len(self.peers) - (self.me in self.peers)
         many = len(gone) >= HELD_FROM and HELD_SHARE_OF * len(gone) > others
         if gone and self.me in self.peers and self.me not in snapshot.nodes:
@@ -159,6 +165,17 @@ class Register:
         if many and not said:
             return [], [*held, self._kept(gone, f"{len(gone)} of {others} disappeared at once")]
         return gone, held
+
+    def is_of_another(self, snapshot: Snapshot) -> bool:
+        """Whether the directory belongs to another cluster than this node, or does not say to which."""
+        return bool(self.cluster_uid) and snapshot.cluster_uid != self.cluster_uid
+
+    def _another(self, snapshot: Snapshot) -> Finding:
+        message = (
+            f"the directory belongs to cluster {snapshot.cluster_uid[:80]!r}, this node to {self.cluster_uid!r}: "
+            "nothing is taken from it, and nothing removed"
+        )
+        return Finding(codes.CLUSTER_CHANGED, self.me, message)
 
     def _kept(self, names: list[str], why: str) -> Finding:
         listed = ", ".join(islice(names, _NAMED)) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

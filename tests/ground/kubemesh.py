@@ -118,6 +118,11 @@ class KubeDeployment(Deployment):
         self._recorder.remove()
         self._recorder.close()
 
+    def cluster_uid(self) -> str:
+        """Of the cluster as the API server has it now."""
+        found: str = self.plane.admin.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
+        return found
+
     def sign(self) -> None:
         """The controller does."""
 

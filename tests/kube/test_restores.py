@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ground.charts import CLUSTER_ENCRYPTIONS, NAMESPACE, cluster_encryption, install
+from ground.controlplane import ControlPlane
 from ground.kubemesh import KubeDeployment, assert_encrypted, deployed
 from ground.net import Cluster, Node
 from ground.probes import loss_probe
 from linkseal.keys import codes as documents
+from linkseal.keys.errors import DirectoryError
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent import main as agent
 from linkseal.tunnels.cli.main import main
@@ -19,6 +22,7 @@ from linkseal.tunnels.cli.main import main
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(420)]
 
 ENCRYPTION = f"{CLUSTER_ENCRYPTIONS}/default"
+SECRETS = f"/api/v1/namespaces/{NAMESPACE}/secrets"
 
 
 def encrypted(linkseal: KubeDeployment, cluster: Cluster) -> None:
@@ -66,30 +70,76 @@ def test_an_older_state_lowers_no_stage_and_takes_no_key_back(cluster: Cluster, 
     assert loss.lost == [], loss
 
 
-def test_a_wiped_store_is_another_cluster_and_removes_nobody(cluster: Cluster, tmp_path: Path) -> None:
-    """Then the chart is installed again, and each node joins the new cluster when it is told to."""
+def lose_all(plane: ControlPlane, linkseal: KubeDeployment, *, ca: Mapping[str, Any] | None = None) -> None:
+    """Wipe the store and install the chart again, with the CA's Secret if it was kept; agents start anew."""
+    plane.wipe()
+    linkseal.until(lambda: codes.DIRECTORY_UNREADABLE in linkseal.all_codes(), "a finding")
+    encrypted(linkseal, linkseal.cluster)
+    plane.admin.post("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+    if ca is not None:
+        plane.admin.post(SECRETS, dict(ca))
+    install(plane)
+    plane.admin.post(CLUSTER_ENCRYPTIONS, cluster_encryption(stage="prepare"))
+    linkseal.join_anew()
+    for node in linkseal.cluster:  # their pods went with the store, and so did the tokens
+        linkseal.stop(node)
+    linkseal.start()
+    changed = "agents that know it for another cluster"
+    linkseal.until(lambda: all(documents.CLUSTER_CHANGED in linkseal.codes(n) for n in linkseal.cluster), changed, 90)
+    encrypted(linkseal, linkseal.cluster)
+
+
+def came_over(linkseal: KubeDeployment) -> bool:
+    try:
+        return documents.CLUSTER_CHANGED not in linkseal.all_codes()
+    except DirectoryError:  # it begins anew for that
+        return False
+
+
+def test_a_wiped_store_whose_ca_was_kept_goes_on_at_the_operator_s_word(cluster: Cluster, tmp_path: Path) -> None:
+    """Nothing is done on nodes, no stage falls, and the keys are those of before."""
     a, b, _ = cluster
     with deployed(cluster, tmp_path) as (plane, linkseal, at):
         linkseal.to_prefer(at)
         linkseal.to_enforce(at)
+        assert linkseal.rotate(a) == 2
+        linkseal.until(linkseal.settled, "the new generation everywhere")
+        found = plane.admin.get(f"{SECRETS}/linkseal-ca-key")
+        kept = {"metadata": {"name": "linkseal-ca-key"}, "type": found["type"], "data": found["data"]}
+        before, keys = linkseal.cluster_uid(), [linkseal.status(node).generations for node in cluster]
         with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
-            plane.wipe()
-            linkseal.until(lambda: codes.DIRECTORY_UNREADABLE in linkseal.all_codes(), "a finding")
+            lose_all(plane, linkseal, ca=kept)
+            assert linkseal.cluster_uid() != before
+            plane.admin.patch(ENCRYPTION, {"spec": {"stage": "enforce", "formerClusters": [before]}})
+            linkseal.until(lambda: came_over(linkseal), "agents that are of the new cluster", 90)
+            linkseal.until(lambda: main([*at, "status"]) == 0, "everything encrypted", 90)
             encrypted(linkseal, cluster)
-            plane.admin.post("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-            install(plane)
-            plane.admin.post(CLUSTER_ENCRYPTIONS, cluster_encryption(stage="prepare"))
-            linkseal.join_anew()
-            for node in cluster:  # their pods went with the store, and so did the tokens
-                linkseal.stop(node)
-            linkseal.start()
-            changed = "agents that know it for another cluster"
-            linkseal.until(lambda: all(documents.CLUSTER_CHANGED in linkseal.codes(n) for n in cluster), changed, 90)
-            encrypted(linkseal, cluster)
-        for node in cluster:
-            linkseal.stop(node)
-            linkseal.run_in(node, lambda node=node: agent.cleanup(linkseal.agent_settings(node), withdraw=True))
-            shutil.rmtree(linkseal.state(node))
+        assert [linkseal.status(node).generations for node in cluster] == keys
+        assert plane.admin.get(ENCRYPTION)["status"]["stage"] == "enforce"
+        assert linkseal.rotate(b) == 2, "they work together, as they did before"
+        linkseal.until(linkseal.settled, "the new generation everywhere")
+    assert loss.lost == [], loss
+
+
+def test_a_wiped_store_without_its_ca_needs_a_word_on_each_node(cluster: Cluster, tmp_path: Path) -> None:
+    """Who has the new store is not believed until root on the nodes names the CA; nothing is plaintext meanwhile."""
+    a, b, _ = cluster
+    with deployed(cluster, tmp_path) as (plane, linkseal, at):
         linkseal.to_prefer(at)
-        assert linkseal.all_codes() & {documents.CLUSTER_CHANGED, codes.DIRECTORY_UNREADABLE} == set()
+        linkseal.to_enforce(at)
+        before = linkseal.cluster_uid()
+        with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
+            lose_all(plane, linkseal)
+            plane.admin.patch(ENCRYPTION, {"spec": {"stage": "enforce", "formerClusters": [before]}})
+            signed = "a policy for which nobody falls"
+            linkseal.until(lambda: plane.admin.get(ENCRYPTION)["status"].get("stage") == "enforce", signed)
+            encrypted(linkseal, cluster)
+            assert all(documents.CLUSTER_CHANGED in linkseal.codes(node) for node in cluster)
+            fingerprint = plane.admin.get(ENCRYPTION)["status"]["ca"]["fingerprint"]
+            for node in cluster:
+                linkseal.run_in(node, lambda node=node: agent.trust_ca(linkseal.agent_settings(node), fingerprint))
+            linkseal.until(lambda: came_over(linkseal), "agents that are of the new cluster", 90)
+            linkseal.until(lambda: main([*at, "status"]) == 0, "everything encrypted", 90)
+            encrypted(linkseal, cluster)
+        assert documents.CA_NOT_VOUCHED not in linkseal.all_codes()
     assert loss.lost == [], loss

@@ -4,7 +4,8 @@
     STATE/ca-retired.crt    those that no longer count: what was accepted under them stays, nothing new is
 
 The directory's bundle can bring in a CA with a cross certificate of one in force. Only a policy signed by a later CA
-puts an earlier one out of force, so that whoever can write the directory can neither add nor take away.
+puts an earlier one out of force, so that whoever can write the directory can neither add nor take away. Where the CA's
+key was lost there is nobody to vouch: then root on the host names the next by its fingerprint (`STATE/ca-named`).
 """
 
 from __future__ import annotations
@@ -60,9 +61,25 @@ class Anchors:
         """Take what the directory says of CAs and of who vouches for whom; returns what is wrong with it."""
         if not bundle:
             return ()
+        self.take_named(bundle)
         if self._judged is None or self._judged[0] != (bundle, crosses) or self.refused:
             self._judged = ((bundle, crosses), self._judge(bundle, crosses))
         return self._judged[1]
+
+    def take_named(self, bundle: str) -> None:
+        """Trust the CA in this bundle that root on this host has named, if there is one; once."""
+        named = self._keyring.named_ca()
+        if named is None or self.trust is None:
+            return
+        try:
+            found = [one for one in read_bundle(bundle) if fingerprint_of(one) == named]
+        except ConfigError:
+            return
+        self._retired = tuple(one for one in self._retired if fingerprint_of(one) != named)
+        self._admit([one for one in found if named not in self.trust.fingerprints], "root on this host has named it")
+        if named in self.trust.fingerprints:
+            self._judged = None
+            self._keyring.forget_named_ca()
 
     def _judge(self, bundle: str, crosses: str) -> tuple[Finding, ...]:
         self.refused = ""
@@ -78,7 +95,8 @@ class Anchors:
             return ()
         known = {fingerprint_of(one) for one in self._retired}
         good, strangers = vouched(self.trust.roots, offered, vouching)
-        self._admit([one for one in good if fingerprint_of(one) not in {*known, *self.trust.fingerprints}])
+        new = [one for one in good if fingerprint_of(one) not in {*known, *self.trust.fingerprints}]
+        self._admit(new, "one that was vouches for it")
         named = [fingerprint_of(one) for one in strangers if fingerprint_of(one) not in known]
         if not named:
             return ()
@@ -87,7 +105,7 @@ class Anchors:
         )
         return (Finding(documents.CA_NOT_VOUCHED, HOST_SUBJECT, message),)
 
-    def _admit(self, new: list[x509.Certificate]) -> None:
+    def _admit(self, new: list[x509.Certificate], why: str) -> None:
         """Trust these too, once they are on disk."""
         if not new or self.trust is None:
             return
@@ -99,7 +117,7 @@ class Anchors:
             return
         self.trust = grown
         for one in new:
-            _LOG.info("one more CA is trusted, since one that was vouches for it: %s", fingerprint_of(one))
+            _LOG.info("one more CA is trusted, since %s: %s", why, fingerprint_of(one))
 
     def told(self, authorities: tuple[str, ...]) -> None:
         """A policy was accepted that was signed by the first of these CAs and names those in force."""

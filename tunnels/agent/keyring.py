@@ -193,6 +193,14 @@ class Keyring:
         """Keep them: what they signed before is still judged by them."""
         self._store.save_retired_cas(pem)
 
+    def named_ca(self) -> str | None:
+        """Fingerprint of the CA that root on this host says is to be trusted."""
+        return self._store.load_named_ca()
+
+    def forget_named_ca(self) -> None:
+        """It is trusted now."""
+        self._store.forget_named_ca()
+
     def statement_differs(self, statement: Statement, certificate: str, numbers: Sequence[int]) -> bool:
         """Whether what was last signed says anything else than this."""
         last, signed = self.last_parsed, self.last

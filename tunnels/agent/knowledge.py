@@ -21,11 +21,13 @@ from linkseal.keys.policydoc import PolicyDocument, SignedPolicy
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent.anchors import Anchors
 from linkseal.tunnels.agent.keyring import Keyring
+from linkseal.tunnels.agent.pinned import pinned
 from linkseal.tunnels.agent.state import KnownGood, SavedCluster
+from linkseal.tunnels.agent.succession import Present, Succession, successor
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.policy import Policy, changes, read_signed, standing
+from linkseal.tunnels.policy import Policy, changes, read_signed
 from linkseal.tunnels.register import Finding, Register
 
 _LOG: Final = logging.getLogger(__name__)
@@ -48,11 +50,6 @@ _CLUSTER: Final = ""
 """Stands for the cluster's UID and policy among the names of nodes that are to be saved."""
 
 
-def pinned(policy: Policy) -> dict[str, str | int]:
-    """What the host driver, sockets and peers' endpoints stand on. The scope is none of it at stage off."""
-    return {path: value for path, value in standing(policy).items() if path != "scope"}
-
-
 class Knowledge:
     """Owned by the worker's thread."""
 
@@ -73,6 +70,8 @@ class Knowledge:
         """Whether a running agent stands on the policy's numbers (`pinned`), so that they must stay."""
         self.outgrown = False
         """Whether a policy came with other numbers that are for an agent begun anew."""
+        self.succession: Succession | None = None
+        """The cluster that goes on from this one: its policy is for an agent begun anew, as a node of that."""
         self.deferred = False
         """Whether what is learnt is not written down yet: by the disk one knows what to remove."""
         self._passed = 0
@@ -106,6 +105,11 @@ class Knowledge:
         """Whether something that was learnt is not on disk yet; the next `learn` tries again."""
         return bool(self._unsaved or self.anchors.refused)
 
+    @property
+    def over(self) -> bool:
+        """Whether what has been learnt is for an agent begun anew."""
+        return self.outgrown or self.succession is not None
+
     def published_serial(self) -> int:
         """The serial of this node's own announcement as accepted from the directory; 0: none."""
         peer = None if self.register is None else self.register.peers.get(self.node)
@@ -126,12 +130,15 @@ class Knowledge:
             self.anchors.told(document.authorities)
         except (ConfigError, PeerError) as error:
             _LOG.warning("the policy on disk cannot be used, so it is not known until the directory tells: %s", error)
-        refresh = Register.from_known_good(self.node, cluster.uid, self._known.peers(), ever)
+        refresh = Register.from_known_good(self.node, cluster.uid, self._known.peers(), ever, self._known.former())
         self.register = refresh.register
         self._tell(refresh.findings, 0.0)
 
     def learn(self, view: DirectoryView, now: float) -> frozenset[str]:
         """Take in what the directory says; returns the names of nodes that changed."""
+        if self.register is not None and self.trust is not None and self.register.is_of_another(view.snapshot):
+            self._learn_of_another(view, self.register, self.trust, now)
+            return frozenset()
         self.registered = view.registered if view.registered is not None else self.registered
         broken = self.anchors.offer(view.ca_bundle, view.cross_certificates)
         if self.trust is None:
@@ -146,6 +153,17 @@ class Knowledge:
         self._tell((*refresh.findings, *view.findings, *broken, *wrong), now)
         self._save(refresh.changed, view, now)
         return refresh.changed
+
+    def _learn_of_another(self, view: DirectoryView, register: Register, trust: Trust, now: float) -> None:
+        """Take nothing from the directory of another cluster, but that it goes on from this one."""
+        refresh = register.refresh(view.snapshot, trust, datetime.fromtimestamp(now, UTC))
+        self.anchors.take_named(view.ca_bundle)
+        found: Succession | Finding | None = None
+        if self.policy is not None and self._issued is not None:
+            present = Present(self.node, register.cluster_uid, self.anchors.trust or trust, self.policy, self._issued)
+            found = successor(view, present)
+        self.succession = found if isinstance(found, Succession) else None
+        self._tell((*refresh.findings, *([found] if isinstance(found, Finding) else ())), now)
 
     def _learn_policy(self, offered: SignedPolicy | None, trust: Trust, cluster: str) -> tuple[Finding, ...]:
         """Take up a newer policy that a trusted CA signed for this cluster; returns what is wrong with another.

@@ -127,7 +127,7 @@ class Agent:
         self._spawn("serving metrics", self.insight.serve)
         self._spawn("keeping the boot unit", BootUnit(self.worker, self._in_worker).run)
         try:
-            while not self._stopping.is_set() and not self.worker.knowledge.outgrown and not self.desk.removal:
+            while not self._stopping.is_set() and not self.worker.knowledge.over and not self.desk.removal:
                 pause = await self._trouble.guard(TURN, self._turn())
                 self._next = loop.time() + pause
                 await self._rest(self._trouble.paused(TURN))

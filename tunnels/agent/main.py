@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import os
+import re
 import signal
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from linkseal.keys.errors import ConfigError, DirectoryError, HostError
+from linkseal.keys.store import KeyStore
 from linkseal.tunnels.agent.breakglass import BreakGlass
 from linkseal.tunnels.agent.control import ask
 from linkseal.tunnels.agent.keyring import Keyring
-from linkseal.tunnels.agent.knowledge import POLICY_CODES, Knowledge, pinned
+from linkseal.tunnels.agent.knowledge import POLICY_CODES, Knowledge
 from linkseal.tunnels.agent.logs import start_logging
 from linkseal.tunnels.agent.loop import Agent
 from linkseal.tunnels.agent.memory import no_core, one_arena
-from linkseal.tunnels.agent.removal import FAILED, LOCK, answer, clean, floor_of, removed
+from linkseal.tunnels.agent.onlyone import only_one
+from linkseal.tunnels.agent.pinned import pinned
+from linkseal.tunnels.agent.removal import FAILED, answer, clean, floor_of, removed
 from linkseal.tunnels.agent.state import KnownGood
+from linkseal.tunnels.agent.succession import cross
 from linkseal.tunnels.agent.waiting import answering
 from linkseal.tunnels.agent.worker import Job, Worker, steady_now, unix_now
 from linkseal.tunnels.boot.install import remove as remove_boot
@@ -55,9 +57,6 @@ LAST_RETRY: Final = 15.0
 BEGIN_ANEW: Final = 1.0
 """Seconds until an agent whose numbers changed begins anew: no loop without a pause, whatever the directory says."""
 
-LOCK_SECONDS: Final = 3.0
-"""How long who starts waits for the lock of an agent that is ending."""
-
 CAP_NET_ADMIN: Final = 12
 """Bit of CapEff in /proc/self/status (capabilities(7))."""
 
@@ -71,10 +70,6 @@ def run(settings: AgentSettings) -> int:
     with only_one(settings.run_directory):
         asyncio.run(_run(settings))
     return 0
-
-
-class AgentRuns(HostError):  # noqa: N818 - for `restore` that is no failure
-    """The lock of this host's agent is held."""
 
 
 def restore(settings: AgentSettings) -> int:
@@ -131,6 +126,24 @@ def break_glass(settings: AgentSettings, reason: str | None, seconds: float | No
     except DirectoryError:
         restore(settings)
     return True
+
+
+def trust_ca(settings: AgentSettings, fingerprint: str) -> str:
+    """Have this host trust the CA of this SHA-256 fingerprint, when it comes; returns it as it is written elsewhere.
+
+    Raises ConfigError, HostError.
+    """
+    require_net_admin()
+    name = fingerprint.replace(":", "").lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", name):
+        raise ConfigError(f"{fingerprint[:80]!r} is no fingerprint of a CA: give its SHA-256, 64 hexadecimal digits")
+    store = KeyStore(settings.state_directory)
+    if store.load_ca_bundle() is None:
+        raise HostError(f"{settings.state_directory} trusts no CA yet: the agent takes the first that it sees")
+    store.save_named_ca(name)
+    with contextlib.suppress(DirectoryError):  # the next agent reads it
+        ask(settings.run_directory, {"do": "reconcile"})
+    return name
 
 
 def cleanup(settings: AgentSettings, *, withdraw: bool) -> list[str]:
@@ -203,34 +216,6 @@ def require_net_admin() -> None:
         raise HostError("the agent changes this host's network and may not: run it as root, or with CAP_NET_ADMIN")
 
 
-@contextlib.contextmanager
-def only_one(run_directory: Path) -> Iterator[None]:
-    """Hold the lock of this host's agent. HostError if another has it, and does not end in a moment."""
-    try:
-        run_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(run_directory / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise HostError(f"cannot use {run_directory}: {error.strerror}", errno=error.errno) from error
-    try:
-        if not _locked(file):
-            raise AgentRuns(f"another agent runs on this host ({run_directory}/{LOCK} is held): stop it first")
-        yield
-    finally:
-        os.close(file)
-
-
-def _locked(file: int) -> bool:
-    """Take the lock, waiting a moment: a child of an agent that was just killed may not have begun its own program."""
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(LOCK_SECONDS / 50)
-
-
 def _state(settings: AgentSettings) -> tuple[Keyring, KnownGood, ActiveFindings]:
     return Keyring(settings.state_directory, settings.node), KnownGood(settings.state_directory), ActiveFindings()
 
@@ -268,11 +253,25 @@ async def _work(
             await _until(stop, _removal(settings, directory, driver, agent, executor))
         await loop.run_in_executor(executor, agent.worker.host.close)
         if not stop.is_set():
-            anew, left = agent.worker.knowledge.outgrown, agent.worker.knowledge.is_off
+            knowledge = agent.worker.knowledge
+            anew, left = knowledge.outgrown, knowledge.is_off
             if anew:
                 _LOG.info("ports, marks or tables change: the agent begins anew with them")
+            if knowledge.succession is not None:
+                await loop.run_in_executor(executor, _cross, settings, knowledge)
             await asyncio.wait({stopped}, timeout=BEGIN_ANEW)
     _LOG.info("stopped; tunnels stay as they are")
+
+
+def _cross(settings: AgentSettings, knowledge: Knowledge) -> None:
+    """Become a node of the cluster that goes on from the one before. What the disk refuses is tried again."""
+    found, register = knowledge.succession, knowledge.register
+    assert found is not None
+    assert register is not None
+    try:
+        cross(settings.state_directory, settings.node, found, {peer.uid for peer in register.peers.values()})
+    except HostError as error:
+        _LOG.error("cannot become a node of cluster %s: %s", found.cluster, error)
 
 
 async def _until(stop: asyncio.Event, working: Coroutine[Any, Any, ResultT]) -> ResultT | None:

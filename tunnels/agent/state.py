@@ -1,6 +1,7 @@
 """What a node knows was good, on its disk: enough to rebuild the data path without directory or peers (law 5).
 
     STATE/cluster.json        UID of the cluster, and its signed policy exactly as it was accepted last
+    STATE/former.json         UIDs that nodes had in the cluster from which this one goes on, if there was one
     STATE/announcement.json   this node's own announcement, as last signed
     STATE/peers/NAME.json     a node's documents exactly as they were accepted, this node's own grant among them
     STATE/links.json          the pair of generations that carries each peer's traffic, and the endpoints last set
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -66,6 +67,10 @@ class _Cluster(_Strict):
     uid: str
     policy: str
     signature: str
+
+
+class _Former(_Strict):
+    uids: list[str]
 
 
 class _Passed(_Strict):
@@ -170,6 +175,15 @@ class KnownGood:
         """Write them; whether anything changed."""
         fields = {"uid": cluster.uid, "policy": cluster.policy.text, "signature": cluster.policy.signature}
         return self._write(self._dir / "cluster.json", fields)
+
+    def former(self) -> frozenset[str]:
+        """UIDs that nodes had in the cluster from which this one goes on; empty: it goes on from none."""
+        model = self._read(self._dir / "former.json", _Former)
+        return frozenset() if model is None else frozenset(model.uids)
+
+    def save_former(self, uids: Collection[str]) -> bool:
+        """Write them; whether anything changed."""
+        return self._write(self._dir / "former.json", {"uids": sorted(uids)})
 
     def passed(self) -> int:
         """Serial of the newest policy that was seen and refused for its ports, marks or tables; 0: none was."""

@@ -62,6 +62,7 @@ def restore(session: Session, wait: str | None, check: bool, state: Path | None)
     Running it again changes nothing; where the agent runs there is nothing to do.
     """
     from linkseal.tunnels.agent import main, rescue
+    from linkseal.tunnels.agent.onlyone import AgentRuns
 
     settings = session.settings()
     seconds = 0.0 if wait is None else seconds_of("--wait", wait)
@@ -72,7 +73,7 @@ def restore(session: Session, wait: str | None, check: bool, state: Path | None)
         rescue.wait_for_address(settings, seconds)
     try:
         steps = main.restore(settings)
-    except main.AgentRuns:
+    except AgentRuns:
         note("the agent runs on this host, and looks after the tunnels itself")
         return
     note(f"restored with {plural(steps, 'step')}" if steps else "everything was in place already")
@@ -169,6 +170,27 @@ def break_glass(session: Session, reason: str | None, duration: str | None, end:
         note("the guard closes again" if changed else "break-glass was not in force")
     else:
         note("the guard is lifted; end this with: linkseal agent break-glass --end")
+
+
+@agent.command(
+    "trust-ca",
+    uses=("config",),
+    examples=("linkseal agent trust-ca 5f1c…",),
+)
+@click.argument("fingerprint")
+@pass_session
+def trust_ca(session: Session, fingerprint: str) -> None:
+    """Have this host trust a CA that none trusted here vouches for.
+
+    Where the CA's key is lost, and with it who could vouch for the next (LS1024). FINGERPRINT is the SHA-256 that the
+    finding names and `status.ca.fingerprint` of the ClusterEncryption: compare them, since whoever holds that CA's key
+    decides what this host encrypts and for whom. It counts once, as soon as the directory has that CA; the one before
+    is retired by the first policy of the new one. Tunnels and keys stay. Needs root.
+    """
+    from linkseal.tunnels.agent import main
+
+    name = main.trust_ca(session.settings(), fingerprint)
+    note(f"{name} is trusted as soon as the directory names it; `linkseal agent status` shows LS1024 until then")
 
 
 @agent.command(

@@ -205,6 +205,7 @@ class KubeController:
             stages = self._keeper(copies, present)
             policy = parse_policy(asked, SOURCE)
             aim = aim_of(policy, spec, SOURCE)
+            stages.goes_on(policy, aim, time.time())
             asked, kept = stages.merged(asked, policy)
             endpoints = frozenset[Endpoint]().union(*copies.slices.objects.values())
             addresses = {address for facts in copies.nodes.objects.values() for address in facts.addresses}

@@ -1,7 +1,8 @@
 """CA/stage.json: where the cluster is, the walk under way, and every change of stage with who, when and why.
 
 {"stage": "prefer", "pool": null, "serial": 1793613600, "pinned": {"scope": "overlay", "wireguard.port": 51820, …},
-"seen": {"stage": "prefer", "lowerTo": null, "pool": null}, "asked": "", "ended": "", "walk": null,
+"seen": {"stage": "prefer", "lowerTo": null, "pool": null}, "asked": "", "ended": "", "former": [],
+"walk": null,
 "history": [{"at": "2026-11-02T10:00:00Z", "from": "prepare", "to": "prefer", "who": "root@ops", "why": "enable"}]}
 """
 
@@ -57,6 +58,8 @@ class Saved:
     pinned: Mapping[str, str | int] | None = None
     """What stays while the cluster is not off, by the path of its field (`linkseal.tunnels.policy.standing`)."""
     history: tuple[Change, ...] = field(default=())
+    former: tuple[str, ...] = ()
+    """The clusters from which this one goes on, as they were acted upon last."""
 
     def moved(self, position: Position, now: float, who: str, why: str) -> Saved:
         """Return it after a change of stage."""
@@ -112,6 +115,7 @@ class _File(_Place):
     serial: int = 0
     asked: str = ""
     ended: str = ""
+    former: list[str] = Field(default_factory=list)
     seen: _Seen | None = None
     pinned: dict[str, str | int] | None = None
     walk: _Walk | None = None
@@ -181,6 +185,7 @@ def load(store: Store) -> Saved | None:
         found.serial,
         found.pinned,
         tuple(Change(one.at, one.old, one.new, one.who, one.why) for one in found.history),
+        tuple(found.former),
     )
 
 
@@ -193,6 +198,7 @@ def save(store: Store, saved: Saved) -> bool:
         "seen": _seen(saved),
         "asked": saved.asked,
         "ended": saved.ended,
+        "former": list(saved.former),
         "walk": None if saved.walk is None else _walk(saved.walk),
         "history": [
             {"at": one.at, "from": one.old, "to": one.new, "who": one.who, "why": one.why} for one in saved.history

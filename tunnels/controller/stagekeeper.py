@@ -147,6 +147,20 @@ class Stagekeeper:
         self._keep(replace(saved, walk=None, serial=serial, pinned=standing(policy)))
         self._settled = self._saved
 
+    def goes_on(self, policy: Policy, aim: Aim, now: float) -> None:
+        """Take up from which clusters this one goes on: newly said, it is where the spec says without a walk.
+
+        Their nodes stand there already, and do not come to a stage that is lower. Those that do not are new, and shut.
+        """
+        saved = self._saved
+        if policy.former_clusters == saved.former:
+            return
+        if set(policy.former_clusters) - set(saved.former) and _ahead(aim.goal, saved.position):
+            why = f"goes on from cluster {', '.join(policy.former_clusters)}"
+            saved = replace(saved.moved(aim.goal, now, self._source, why), walk=None)
+            saved = replace(saved, seen=(aim.stage, aim.lower_to), seen_pool=aim.pool, pinned=standing(policy))
+        self._keep(replace(saved, former=policy.former_clusters))
+
     def undo(self) -> None:
         """Take back what has moved since the policy was signed last: it could not be signed, so it is nowhere."""
         self._keep(self._settled)
@@ -352,6 +366,13 @@ class Stagekeeper:
         if saved != self._saved:
             self._saved = saved
             stagefile.save(self._store, saved)
+
+
+def _ahead(goal: Position, position: Position) -> bool:
+    """Whether no node is further than in `goal`, and some are not as far."""
+    pooled = {name for one in (goal, position) if one.pool is not None for name in one.pool.nodes}
+    ways = [_way(position.stage, goal.stage), *(_way(position.of(name), goal.of(name)) for name in pooled)]
+    return min(ways) >= 0 and max(ways) > 0
 
 
 def _way(here: Stage, there: Stage) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from linkseal.keys import codes as documents
 from linkseal.keys import policydoc
 from linkseal.keys.errors import HostError
 from linkseal.keys.policydoc import PolicyDocument, SignedPolicy
+from linkseal.keys.store import KeyStore
 from linkseal.tunnels import codes
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.register import NodeDocuments, Snapshot
@@ -240,3 +242,63 @@ def test_retired_cas_that_cannot_be_read_stop_no_start(tmp_path: Path) -> None:
     node = start(tmp_path / "state")
     assert trusted(node) == (name(NEW),)
     assert "n1" in peers(node)
+
+
+# --- where the key is lost, and nobody can vouch for the next ---------------------------------------------------------
+
+
+def lost(folder: Path) -> tuple[Node, DirectoryView]:
+    """A node that trusts the old CA, and a directory where all is signed by a new one that nobody vouches for."""
+    node = start(folder)
+    node.knowledge.learn(view([OLD], signed(1, OLD)), TIME)
+    anew = view([NEW], signed(7, NEW), "", documents_by(NEW, NEW, serial=2))
+    node.knowledge.learn(anew, TIME)
+    assert (trusted(node), node.knowledge.policy_serial, peers(node)) == ((name(OLD),), 1, {"n1": 1, "n2": 1})
+    assert documents.CA_NOT_VOUCHED in told(node)
+    return node, anew
+
+
+def test_one_that_root_on_the_host_names_is_trusted_and_retires_the_one_before(tmp_path: Path) -> None:
+    node, anew = lost(tmp_path / "state")
+    KeyStore(tmp_path / "state").save_named_ca(name(NEW))
+    node.knowledge.learn(anew, TIME)
+    for found in (node, start(tmp_path / "state")):
+        assert trusted(found) == (name(NEW),)
+        assert (found.knowledge.policy_serial, peers(found), told(found)) == (7, {"n1": 2, "n2": 2}, [])
+    assert KeyStore(tmp_path / "state").load_named_ca() is None, "the word counts once"
+
+
+def test_a_name_is_no_word_for_another_ca_and_waits_for_its_own(tmp_path: Path) -> None:
+    node, anew = lost(tmp_path / "state")
+    KeyStore(tmp_path / "state").save_named_ca(name(NEWEST))
+    for bundle in (anew.ca_bundle, "no PEM"):
+        node.knowledge.learn(replace(anew, ca_bundle=bundle), TIME)
+        assert (trusted(node), node.knowledge.policy_serial) == ((name(OLD),), 1)
+    assert KeyStore(tmp_path / "state").load_named_ca() == name(NEWEST)
+
+
+def test_it_is_not_used_up_while_the_disk_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node, anew = lost(tmp_path / "state")
+    KeyStore(tmp_path / "state").save_named_ca(name(NEW))
+    with monkeypatch.context() as broken:
+        broken.setattr(KeyStore, "save_ca_bundle", full)
+        node.knowledge.learn(anew, TIME)
+        assert trusted(node) == (name(OLD),)
+    node.knowledge.learn(anew, TIME)
+    assert trusted(node) == (name(NEW),)
+
+
+def full(*_: object) -> None:
+    raise HostError("no space left")
+
+
+def test_in_another_cluster_s_directory_it_counts_for_that_cluster_s_word(tmp_path: Path) -> None:
+    node, anew = lost(tmp_path / "state")
+    KeyStore(tmp_path / "state").save_named_ca(name(NEW))
+    spec = {"stage": "prefer", "formerClusters": ["c1"]}
+    later = PolicyDocument("c2", 9, NOW + timedelta(hours=1), spec, (name(NEW),))
+    other = replace(anew, snapshot=replace(anew.snapshot, cluster_uid="c2"), uid="new-1")
+    node.knowledge.learn(replace(other, policy=policydoc.sign(authority(EVIL), later)), TIME)
+    assert not node.knowledge.over
+    node.knowledge.learn(replace(other, policy=policydoc.sign(authority(NEW), later)), TIME)
+    assert node.knowledge.over

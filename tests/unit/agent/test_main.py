@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from linkseal.keys.errors import DirectoryError, HostError
-from linkseal.tunnels.agent import main, removal
+from linkseal.keys.errors import ConfigError, DirectoryError, HostError
+from linkseal.keys.store import KeyStore
+from linkseal.tunnels.agent import main, onlyone, removal
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.host.host import Features
@@ -156,11 +157,11 @@ def test_the_lock_of_an_agent_that_is_ending_is_waited_for(tmp_path: Path, monke
     fcntl.flock(child, fcntl.LOCK_EX)
     ending = threading.Timer(0.2, os.close, (child,))
     ending.start()
-    with main.only_one(tmp_path):
+    with onlyone.only_one(tmp_path):
         assert not ending.is_alive()
     ending.join()
-    monkeypatch.setattr(main, "LOCK_SECONDS", 0.1)
-    with main.only_one(tmp_path), pytest.raises(HostError, match="another agent runs"), main.only_one(tmp_path):
+    monkeypatch.setattr(onlyone, "LOCK_SECONDS", 0.1)
+    with onlyone.only_one(tmp_path), pytest.raises(HostError, match="another agent runs"), onlyone.only_one(tmp_path):
         pass
 
 
@@ -176,3 +177,19 @@ async def test_what_an_outgrown_agent_stood_on_stays_until_there_is_something_el
     agent = await main._prepare(settings, directory, None, executor, anew=True, left=left)  # type: ignore[arg-type]
     assert agent.worker.knowledge.policy is not None
     assert agent.worker.knowledge.policy.stage is (Stage.OFF if left else Stage.PREFER)
+
+
+def test_a_ca_is_named_by_its_fingerprint_alone(settings: AgentSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "require_net_admin", lambda: None)
+    found = authority("next").fingerprint
+    with pytest.raises(HostError, match="trusts no CA yet"):
+        main.trust_ca(settings, found)
+    store = KeyStore(settings.state_directory)
+    store.open("n1", "uid-1", "c1")
+    store.save_ca_bundle(authority().certificate_pem())
+    for wrong in ("", found[:-1], f"{found}0", "../../etc/passwd", "g" * 64):
+        with pytest.raises(ConfigError, match="64 hexadecimal digits"):
+            main.trust_ca(settings, wrong)
+        assert store.load_named_ca() is None
+    with_colons = ":".join(found[i : i + 2] for i in range(0, 64, 2)).upper()
+    assert main.trust_ca(settings, with_colons) == store.load_named_ca() == found

@@ -46,10 +46,15 @@ def key_of(seed: str) -> PrivateKey:
 
 
 def policy(
-    serial: int = 1, cluster: str = "c1", ca: str = "lab", after: int | None = None, **spec: object
+    serial: int = 1,
+    cluster: str = "c1",
+    ca: str = "lab",
+    after: int | None = None,
+    issued: datetime = NOW,
+    **spec: object,
 ) -> SignedPolicy:
     """A policy, stage prefer unless `spec` says otherwise."""
-    document = PolicyDocument(cluster, serial, NOW, {"stage": "prefer", **spec}, after=after)
+    document = PolicyDocument(cluster, serial, issued, {"stage": "prefer", **spec}, after=after)
     return policydoc.sign(authority(ca), document)
 
 
