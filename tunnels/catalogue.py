@@ -199,8 +199,8 @@ DOCUMENTS: Final = (
         "LS1023",
         "error",
         "the directory belongs to another cluster",
-        "The cluster UID in the directory is not the one this node was installed with. Nothing is taken from there, and "
-        "nothing is changed.",
+        "The cluster UID in the directory is not the one this node was installed with. Nothing is taken from there, "
+        "and nothing is changed.",
         "Point the agent at its own directory. Where the API server's store was lost and the cluster made anew, name "
         "the UID of before in `formerClusters` of the ClusterEncryption (docs/kubernetes.md). To move the node to a "
         "cluster of others, run `linkseal agent cleanup`, move the state directory away, and start the agent.",
