@@ -99,7 +99,7 @@ def largest_status() -> NodeStatus:
         guard=GuardStatus(
             "drop", whole=False, redirects="open", broken_glass=LONG, last_plaintext=T, masqueraded=1_000_000,
             counts=tuple(PlaintextCount("out", "bypass", "dropped", FULL, FULL) for _ in range(MAX_COUNTS)),
-            flows=tuple(PlaintextFlow(name(n), "in", "tcp", 65535, FULL, FULL) for n in range(MAX_FLOWS)),
+            flows=tuple(PlaintextFlow(name(n), "in", "tcp", 65535, FULL, FULL, "a" * 128) for n in range(MAX_FLOWS)),
             uncovered=(LONG,) * 20, first_loaded_at=T, unguarded=1_000_000,
         ),
         verified=tuple(Verification(name(n), "leaked", T, LONG, 1_000_000) for n in range(MAX_VERIFIED)),
