@@ -20,6 +20,9 @@ NAMESPACE = "linkseal"
 AGENT, CONTROLLER = "linkseal-agent", "linkseal-controller"
 """The chart's service accounts."""
 
+HOOKS = ("linkseal-uninstall-nodes", "linkseal-uninstall-objects")
+"""Those of its hooks: they are there while `helm uninstall` runs."""
+
 CLUSTER_ENCRYPTIONS = "/apis/linkseal.io/v1alpha1/clusterencryptions"
 NODE_ENCRYPTIONS = "/apis/linkseal.io/v1alpha1/nodeencryptions"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -61,7 +64,7 @@ def install(plane: ControlPlane, *options: str) -> None:
 
 def remove(plane: ControlPlane, recorder: Recorder) -> None:
     """Uninstall, delete what Helm leaves on purpose, and wait until the policies are out of force."""
-    plane.helm("uninstall", "linkseal", "--namespace", NAMESPACE, "--ignore-not-found")
+    plane.helm("uninstall", "linkseal", "--namespace", NAMESPACE, "--ignore-not-found", "--no-hooks")
     for plural in ("clusterencryptions", "nodeencryptions"):
         path = f"{DEFINITIONS}/{plural}.linkseal.io"
         plane.admin.delete(path, missing_ok=True)
@@ -120,10 +123,26 @@ def granted_exactly(plane: ControlPlane, account: str) -> set[tuple[str, str, st
     """And the name that a rule is limited to, and the namespace of its role; empty: any, and everywhere."""
     text = plane.kubectl("get", "clusterroles,roles", "--all-namespaces", "-o", "yaml", "-l",
                          "app.kubernetes.io/name=linkseal")  # fmt: skip
+    return _rights(yaml.safe_load(text)["items"], account)
+
+
+def hook_objects(plane: ControlPlane, *options: str) -> list[Object]:
+    """What the chart has for its hooks."""
+    shown = ("--show-only", "templates/uninstall.yaml")
+    text = plane.helm("template", "linkseal", str(CHART), "--namespace", NAMESPACE, *shown, *options)
+    return [one for one in yaml.safe_load_all(text) if one]
+
+
+def hook_rights(plane: ControlPlane, account: str) -> set[tuple[str, str]]:
+    """Verb and resource of every rule that the chart has for the account of a hook."""
+    return {(verb, resource) for verb, resource, _, _ in _rights(hook_objects(plane), account)}
+
+
+def _rights(objects: list[Object], account: str) -> set[tuple[str, str, str, str]]:
     return {
         (verb, f"{group}/{resource}" if group else resource, name, role["metadata"].get("namespace", ""))
-        for role in yaml.safe_load(text)["items"]
-        if role["metadata"]["name"].startswith(account)
+        for role in objects
+        if "rules" in role and role["metadata"]["name"].startswith(account)
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
@@ -132,10 +151,18 @@ def granted_exactly(plane: ControlPlane, account: str) -> set[tuple[str, str, st
     }
 
 
-def called(plane: ControlPlane) -> set[tuple[str, str]]:
-    """Verb and resource of all that the controller has asked the API server for."""
-    mine = plane.requests(user=f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}")
+def called(plane: ControlPlane, account: str = CONTROLLER) -> set[tuple[str, str]]:
+    """Verb and resource of all that the controller, or another account, has asked the API server for."""
+    mine = plane.requests(user=f"system:serviceaccount:{NAMESPACE}:{account}")
     return {(one.verb, one.resource) for one in mine}
+
+
+def left_in_the_api(plane: ControlPlane) -> set[tuple[str, str]]:
+    """Kind and name of every object that names us, of whatever kind, but for Events: they end by themselves."""
+    kinds = set(plane.kubectl("api-resources", "--verbs=list", "-o", "name").split())
+    asked = ",".join(sorted(kinds - {"events", "events.events.k8s.io"}))
+    found = yaml.safe_load(plane.kubectl("get", asked, "--all-namespaces", "-o", "yaml"))["items"]
+    return {(one["kind"], one["metadata"]["name"]) for one in found if "linkseal" in yaml.safe_dump(one)}
 
 
 def told(plane: ControlPlane) -> set[str]:

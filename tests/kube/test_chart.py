@@ -65,7 +65,7 @@ def helm(plane: ControlPlane, verb: str, *options: str) -> str:
 
 def uninstall(plane: ControlPlane) -> None:
     """And end the pods, as kubelets would."""
-    plane.helm("uninstall", "linkseal", "--namespace", NAMESPACE, "--ignore-not-found")
+    plane.helm("uninstall", "linkseal", "--namespace", NAMESPACE, "--ignore-not-found", "--no-hooks")
 
     def gone() -> bool:
         for pod in pods(plane):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ground.charts import CHART, NAMESPACE
+from ground.charts import HOOKS, NAMESPACE, called, hook_rights, left_in_the_api
 from ground.podcluster import PodCluster, pod_cluster
 from ground.probes import loss_probe
 from linkseal.tunnels.lab.kube.cluster import API
@@ -65,34 +65,20 @@ def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: p
         assert [text for text in wire.plaintext() if API not in text] == []
         assert pods.linkseal("disable", "--wait=180s") == 0, pods.failed(capfd)
         say("disabled")
-        assert pods.linkseal("remove", "--yes", "--timeout", "120s") == 0, pods.failed(capfd)
-        assert_nothing_on_nodes(pods)
-        say("removed from the nodes")
         logs = pods.logs()
         uninstall(pods)
         say("uninstalled")
-        forget(pods)
+        assert_nothing_on_nodes(pods)
+        made = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}  # for every namespace
+        assert left_in_the_api(pods.plane) - made == {("Namespace", NAMESPACE)}
     assert loss.lost == [], f"{loss}\n{logs}"
+    for hook in HOOKS:
+        assert called(pods.plane, hook) == hook_rights(pods.plane, hook)
 
 
 def uninstall(pods: PodCluster) -> None:
     pods.helm("uninstall")
     pods.until(lambda: not pods.pods_of("agent") + pods.pods_of("controller"), "no pods")
-
-
-def forget(pods: PodCluster) -> None:
-    """What docs/kubernetes.md says of the end; then nothing of ours is left in the API."""
-    kubectl = pods.plane.kubectl
-    names = ("announcement", "signature", "certificate", "grant")
-    kubectl("annotate", "nodes", "--all", *(f"linkseal.io/{name}-" for name in names))
-    kubectl("delete", "namespace", NAMESPACE, "--timeout=60s")
-    kubectl("delete", "-f", str(CHART / "crds"), "--timeout=60s")
-    kubectl("delete", "certificatesigningrequests", "--selector", "app.kubernetes.io/name=linkseal")
-    kinds = "crd,namespaces,certificatesigningrequests,clusterroles,clusterrolebindings,nodes,priorityclasses"
-    kinds += ",validatingadmissionpolicies,validatingadmissionpolicybindings"
-    left = kubectl("get", kinds, "-o", "yaml") + kubectl("get", "roles,rolebindings,leases", "-A", "-o", "yaml")
-    assert "linkseal" not in left
-    assert_nothing_on_nodes(pods)
 
 
 def assert_nothing_on_nodes(pods: PodCluster) -> None:

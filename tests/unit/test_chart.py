@@ -150,6 +150,7 @@ def test_every_policy_and_value_is_documented() -> None:
         "agent.metrics",
         "controller.nodeAffinity",
         "clusterEncryption.create",
+        "uninstall.clean",
     ):
         assert f"`{name}`" in DOCS
 

@@ -88,6 +88,13 @@ class Session:
             raise ConfigError(f"the Kubernetes API needs more: {error}; install linkseal[kubernetes]") from error
         return Access(chosen.kubeconfig, chosen.context)
 
+    def kube_namespace(self) -> str:
+        """Return the namespace of the cluster that `cluster` names. Raises ConfigError."""
+        from linkseal.tunnels.settings import KubeDirectorySettings
+
+        chosen = self._chosen()
+        return (chosen if isinstance(chosen, KubeDirectorySettings) else KubeDirectorySettings()).namespace
+
     def from_afar(self) -> Access | None:
         """Return how the cluster's API is reached where the cluster is meant, and not this host. Raises ConfigError.
 

@@ -28,12 +28,12 @@ def require_timeout(seconds: float | None) -> None:
 
 def chosen(access: Access, selector: str) -> frozenset[str]:
     """Return the nodes that go first. Raises ApiError, ConfigError."""
-    return _with_api(access, lambda api: select(api, selector))
+    return with_api(access, lambda api: select(api, selector))
 
 
 def rehearse(access: Access, target: Target) -> dict[str, Any]:
     """Return the outlook. Raises ApiError, ConfigError."""
-    return _with_api(access, lambda api: preview(api, target))
+    return with_api(access, lambda api: preview(api, target))
 
 
 def walk(access: Access, target: Target, options: dict[str, Any], tell: Answered) -> int:
@@ -49,7 +49,7 @@ def walk(access: Access, target: Target, options: dict[str, Any], tell: Answered
             await spent(api, generation)
         return code
 
-    return _with_api(access, act)
+    return with_api(access, act)
 
 
 async def _attended(api: KubeApi, generation: int, patience: float | None, tell: Answered) -> int:
@@ -75,7 +75,9 @@ def _stays(here: Position | None) -> str:
     return f"the cluster stays at stage {here}"
 
 
-def _with_api(access: Access, action: Callable[[KubeApi], Awaitable[ResultT]]) -> ResultT:
+def with_api(access: Access, action: Callable[[KubeApi], Awaitable[ResultT]]) -> ResultT:
+    """Return what `action` makes of the cluster's API. Raises ConfigError, what `action` raises."""
+
     async def act() -> ResultT:
         api = KubeApi(access)
         try:

@@ -155,6 +155,16 @@ class KubeApi:
         """Replace an object. Raises ApiError (409: it has changed since its resourceVersion)."""
         return await self._object("PUT", path, None, JSON, body)
 
+    async def delete(self, path: str) -> bool:
+        """Delete an object, and in the background what it owns; return False if there is none. Raises ApiError."""
+        try:
+            await self._object("DELETE", path, None, JSON)
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return False
+            raise
+        return True
+
     async def watch(
         self, path: str, query: Mapping[str, str], *, accept: str, silence: float
     ) -> AsyncIterator[dict[str, Any]]:

@@ -29,3 +29,12 @@ yes
 {{- define "linkseal.daemonsSocket" -}}
 /run/linkseal/daemons/control.sock
 {{- end }}
+
+{{/* Labels and annotations of what an uninstall's hook may do with: (list ROOT HOOK). It is there while the hook runs. */}}
+{{- define "linkseal.uninstallRight" -}}
+labels: {{- include "linkseal.labels" (first .) | nindent 2 }}
+annotations:
+  helm.sh/hook: {{ last . }}
+  helm.sh/hook-weight: "-5"
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
+{{- end }}

@@ -1,0 +1,79 @@
+"""`linkseal remove` on a Kubernetes cluster: whom to ask, and what is taken from its API after an uninstall."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection
+from functools import partial
+from typing import Final
+
+from linkseal.keys.errors import ConfigError
+from linkseal.tunnels.cli.exits import ExitCode
+from linkseal.tunnels.cli.output import clean, confirm, emit, note
+from linkseal.tunnels.cli.remove import Nodes
+from linkseal.tunnels.cli.stagescluster import with_api
+from linkseal.tunnels.controller import leave
+from linkseal.tunnels.directory.kubeapi import Access, KubeApi
+from linkseal.tunnels.leaving import Traces, can_answer, in_the_way, is_removed, left_on_nodes, not_off
+
+LOOK: Final = 1.0
+"""Seconds between two looks at what has to end before."""
+
+ADVICE: Final = (
+    "a node whose agent is silent: `linkseal agent cleanup` there, then `linkseal remove --objects --cleaned NODE`; "
+    "one that is gone: delete its Node"
+)
+
+
+def nodes(access: Access, namespace: str) -> tuple[Nodes | None, str]:
+    """Return who is to be asked; or None, and why nobody may be. Raises ApiError, ConfigError."""
+    found = with_api(access, lambda api: leave.traces(api, namespace))
+    if why := not_off(found):
+        return None, why
+    now, left = time.time(), left_on_nodes(found)
+    asked = [name for name in left if can_answer(found.nodes[name], now)]
+    gone = [name for name, one in sorted(found.nodes.items()) if name not in left and one.status is not None]
+    return Nodes(asked, [name for name in gone if _removed(found, name)], [n for n in left if n not in asked]), ""
+
+
+def _removed(found: Traces, name: str) -> bool:
+    status = found.nodes[name].status
+    return status is not None and is_removed(status)
+
+
+def forget(
+    access: Access, namespace: str, cleaned: Collection[str], timeout: float, *, yes: bool, uninstalling: bool
+) -> int:
+    """Take what is ours from the API if nothing is in the way; returns the exit code. Raises ApiError, ConfigError."""
+    deadline = time.monotonic() + timeout
+    found = with_api(access, partial(_ended, namespace=namespace, cleaned=cleaned, deadline=deadline))
+    if strange := sorted(set(cleaned) - found.nodes.keys()):
+        raise ConfigError(f"--cleaned: there is no Node {clean(strange[0])}")
+    why = [*in_the_way(found, cleaned), *(f"{one} has not ended" for one in found.ending)]
+    if why and uninstalling:
+        for line in why:
+            emit(clean(line))
+        note(f"all is left as it is in the API, CRDs too: a chart that is installed again takes over ({ADVICE})")
+        return ExitCode.FINE
+    if why:
+        raise ConfigError(f"{clean('; '.join(why))}. {ADVICE[0].upper()}{ADVICE[1:]}")
+    if not yes:
+        confirm("This deletes the CA, the policy and both CRDs with their objects. Delete them?")
+
+    async def act(api: KubeApi) -> None:
+        async for line in leave.forget(api, namespace, deadline):
+            emit(line)
+
+    with_api(access, act)
+    note(f"nothing of Linkseal is left in the API; the namespace {namespace} is yours")
+    return ExitCode.FINE
+
+
+async def _ended(api: KubeApi, *, namespace: str, cleaned: Collection[str], deadline: float) -> Traces:
+    """Return what is there once nobody of us writes any more, something else is in the way, or the time is over."""
+    while True:
+        found = await leave.traces(api, namespace, workloads=True)
+        if not found.ending or any(in_the_way(found, cleaned)) or time.monotonic() > deadline:
+            return found
+        await asyncio.sleep(LOOK)
