@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -158,11 +159,12 @@ def called(plane: ControlPlane, account: str = CONTROLLER) -> set[tuple[str, str
 
 
 def left_in_the_api(plane: ControlPlane) -> set[tuple[str, str]]:
-    """Kind and name of every object that names us, of whatever kind, but for Events: they end by themselves."""
+    """Kind and name of every object that names us, who wrote it included; but for Events: they end by themselves."""
     kinds = set(plane.kubectl("api-resources", "--verbs=list", "-o", "name").split())
     asked = ",".join(sorted(kinds - {"events", "events.events.k8s.io"}))
-    found = yaml.safe_load(plane.kubectl("get", asked, "--all-namespaces", "-o", "yaml"))["items"]
-    return {(one["kind"], one["metadata"]["name"]) for one in found if "linkseal" in yaml.safe_dump(one)}
+    options = ("--all-namespaces", "--show-managed-fields", "-o", "json")
+    found = json.loads(plane.kubectl("get", asked, *options))["items"]
+    return {(one["kind"], one["metadata"]["name"]) for one in found if "linkseal" in json.dumps(one)}
 
 
 def told(plane: ControlPlane) -> set[str]:

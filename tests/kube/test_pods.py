@@ -15,7 +15,15 @@ from linkseal.tunnels.lab.kube.cluster import API
 SENT = 1000
 """Encrypted packets at least: the probe's alone are a hundred a second."""
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
+KEPT = {
+    *(("CustomResourceDefinition", f"{kind}.linkseal.io") for kind in ("clusterencryptions", "nodeencryptions")),
+    *(("ConfigMap", f"linkseal-{name}") for name in ("ca", "policy", "stage")),
+    ("Secret", "linkseal-ca-key"),
+    ("ClusterEncryption", "default"),
+}
+"""What an uninstall leaves in the API while anything is encrypted, beside what Nodes carry."""
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
@@ -56,6 +64,11 @@ def test_installed_encrypted_upgraded_and_uninstalled(pods: PodCluster, capfd: p
             )
             say("upgraded")
             uninstall(pods)
+            assert "nothing is changed on nodes: the cluster is at stage enforce" in pods.logs(HOOKS[0])
+            assert "all is left as it is in the API" in pods.logs(HOOKS[1])
+            left = left_in_the_api(pods.plane)
+            assert left >= KEPT | {("Node", node.name) for node in pods.cluster}
+            assert [name for _, name in left if name.startswith(HOOKS)] == []
             time.sleep(2)  # nobody is there, and all is as it was
             pods.install()
             pods.until(lambda: pods.ready("agent") == 3 and pods.ready("controller") == 2, "pods that are ready again")

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
-from ground.charts import until
+from ground.charts import NAMESPACE, left_in_the_api, until
 from ground.podcluster import PodCluster, pod_cluster
 from ground.probes import loss_probe
 from ground.sshagents import Keys
@@ -66,6 +66,11 @@ def test_new_agents_lose_nothing_and_new_daemons_are_for_the_operator_to_start(
     pods.plane.admin.delete(f"{SPACE}/pods/{old['metadata']['name']}")
     until(lambda: old["metadata"]["uid"] not in pods.uids("daemons") and ready("daemons"))
     assert pods.linkseal("status", "--wait=120s") == 0, pods.failed(capfd)
+    assert pods.linkseal("disable", "--wait=180s") == 0, pods.failed(capfd)
+    pods.helm("uninstall")
+    pods.until(lambda: not any(map(pods.pods_of, ("agent", "controller", "daemons"))), "no pods, also of wireguard-go")
+    made = {("ServiceAccount", "default"), ("ConfigMap", "kube-root-ca.crt")}  # for every namespace
+    assert left_in_the_api(pods.plane) - made == {("Namespace", NAMESPACE)}, pods.logs("uninstall")
 
 
 def test_the_ca_moves_to_an_ssh_agent_beside_the_controller_and_nothing_is_lost(

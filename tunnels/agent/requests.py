@@ -28,6 +28,9 @@ PLAN_KEPT: Final = 600.0
 """Seconds after which a plan goes out of the report: it is of its moment, and large."""
 
 
+_WORLDLESS: Final = frozenset({"plan", "remove"})
+
+
 class RequestDesk:
     """Remembers requests and what became of them."""
 
@@ -67,11 +70,14 @@ class RequestDesk:
                 self._states[request] = RequestStatus(state.type, "failed", "the agent was restarted: ask again")
 
     def take(self, requests: Sequence[Request], now: float) -> None:
-        """Carry out what is new. Called in the worker's thread; before there is a world none that acts is taken."""
+        """Carry out what is new. Called in the worker's thread; before there is a world none is taken that needs one.
+
+        A node without a grant never has one, and can be asked to remove everything all the same.
+        """
         if not self.ready:
             return
         for request in requests:
-            if request.id not in self._states and (self._worker.world is not None or request.type == "plan"):
+            if request.id not in self._states and (self._worker.world is not None or request.type in _WORLDLESS):
                 self._states[request.id] = self._carry_out(request, now)
         asked = {request.id for request in requests}  # these must stay answered, or they would be carried out again
         past = [known for known in self._states if known not in asked]
@@ -165,11 +171,17 @@ class RequestDesk:
         self.removal = ""
 
     def _checked(self) -> RequestStatus:
-        world = self._worker.world
-        if world is not None and world.layout.stage is Stage.OFF:
+        if self._stage() is Stage.OFF:
             return RequestStatus("remove", "running", "")
         self.removal = ""
         return RequestStatus("remove", "refused", "this node is not at stage off: `linkseal disable` first")
+
+    def _stage(self) -> Stage | None:
+        """This node's stage; None: that is not known."""
+        world, policy = self._worker.world, self._worker.knowledge.policy
+        if world is not None:
+            return world.layout.stage
+        return None if policy is None else policy.stage_of(self._worker.settings.node)
 
     def _verify(self, request: Request) -> RequestStatus:
         world = self._worker.world

@@ -302,7 +302,9 @@ class KubeDirectory:
         uid = await self.uid(node)
         if uid is None:
             raise DirectoryError(f"there is no Node {node}")
-        metadata = {"name": node, "uid": uid, "annotations": dict(annotations)}
+        metadata: dict[str, Any] = {"name": node, "uid": uid}
+        if annotations:  # none, and not an empty map: who applies that is named on the Node for ever
+            metadata["annotations"] = dict(annotations)
         body = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
         await self._api.apply(f"{NODES}/{node}", body, manager=MANAGER, accept=METADATA)
 

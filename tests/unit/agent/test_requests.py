@@ -159,6 +159,21 @@ async def test_all_is_removed_at_stage_off_only_and_once(tmp_path: Path) -> None
     assert (again.removal, again.states(T)["x2"].state) == ("", "failed"), "whoever asked must look, and ask again"
 
 
+async def test_a_node_that_has_no_grant_can_be_asked_to_remove_everything(tmp_path: Path) -> None:
+    a, b = sealed_pair(tmp_path)
+    desk = await ready(a)
+    a.worker.world = None
+    desk.take([Request("x1", "remove", T), Request("v1", "verify", T)], T)
+    assert {name: one.state for name, one in desk.states(T).items()} == {"x1": "refused"}, "it is at stage prefer"
+    a.run(T, view=view(a, b, stage="off"))
+    a.worker.world = None
+    desk.take([Request("x2", "remove", T)], T)
+    assert (desk.removal, desk.states(T)["x2"].state) == ("x2", "running")
+    a.worker.knowledge.policy = None
+    desk.reconsider()
+    assert (desk.removal, desk.states(T)["x2"].state) == ("", "refused"), "where it is, is not known any more"
+
+
 async def test_a_request_to_remove_everything_is_not_carried_out_much_later(tmp_path: Path) -> None:
     """By an agent that was not there, or of a version that could not read it."""
     a, b = sealed_pair(tmp_path)
