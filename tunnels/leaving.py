@@ -127,10 +127,12 @@ def _left(one: Trace, *, begun: bool) -> str:
 
 def in_the_way(found: Traces, cleaned: Collection[str] = ()) -> Iterator[str]:
     """Yield why the API must keep what it has of us; nothing: it may go."""
-    if found.installed:
-        yield f"{', '.join(found.installed)}: the chart is installed, so uninstall it first"
     if problem := not_off(found):
         yield problem
+        return
+    if found.installed:
+        yield f"{', '.join(found.installed)}: the chart is installed, so uninstall it first"
+        return
     for name, why in left_on_nodes(found, cleaned).items():
         yield f"{name}: {why}"
 

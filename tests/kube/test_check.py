@@ -272,6 +272,7 @@ def test_roles_for_people_have_what_their_commands_ask_for_and_no_more(
         assert run("enable", "--detach", "--to", "prepare")[0] == 0
         assert run("enable", "--detach", "--to", "prefer")[0] == 0
         assert run("plan", "--node", "n1", "--timeout", "1s")[0] == 4
+        assert "at stage prefer: run `linkseal disable` first" in run("remove")[1]
         code, found = checked(config, "--pre")
         assert code in (0, 1)
         assert [one for one in found.values() if one["status"] == "skipped"] == []

@@ -111,7 +111,7 @@ def test_before_stage_off_nothing_goes(stage: Stage) -> None:
     for said in ({"stage": stage.value}, {"stage": "off", "pool": {"stage": stage.value, "nodes": ["n1"]}}):
         assert not_off(Traces({}, encryption={"status": said})) == words
         assert f"asked to go to stage {stage.value}" in not_off(Traces({}, Policy(), encryption={"spec": said}))
-    assert list(in_the_way(Traces({}, Policy(stage=stage)))) == [words]
+    assert list(in_the_way(Traces({"n1": Trace()}, Policy(stage=stage)))) == [words], "and of nodes nothing"
 
 
 def test_a_policy_that_cannot_be_read_is_no_stage_off() -> None:
@@ -126,7 +126,7 @@ def test_stage_off_is_off_also_where_nothing_was_ever_asked_for() -> None:
 
 
 def test_what_runs_is_not_forgotten() -> None:
-    (why,) = in_the_way(Traces({}, Policy(), installed=("DaemonSet linkseal-agent",)))
+    (why,) = in_the_way(Traces({"n1": Trace()}, Policy(), installed=("DaemonSet linkseal-agent",)))
     assert why.startswith("DaemonSet linkseal-agent: the chart is installed")
 
 

@@ -15,10 +15,13 @@ from linkseal.tunnels.cli.remove import Nodes
 from linkseal.tunnels.cli.stagescluster import with_api
 from linkseal.tunnels.controller import leave
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
-from linkseal.tunnels.leaving import Traces, can_answer, in_the_way, is_removed, left_on_nodes, not_off
+from linkseal.tunnels.leaving import Traces, can_answer, in_the_way, left_on_nodes, not_off
 
 LOOK: Final = 1.0
 """Seconds between two looks at what has to end before."""
+
+NAMED: Final = 20
+"""Reasons in an error."""
 
 ADVICE: Final = (
     "a node whose agent is silent: `linkseal agent cleanup` there, then `linkseal remove --objects --cleaned NODE`; "
@@ -33,33 +36,30 @@ def nodes(access: Access, namespace: str) -> tuple[Nodes | None, str]:
         return None, why
     now, left = time.time(), left_on_nodes(found)
     asked = [name for name in left if can_answer(found.nodes[name], now)]
-    gone = [name for name, one in sorted(found.nodes.items()) if name not in left and one.status is not None]
-    return Nodes(asked, [name for name in gone if _removed(found, name)], [n for n in left if n not in asked]), ""
-
-
-def _removed(found: Traces, name: str) -> bool:
-    status = found.nodes[name].status
-    return status is not None and is_removed(status)
+    gone = [name for name, one in sorted(found.nodes.items()) if name not in left and one.reported]
+    return Nodes(asked, gone, [name for name in left if name not in asked]), ""
 
 
 def forget(
     access: Access, namespace: str, cleaned: Collection[str], timeout: float, *, yes: bool, uninstalling: bool
 ) -> int:
     """Take what is ours from the API if nothing is in the way; returns the exit code. Raises ApiError, ConfigError."""
-    deadline = time.monotonic() + timeout
-    found = with_api(access, partial(_ended, namespace=namespace, cleaned=cleaned, deadline=deadline))
+    found, why = _looked(access, namespace, cleaned, timeout)
     if strange := sorted(set(cleaned) - found.nodes.keys()):
         raise ConfigError(f"--cleaned: there is no Node {clean(strange[0])}")
-    why = [*in_the_way(found, cleaned), *(f"{one} has not ended" for one in found.ending)]
-    if why and uninstalling:
+    if not why and not yes:
+        confirm("This deletes the CA, the policy and both CRDs with their objects. Delete them?")
+        found, why = _looked(access, namespace, cleaned, timeout)  # the answer may have taken long
+    advice = "" if not_off(found) or found.installed else f" ({ADVICE})"
+    if why and not uninstalling:
+        more = f"; and {len(why) - NAMED} more" if len(why) > NAMED else ""
+        raise ConfigError(f"{clean('; '.join(why[:NAMED]))}{more}{advice}")
+    if why:
         for line in why:
             emit(clean(line))
-        note(f"all is left as it is in the API, CRDs too: a chart that is installed again takes over ({ADVICE})")
+        note(f"all is left as it is in the API, CRDs too: a chart that is installed again takes over{advice}")
         return ExitCode.FINE
-    if why:
-        raise ConfigError(f"{clean('; '.join(why))}. {ADVICE[0].upper()}{ADVICE[1:]}")
-    if not yes:
-        confirm("This deletes the CA, the policy and both CRDs with their objects. Delete them?")
+    deadline = time.monotonic() + timeout
 
     async def act(api: KubeApi) -> None:
         async for line in leave.forget(api, namespace, deadline):
@@ -68,6 +68,13 @@ def forget(
     with_api(access, act)
     note(f"nothing of Linkseal is left in the API; the namespace {namespace} is yours")
     return ExitCode.FINE
+
+
+def _looked(access: Access, namespace: str, cleaned: Collection[str], timeout: float) -> tuple[Traces, list[str]]:
+    """Return what is there when nothing is about to end any more, and what is in the way."""
+    deadline = time.monotonic() + timeout
+    found = with_api(access, partial(_ended, namespace=namespace, cleaned=cleaned, deadline=deadline))
+    return found, list(in_the_way(found, cleaned)) or [f"{one} has not ended" for one in found.ending]
 
 
 async def _ended(api: KubeApi, *, namespace: str, cleaned: Collection[str], deadline: float) -> Traces:

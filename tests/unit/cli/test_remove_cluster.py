@@ -164,6 +164,13 @@ def test_without_a_word_nothing_goes(cluster: Cluster) -> None:
     assert (done.code, cluster.forgot) == (5, False)
 
 
+def test_what_has_changed_while_somebody_was_asked_counts(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.all_gone()
+    cluster.found.append(replace(cluster.found[0], installed=("DaemonSet linkseal-agent",)))
+    monkeypatch.setattr(removecluster, "confirm", lambda _: None)
+    assert (cluster("--objects").code, cluster.forgot) == (2, False)
+
+
 @pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.PREFER, Stage.ENFORCE])
 def test_before_stage_off_all_of_it_stays(cluster: Cluster, stage: Stage) -> None:
     cluster.all_gone()
@@ -190,6 +197,14 @@ def test_one_node_that_was_not_cleaned_keeps_all_of_it(cluster: Cluster) -> None
     assert not cluster.forgot
     assert cluster("--objects", "--yes", "--cleaned", "c").code == 0
     assert cluster.forgot
+
+
+def test_of_many_nodes_the_first_are_named(cluster: Cluster) -> None:
+    cluster.found = [Traces({f"n{number:04}": Trace() for number in range(2000)}, Policy())]
+    done = cluster("--objects", "--yes")
+    assert done.code == 2
+    assert "and 1980 more" in done.err
+    assert len(done.err) < 2000
 
 
 def test_a_chart_that_is_installed_is_uninstalled_first(cluster: Cluster) -> None:
