@@ -107,6 +107,11 @@ SPEC_RULES = [
         "message": "would lower the stage; if that is meant, set lowerTo to the same stage beside it",
         "fieldPath": ".stage",
     },
+    {
+        "rule": "!has(oldSelf.protectedCIDRs) || size(oldSelf.protectedCIDRs) == 0 || has(self.protectedCIDRs)",
+        "message": "would be given up by being left out, as by an old file; if that is meant, say `protectedCIDRs: []`",
+        "fieldPath": ".protectedCIDRs",
+    },
 ]
 
 OFF = "oldSelf.spec.stage == 'off' && oldSelf.?status.?stage.orValue('off') == 'off'"

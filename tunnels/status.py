@@ -25,6 +25,7 @@ from linkseal.tunnels.statusparts import (
     WORST_RESULT,
     AppliedStatus,
     BootStatus,
+    FormerStatus,
     GuardStatus,
     PlanStatus,
     Verification,
@@ -206,6 +207,7 @@ class NodeStatus:
     """The same in the words that Kubernetes has for it (`linkseal.tunnels.nodeconditions`)."""
     plan: PlanStatus | None = None
     """The answer to the request to plan that came last; it goes after ten minutes."""
+    former: FormerStatus | None = None
 
 
 @with_config(EDGE)

@@ -71,6 +71,17 @@ class PlaintextCount:
 
 @with_config(EDGE)
 @dataclass(frozen=True, slots=True)
+class FormerStatus:
+    """The cluster from which a node comes, or to which it belongs while its directory is another's; its index there."""
+
+    cluster: Short
+    index: Number
+    over: bool
+    """The node belongs to the cluster of its directory now."""
+
+
+@with_config(EDGE)
+@dataclass(frozen=True, slots=True)
 class PlaintextFlow:
     """A flow outside the tunnels that the guard saw in the last ten minutes. `port` is the destination's, 0: none."""
 

@@ -132,6 +132,8 @@ class World:
     no_redirect: str = ""
     opted_out: Mapping[str, Peer] = field(default_factory=dict)
     """Nodes that take no part on purpose: no tunnel leads to them, and plaintext to and from them is counted."""
+    behind: Mapping[str, Peer] = field(default_factory=dict)
+    """Nodes at stage off while this one, in a pool, is further: plaintext to and from them is nobody's matter yet."""
     own_addresses: frozenset[str] = frozenset()
     """What is on the underlay NIC now, granted or not: the tunnels' own packets may come from there."""
 

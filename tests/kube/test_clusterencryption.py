@@ -195,6 +195,8 @@ def test_protected_networks_are_few_and_change_at_any_stage(cluster: Recorder) -
     put(cluster, stage="enforce", protectedCIDRs=some[1:])
     twice = [some[0], some[0]]
     assert put(cluster, stage="enforce", protectedCIDRs=twice)["protectedCIDRs"] == twice
+    assert "as by an old file" in complaint(cluster, stage="enforce")
+    assert put(cluster, stage="enforce", protectedCIDRs=[])["protectedCIDRs"] == []
     assert "protectedCIDRs" not in put(cluster, stage="enforce")
 
 

@@ -11,13 +11,16 @@ import pytest
 from ground.charts import CLUSTER_ENCRYPTIONS, NAMESPACE, cluster_encryption, install
 from ground.controlplane import ControlPlane
 from ground.kubemesh import KubeDeployment, assert_encrypted, deployed
+from ground.kubeobjects import create_node
 from ground.net import Cluster, Node
 from ground.probes import loss_probe
 from linkseal.keys import codes as documents
+from linkseal.keys import grant as grants
 from linkseal.keys.errors import DirectoryError
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent import main as agent
 from linkseal.tunnels.cli.main import main
+from linkseal.tunnels.directory.kubedocs import GRANT
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(420)]
 
@@ -80,13 +83,23 @@ def lose_all(plane: ControlPlane, linkseal: KubeDeployment, *, ca: Mapping[str, 
         plane.admin.post(SECRETS, dict(ca))
     install(plane)
     plane.admin.post(CLUSTER_ENCRYPTIONS, cluster_encryption(stage="prepare"))
+    first = "/api/v1/nodes/a-first"  # and soon gone: so nodes have other indexes than before
+    create_node(plane.admin, "a-first", addresses=["192.0.2.99"], pod_cidrs=["10.244.99.0/24"])
     linkseal.join_anew()
+    linkseal.until(lambda: [index_of(plane, node) for node in linkseal.cluster] == [2, 3, 4], "grants")
+    plane.admin.delete(first)
     for node in linkseal.cluster:  # their pods went with the store, and so did the tokens
         linkseal.stop(node)
     linkseal.start()
     changed = "agents that know it for another cluster"
     linkseal.until(lambda: all(documents.CLUSTER_CHANGED in linkseal.codes(n) for n in linkseal.cluster), changed, 90)
     encrypted(linkseal, linkseal.cluster)
+
+
+def index_of(plane: ControlPlane, node: Node) -> int:
+    """The index that a node is granted; 0: none yet."""
+    found = plane.admin.get(f"/api/v1/nodes/{node.name}")["metadata"].get("annotations", {}).get(GRANT)
+    return grants.parse(grants.unwrap(found, node=node.name).text, node=node.name).index if found else 0
 
 
 def came_over(linkseal: KubeDeployment) -> bool:
@@ -116,6 +129,7 @@ def test_a_wiped_store_whose_ca_was_kept_goes_on_at_the_operator_s_word(cluster:
             encrypted(linkseal, cluster)
         assert [linkseal.status(node).generations for node in cluster] == keys
         assert plane.admin.get(ENCRYPTION)["status"]["stage"] == "enforce"
+        assert [index_of(plane, node) for node in cluster] == [1, 2, 3], "as before: peers know probe addresses by them"
         assert linkseal.rotate(b) == 2, "they work together, as they did before"
         linkseal.until(linkseal.settled, "the new generation everywhere")
     assert loss.lost == [], loss

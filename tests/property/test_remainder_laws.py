@@ -15,7 +15,7 @@ from linkseal.tunnels.intervals import without
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.plan import plan
 from linkseal.tunnels.redirect.reasons import UNKNOWN
-from linkseal.tunnels.world import World, host_prefix, protected
+from linkseal.tunnels.world import Peer, World, host_prefix, protected
 from property.fake_guard import FakeGuard, span
 from property.test_guard_laws import carry_out, staged
 from property.worlds import PROTECTED, make_peer
@@ -56,9 +56,14 @@ def test_what_is_left_is_exactly_what_the_others_do_not_have(
     assert without(wide[::-1], others[::-1] * 2) == left
 
 
+def others_of(world: World) -> list[Peer]:
+    """Every node that is known, whether or not a tunnel is to lead there."""
+    return [*world.peers.values(), *world.opted_out.values(), *world.behind.values()]
+
+
 def points(world: World) -> list[str]:
     """Addresses at which something may change: the ends of every network, prefix and piece, and beside them."""
-    nodes = (world.me, *world.peers.values(), *world.opted_out.values())
+    nodes = (world.me, *others_of(world))
     known = [prefix for node in nodes for prefix in (*node.prefixes, *map(host_prefix, node.addresses))]
     found = {
         (one.version, number)
@@ -75,7 +80,7 @@ def has(address: str, texts: tuple[Prefix, ...] | list[Prefix]) -> bool:
 
 def owners(world: World, address: str) -> int:
     """How many parts of the cluster have it: this node, the others, nobody though it is protected."""
-    me, others = world.me, [*world.peers.values(), *world.opted_out.values()]
+    me, others = world.me, others_of(world)
     mine = [*me.prefixes, *map(host_prefix, (*me.addresses, *world.underlay.addresses))]
     theirs = [prefix for node in others for prefix in (*node.prefixes, *map(host_prefix, node.addresses))]
     return (has(address, mine) or has(address, theirs)) + has(address, remainder(world))
@@ -87,11 +92,15 @@ def peopled(draw: st.DrawFn) -> tuple[World, World]:
     before, after = draw(staged())
     out = {"n8": replace(make_peer(8), prefixes=(Prefix("10.244.8.0/24"), Prefix("10.200.9.0/24")))}
     some = st.sampled_from(({}, out))
+    off = st.sampled_from(
+        ({}, {"n7": replace(make_peer(7), prefixes=(Prefix("10.244.7.0/24"), Prefix("10.200.7.0/25")))})
+    )
     return (
-        replace(before, opted_out=draw(some)),
+        replace(before, opted_out=draw(some), behind=draw(off)),
         replace(
             after,
             opted_out=draw(some),
+            behind=draw(off),
             layout=replace(after.layout, protected_cidrs=draw(st.sampled_from(PROTECTED))),
         ),
     )
@@ -126,7 +135,7 @@ def shut(world: World, address: str) -> bool:
     closed = [p for p in world.peers.values() if is_closed(world, p)]
     if any(has(address, protected(scope, one.addresses, one.prefixes)) for one in closed):
         return True
-    me, others = world.me, [*world.peers.values(), *world.opted_out.values()]
+    me, others = world.me, others_of(world)
     taken = [prefix for node in (me, *others) for prefix in (*node.prefixes, *map(host_prefix, node.addresses))]
     nobodys = has(address, world.layout.protected_cidrs) and not has(address, taken)
     return nobodys and world.layout.stage is Stage.ENFORCE

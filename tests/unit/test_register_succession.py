@@ -15,7 +15,7 @@ from unit.keys.cluster import GOOD, NOW, THREE, TWO, Node, altered, fresh, see, 
 LATER = NOW + timedelta(hours=1)
 FORMER = frozenset({"uid-1", "uid-2", "uid-3"})
 NEW = {name: Node(name, f"new-{i}", i) for i, name in enumerate(GOOD, 1)}
-"""The same machines, as the new cluster knows them."""
+"""The same machines, as the new cluster knows them: with their indexes, for which each waits (`agent.succession`)."""
 WITHOUT = {name: NodeDocuments(None, node.grant(issued=LATER)) for name, node in NEW.items()}
 WHOLE = {name: node.documents(issued=LATER) for name, node in NEW.items()}
 

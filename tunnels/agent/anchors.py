@@ -61,28 +61,43 @@ class Anchors:
         """Take what the directory says of CAs and of who vouches for whom; returns what is wrong with it."""
         if not bundle:
             return ()
+        again = bool(self.refused)
         self.take_named(bundle)
-        if self._judged is None or self._judged[0] != (bundle, crosses) or self.refused:
+        if self._judged is None or self._judged[0] != (bundle, crosses) or again:
             self._judged = ((bundle, crosses), self._judge(bundle, crosses))
         return self._judged[1]
 
     def take_named(self, bundle: str) -> None:
         """Trust the CA in this bundle that root on this host has named, if there is one; once."""
-        named = self._keyring.named_ca()
-        if named is None or self.trust is None:
-            return
+        self.refused = ""
         try:
+            named = self._keyring.named_ca()
+            if named is None or self.trust is None:
+                return
             found = [one for one in read_bundle(bundle) if fingerprint_of(one) == named]
+            if found and named not in self.trust.fingerprints:
+                self._retired = tuple(one for one in self._retired if fingerprint_of(one) != named)
+                self._admit(found[:1], "root on this host has named it")
+            if named in self.trust.fingerprints:
+                self._judged = None
+                self._keyring.forget_named_ca()
         except ConfigError:
             return
-        self._retired = tuple(one for one in self._retired if fingerprint_of(one) != named)
-        self._admit([one for one in found if named not in self.trust.fingerprints], "root on this host has named it")
-        if named in self.trust.fingerprints:
-            self._judged = None
-            self._keyring.forget_named_ca()
+        except HostError as error:
+            self.refused = str(error)
+
+    def strangers(self, bundle: str) -> tuple[Finding, ...]:
+        """Return what is to be told of the CAs in the bundle of another cluster, of which none is taken."""
+        if self.trust is None or not bundle:
+            return ()
+        try:
+            found = {fingerprint_of(one) for one in read_bundle(bundle)}
+        except ConfigError as error:
+            return (Finding(codes.DIRECTORY_UNREADABLE, HOST_SUBJECT, str(error)),)
+        named = sorted(found - {*self.trust.fingerprints, *map(fingerprint_of, self._retired)})
+        return (_not_vouched(named),) if named else ()
 
     def _judge(self, bundle: str, crosses: str) -> tuple[Finding, ...]:
-        self.refused = ""
         try:
             offered = read_bundle(bundle)
             vouching = read_bundle(crosses) if crosses else ()
@@ -100,10 +115,7 @@ class Anchors:
         named = [fingerprint_of(one) for one in strangers if fingerprint_of(one) not in known]
         if not named:
             return ()
-        message = (
-            f"the directory names a CA that none trusted here vouches for, and it is not trusted: {', '.join(named)}"
-        )
-        return (Finding(documents.CA_NOT_VOUCHED, HOST_SUBJECT, message),)
+        return (_not_vouched(named),)
 
     def _admit(self, new: list[x509.Certificate], why: str) -> None:
         """Trust these too, once they are on disk."""
@@ -141,3 +153,8 @@ class Anchors:
             self._keyring.save_retired_cas(bundle_pem(self._retired))
             self._keyring.save_ca_bundle(bundle_pem(self.trust.roots))
             self._unsaved = False
+
+
+def _not_vouched(named: list[str]) -> Finding:
+    message = f"the directory names a CA that none trusted here vouches for, and it is not trusted: {', '.join(named)}"
+    return Finding(documents.CA_NOT_VOUCHED, HOST_SUBJECT, message)

@@ -111,6 +111,13 @@ def opted_out(accepted: Mapping[str, Accepted], own: str) -> dict[str, Peer]:
     return {grant.node: Peer(grant.node, grant.index, grant.addresses, grant.prefixes) for grant in out}
 
 
+def behind(accepted: Mapping[str, Accepted], own: str, policy: Policy) -> dict[str, Peer]:
+    """Every other node that takes part and is none of `peers_of`, by what it owns."""
+    rest = accepted.keys() - peers_of(accepted, own, policy).keys() - {own}
+    grants = (accepted[name].grant for name in sorted(rest) if not accepted[name].grant.opted_out)
+    return {grant.node: Peer(grant.node, grant.index, grant.addresses, grant.prefixes) for grant in grants}
+
+
 def _peer(accepted: Accepted) -> Peer:
     said = accepted.announcement
     grant = accepted.grant

@@ -22,13 +22,14 @@ from linkseal.tunnels import codes
 from linkseal.tunnels.agent.anchors import Anchors
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.pinned import pinned
-from linkseal.tunnels.agent.state import KnownGood, SavedCluster
+from linkseal.tunnels.agent.state import KnownGood, SavedCluster, SavedFormer
 from linkseal.tunnels.agent.succession import Present, Succession, successor
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, changes, read_signed
 from linkseal.tunnels.register import Finding, Register
+from linkseal.tunnels.statusparts import FormerStatus
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -83,6 +84,9 @@ class Knowledge:
         self._strange: tuple[str, ...] = ()
         """Fields of the policy in force that only a newer version knows."""
         self._unsaved: set[str] = set()
+        self._abroad = False
+        """Whether the directory was another cluster's when it was looked at last."""
+        self._former: SavedFormer | None = None
 
     @property
     def trust(self) -> Trust | None:
@@ -110,6 +114,17 @@ class Knowledge:
         """Whether what has been learnt is for an agent begun anew."""
         return self.outgrown or self.succession is not None
 
+    def is_abroad(self, view: DirectoryView) -> bool:
+        """Whether the directory is that of another cluster: nothing is taken from it, and nothing done for it."""
+        register = self.register
+        return register is not None and self.trust is not None and register.is_of_another(view.snapshot)
+
+    def former(self) -> FormerStatus | None:
+        """The cluster from which this node comes, or to which it belongs while the directory is another's."""
+        if self._abroad and self.register is not None:
+            return FormerStatus(self.register.cluster_uid, 0 if self.grant is None else self.grant.index, over=False)
+        return None if self._former is None else FormerStatus(self._former.cluster, self._former.index, over=True)
+
     def published_serial(self) -> int:
         """The serial of this node's own announcement as accepted from the directory; 0: none."""
         peer = None if self.register is None else self.register.peers.get(self.node)
@@ -122,6 +137,8 @@ class Knowledge:
         if cluster is None or self.trust is None:
             return
         ever = self.anchors.ever()
+        self._former = self._known.former()
+        former = frozenset[str]() if self._former is None else self._former.uids
         try:
             document = policydoc.verify(cluster.policy, ever, cluster=cluster.uid)
             self.policy, self._strange = read_signed(document.spec, "last known policy")
@@ -130,13 +147,14 @@ class Knowledge:
             self.anchors.told(document.authorities)
         except (ConfigError, PeerError) as error:
             _LOG.warning("the policy on disk cannot be used, so it is not known until the directory tells: %s", error)
-        refresh = Register.from_known_good(self.node, cluster.uid, self._known.peers(), ever, self._known.former())
+        refresh = Register.from_known_good(self.node, cluster.uid, self._known.peers(), ever, former)
         self.register = refresh.register
         self._tell(refresh.findings, 0.0)
 
     def learn(self, view: DirectoryView, now: float) -> frozenset[str]:
         """Take in what the directory says; returns the names of nodes that changed."""
-        if self.register is not None and self.trust is not None and self.register.is_of_another(view.snapshot):
+        self._abroad = self.is_abroad(view)
+        if self._abroad and self.register is not None and self.trust is not None:
             self._learn_of_another(view, self.register, self.trust, now)
             return frozenset()
         self.registered = view.registered if view.registered is not None else self.registered
@@ -160,10 +178,17 @@ class Knowledge:
         self.anchors.take_named(view.ca_bundle)
         found: Succession | Finding | None = None
         if self.policy is not None and self._issued is not None:
-            present = Present(self.node, register.cluster_uid, self.anchors.trust or trust, self.policy, self._issued)
-            found = successor(view, present)
+            found = successor(view, self._present(register, self.policy, self._issued, self.anchors.trust or trust))
         self.succession = found if isinstance(found, Succession) else None
-        self._tell((*refresh.findings, *([found] if isinstance(found, Finding) else ())), now)
+        wrong = (*self.anchors.strangers(view.ca_bundle), *([found] if isinstance(found, Finding) else ()))
+        self._tell((*refresh.findings, *wrong), now)
+        if self.anchors.refused:
+            self._findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, self.anchors.refused, now)
+
+    def _present(self, register: Register, policy: Policy, issued: datetime, trust: Trust) -> Present:
+        peers = frozenset(register.peers) - {self.node}
+        index = None if self.grant is None else self.grant.index
+        return Present(self.node, register.cluster_uid, trust, policy, issued, peers, index)
 
     def _learn_policy(self, offered: SignedPolicy | None, trust: Trust, cluster: str) -> tuple[Finding, ...]:
         """Take up a newer policy that a trusted CA signed for this cluster; returns what is wrong with another.

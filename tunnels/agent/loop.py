@@ -224,7 +224,9 @@ class Agent:
         # Only ever sooner until it has been: proofs that keep waking us must not put it off.
         due = clock() + wake_in
         self._poll_due = due if polled else min(self._poll_due, due)
-        announced = await self._trouble.guard(PUBLISHING, self._outgoing.publish(result.publish))
+        abroad = self._view is not None and self.worker.knowledge.is_abroad(self._view)
+        publish = None if abroad else result.publish
+        announced = await self._trouble.guard(PUBLISHING, self._outgoing.publish(publish))
         reported = await self._trouble.guard(REPORTING, self._outgoing.report(self._node_status))
         wake = min(wake_in, announced, reported)
         if result.again:
@@ -255,7 +257,7 @@ class Agent:
 
     def _work(self, job: Job) -> Done:
         """What a pass does in the worker's thread; requests wait until the first pass has made a world to act on."""
-        if self._view is not None:
+        if self._view is not None and not self.worker.knowledge.is_abroad(self._view):
             self.desk.take(self._view.requests, job.now)
         worker = self.worker
         try:
@@ -319,6 +321,8 @@ class Agent:
         if self._view is not None and set(self._view.snapshot.nodes) - set(view.snapshot.nodes):
             self._again.within("a second look", SECOND_LOOK)
         self._view = view
+        if self.worker.knowledge.is_abroad(view):
+            return view
         self._again.within(COMPARING, await self._trouble.guard(COMPARING, self._outgoing.compare(view)))
         self._again.within(ENROLLING, await self._trouble.guard(ENROLLING, self._enrolment.step()))
         return view

@@ -269,7 +269,7 @@ def _cross(settings: AgentSettings, knowledge: Knowledge) -> None:
     assert found is not None
     assert register is not None
     try:
-        cross(settings.state_directory, settings.node, found, {peer.uid for peer in register.peers.values()})
+        cross(settings.state_directory, settings.node, found, register)
     except HostError as error:
         _LOG.error("cannot become a node of cluster %s: %s", found.cluster, error)
 

@@ -78,6 +78,7 @@ def node_status(
         guard=guard_status(worker, now),
         trust=() if worker.knowledge.trust is None else worker.knowledge.trust.fingerprints,
         boot=worker.boot,
+        former=worker.knowledge.former(),
     )
 
 

@@ -1,7 +1,7 @@
 """What a node knows was good, on its disk: enough to rebuild the data path without directory or peers (law 5).
 
     STATE/cluster.json        UID of the cluster, and its signed policy exactly as it was accepted last
-    STATE/former.json         UIDs that nodes had in the cluster from which this one goes on, if there was one
+    STATE/former.json         the cluster from which this one goes on, if there was one, and UIDs that nodes had there
     STATE/announcement.json   this node's own announcement, as last signed
     STATE/peers/NAME.json     a node's documents exactly as they were accepted, this node's own grant among them
     STATE/links.json          the pair of generations that carries each peer's traffic, and the endpoints last set
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -70,6 +70,8 @@ class _Cluster(_Strict):
 
 
 class _Former(_Strict):
+    cluster: str
+    index: int
     uids: list[str]
 
 
@@ -107,6 +109,15 @@ class SavedCluster:
 
     uid: str
     policy: SignedPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class SavedFormer:
+    """A cluster from which another goes on: its UID, this node's index there (0: none), UIDs that only it had."""
+
+    cluster: str
+    index: int
+    uids: frozenset[str] = frozenset()
 
 
 class KnownGood:
@@ -176,14 +187,15 @@ class KnownGood:
         fields = {"uid": cluster.uid, "policy": cluster.policy.text, "signature": cluster.policy.signature}
         return self._write(self._dir / "cluster.json", fields)
 
-    def former(self) -> frozenset[str]:
-        """UIDs that nodes had in the cluster from which this one goes on; empty: it goes on from none."""
+    def former(self) -> SavedFormer | None:
+        """The cluster from which this one goes on; None: it goes on from none."""
         model = self._read(self._dir / "former.json", _Former)
-        return frozenset() if model is None else frozenset(model.uids)
+        return None if model is None else SavedFormer(model.cluster, model.index, frozenset(model.uids))
 
-    def save_former(self, uids: Collection[str]) -> bool:
-        """Write them; whether anything changed."""
-        return self._write(self._dir / "former.json", {"uids": sorted(uids)})
+    def save_former(self, former: SavedFormer) -> bool:
+        """Write it; whether anything changed."""
+        fields = {"cluster": former.cluster, "index": former.index, "uids": sorted(former.uids)}
+        return self._write(self._dir / "former.json", fields)
 
     def passed(self) -> int:
         """Serial of the newest policy that was seen and refused for its ports, marks or tables; 0: none was."""

@@ -9,25 +9,24 @@ another certificate. Peers stay as the former cluster knew them until each has a
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from linkseal.keys import grant as grants
 from linkseal.keys import policydoc
 from linkseal.keys.ca import Trust
 from linkseal.keys.errors import ConfigError, PeerError
 from linkseal.keys.policydoc import SignedPolicy
 from linkseal.keys.store import KeyStore
 from linkseal.tunnels import codes
-from linkseal.tunnels.agent.pinned import pinned
-from linkseal.tunnels.agent.state import KnownGood, SavedCluster
+from linkseal.tunnels.agent.state import KnownGood, SavedCluster, SavedFormer
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.policy import Policy, changes, read_signed
-from linkseal.tunnels.register import Finding
+from linkseal.tunnels.policy import Policy, changes, read_signed, standing
+from linkseal.tunnels.register import Finding, Register
 from linkseal.tunnels.world import STAGES
 
 _LOG: Final = logging.getLogger("linkseal.agent")
@@ -42,6 +41,10 @@ class Present:
     trust: Trust
     policy: Policy
     issued: datetime
+    peers: frozenset[str] = frozenset()
+    """Names of the other nodes."""
+    index: int | None = None
+    """The node's own, of which its probe addresses are made; None: it was never granted one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,33 +74,68 @@ def successor(view: DirectoryView, present: Present) -> Succession | Finding | N
         words = wrong
     elif present.node not in view.snapshot.nodes:
         return None  # its kubelet has not registered it there yet
+    elif present.index is not None and _index_there(view, present) != present.index:
+        words = (
+            f"does not count until the cluster has granted {present.node} the index {present.index} there too: others "
+            "know its probe addresses by that"
+        )
     else:
         return Succession(cluster, offered, view.uid)
     message = f"cluster {cluster} goes on from this one, and its policy {words}"
     return Finding(codes.POLICY_REFUSED, HOST_SUBJECT, message)
 
 
+def _index_there(view: DirectoryView, present: Present) -> int | None:
+    """Return the index that this node is granted in the other directory, None if it is granted none yet."""
+    signed = view.snapshot.nodes[present.node].grant
+    try:
+        grant = None if signed is None else grants.verify(signed, present.trust, node=present.node)
+    except PeerError:
+        return None
+    return None if grant is None or (view.uid is not None and grant.uid != view.uid) else grant.index
+
+
 def _unfit(policy: Policy, present: Present) -> str:
     """Return why a policy cannot take the present one's place, empty if it can: no stage falls, no number changes."""
-    stage, own = policy.stage_of(present.node), present.policy.stage_of(present.node)
-    if STAGES.index(stage) < STAGES.index(own):
-        return (
-            f"has this node at stage {stage.value}, where it is at {own.value}: take formerClusters out of the spec, "
-            f"and set it once more together with `stage: {own.value}`"
-        )
-    if own is not Stage.OFF and pinned(policy) != pinned(present.policy):
-        return f"changes {changes(pinned(present.policy), pinned(policy))}, which stays as it is until stage off"
-    return ""
+    stages = policy.stage_of(present.node), present.policy.stage_of(present.node)
+    if _below(*stages):
+        return _falls("this node", *stages)
+    for peer in sorted(present.peers):  # traffic goes by the lesser of two nodes' stages
+        new, old = _between(policy, present.node, peer), _between(present.policy, present.node, peer)
+        if _below(new, old):
+            return _falls(f"the traffic with {peer}", new, old)
+    ours, theirs = standing(present.policy), standing(policy)
+    if stages[1] is not Stage.OFF and ours != theirs:
+        return f"changes {changes(ours, theirs)}, which stays as it is until stage off: say in the spec what was there"
+    lost = sorted(set(present.policy.protected_cidrs) - set(policy.protected_cidrs))
+    return f"leaves {', '.join(lost)} out of protectedCIDRs: say in the spec what was there" if lost else ""
 
 
-def cross(state: Path, node: str, found: Succession, uids: Collection[str]) -> None:
+def _between(policy: Policy, one: str, other: str) -> Stage:
+    return min(policy.stage_of(one), policy.stage_of(other), key=STAGES.index)
+
+
+def _below(new: Stage, old: Stage) -> bool:
+    return STAGES.index(new) < STAGES.index(old)
+
+
+def _falls(what: str, new: Stage, old: Stage) -> str:
+    return f"has {what} at stage {new.value}, where it is at {old.value}: raise it in the spec"
+
+
+def cross(state: Path, node: str, found: Succession, register: Register) -> None:
     """Have the state directory belong to the new cluster. Raises HostError; whatever is written, it can be done again.
 
-    `uids`: of all nodes as the cluster before knew them.
+    `register`: what the cluster before had accepted.
     """
     store, known = KeyStore(state), KnownGood(state)
-    owner = store.owner()
-    known.save_former(frozenset({*uids, *known.former()}))
+    owner, before = store.owner(), known.former()
+    me = register.peers.get(node)
+    # Where the directory has no say in UIDs they stay, and nobody can tell by them what was before.
+    uids = {peer.uid for peer in register.peers.values()} if found.uid is not None else set()
+    uids |= set() if before is None else before.uids
+    former = SavedFormer(register.cluster_uid, 0 if me is None else me.grant.index, frozenset(uids))
+    known.save_former(former)
     store.move(node, found.uid or ("" if owner is None else owner.uid), found.cluster)
     known.save_cluster(SavedCluster(found.cluster, found.policy))
     _LOG.info("this node belongs to cluster %s now, which goes on from the one before", found.cluster)

@@ -30,7 +30,16 @@ from linkseal.tunnels.controller.apiserver import Endpoint, with_api_server
 from linkseal.tunnels.controller.cakeeper import CaKeeper
 from linkseal.tunnels.controller.clusterreport import ClusterReport
 from linkseal.tunnels.controller.clusterstatus import Standing
-from linkseal.tunnels.controller.kubecopies import STAGE_KEY, STAGE_MAP, Copies, MapStore, Wanted, begun, current
+from linkseal.tunnels.controller.kubecopies import (
+    STAGE_KEY,
+    STAGE_MAP,
+    Copies,
+    MapStore,
+    Wanted,
+    begun,
+    comers,
+    current,
+)
 from linkseal.tunnels.controller.kubeevents import Events, NodeNews
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, Passed
 from linkseal.tunnels.controller.lifter import Lifter, position_of
@@ -171,7 +180,8 @@ class KubeController:
         if copies.maps.objects.get(CA_MAP) != bundle and (CA_MAP in copies.maps.objects or not self._ca.unsigned):
             await self._put(CA_MAP, bundle)
         made = await self._signer.register(nodes, frozenset(copies.reports.objects))
-        granted = await self._grant(nodes, spec, now)
+        indexes = {name: one.index for name, one in comers(copies, spec).items() if one.index}
+        granted = await self._grant(nodes, spec, now, indexes)
         certified = await self._signer.certify(requests, nodes, now)
         for text, names in (("the grant of", granted.granted), ("the certificate", certified.certified)):
             for name in names:
@@ -184,11 +194,16 @@ class KubeController:
         stuck = await self._lifter.step(nodes, lambda: self._standing(copies, spec))
         self._tell([*troubles, *certified.refused, *certified.problems, *self._ungranted, *problems, *stuck])
 
-    async def _grant(self, nodes: Mapping[str, NodeFacts], spec: Mapping[str, Any], now: datetime) -> Passed:
-        """Sign what nodes own; what is not granted, or not known, goes into the status too."""
+    async def _grant(
+        self, nodes: Mapping[str, NodeFacts], spec: Mapping[str, Any], now: datetime, indexes: Mapping[str, int]
+    ) -> Passed:
+        """Sign what nodes own; what is not granted, or not known, goes into the status too.
+
+        `indexes`: those that nodes have from a cluster from which this one goes on.
+        """
         await self._provider.first(RETRY)
         offered, out = self._provider.offer(nodes), _out(spec, nodes)
-        granted = await self._signer.grant(nodes, offered, out, self._chosen, now, restored_at(spec))
+        granted = await self._signer.grant(nodes, offered, out, self._chosen, now, restored_at(spec), indexes)
         trouble = (self._provider.trouble,) if self._provider.trouble else ()
         scope = {name: nodes[name] for name in nodes.keys() - out}
         found = () if offered is None else tuple(misfits(self._chosen, scope, offered.prefixes))
@@ -205,7 +220,8 @@ class KubeController:
             stages = self._keeper(copies, present)
             policy = parse_policy(asked, SOURCE)
             aim = aim_of(policy, spec, SOURCE)
-            stages.goes_on(policy, aim, time.time())
+            waiting = {one.cluster for one in comers(copies, spec).values() if not one.over}
+            stages.goes_on(policy, aim, waiting, time.time())
             asked, kept = stages.merged(asked, policy)
             endpoints = frozenset[Endpoint]().union(*copies.slices.objects.values())
             addresses = {address for facts in copies.nodes.objects.values() for address in facts.addresses}

@@ -24,6 +24,7 @@ from linkseal.tunnels.directory.kubedocs import (
 )
 from linkseal.tunnels.directory.mirror import Mirror
 from linkseal.tunnels.status import NodeEncryption
+from linkseal.tunnels.statusparts import FormerStatus
 
 STAGE_MAP, STAGE_KEY = "linkseal-stage", "stage.json"
 """Where the walk of the stages is kept."""
@@ -111,3 +112,13 @@ async def current(copies: Copies, seconds: float) -> None:
         await mirror.first(seconds)
         if mirror.trouble is not None:
             raise DirectoryError(mirror.trouble)
+
+
+def comers(copies: Copies, spec: Mapping[str, Any]) -> dict[str, FormerStatus]:
+    """Return the nodes that report that they are, or were, of a cluster from which this one goes on by its `spec`."""
+    named, found = set(map(str, spec.get("formerClusters") or ())), dict[str, FormerStatus]()
+    for name, known in copies.reports.objects.items() if named else ():
+        status = None if known.report is None else known.report.status
+        if status is not None and status.former is not None and status.former.cluster in named:
+            found[name] = status.former
+    return found

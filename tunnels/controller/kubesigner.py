@@ -27,7 +27,7 @@ from linkseal.tunnels.controller.cakeeper import CaKeeper
 from linkseal.tunnels.controller.carotation import BACKDATED
 from linkseal.tunnels.controller.csrs import Asked, Asker, asked, node_refused, pod_refused
 from linkseal.tunnels.controller.nodefacts import NodeFacts
-from linkseal.tunnels.controller.ownership import Claim, Owned, SeenNode, owned
+from linkseal.tunnels.controller.ownership import NO_INDEXES, Claim, Owned, SeenNode, owned
 from linkseal.tunnels.controller.providers.base import Offered
 from linkseal.tunnels.controller.providers.choice import Granting
 from linkseal.tunnels.directory.kube import CSRS, NODE_ENCRYPTIONS, NODES
@@ -99,11 +99,12 @@ class KubeSigner:
         chosen: Granting,
         now: datetime,
         restored: datetime | None = None,
+        indexes: Mapping[str, int] = NO_INDEXES,
     ) -> Passed:
         """Sign what each Node owns, where that differs from what it carries, or another CA has signed it.
 
         `offered` None: the address provider has not been read yet, so nodes keep what they have and new ones wait.
-        `restored`: all that was signed before is signed again.
+        `restored`: all that was signed before is signed again. `indexes`: those that nodes have from a former cluster.
         """
         for name in self._sent.keys() - nodes.keys():
             del self._sent[name]
@@ -113,7 +114,7 @@ class KubeSigner:
             for name, facts in nodes.items()
             if (node := self._seen(name, facts, offered)).grant is not None or offered is not None
         ]
-        asked = (seen, frozenset(opted_out), chosen.networks, chosen.pod_networks)
+        asked = (seen, frozenset(opted_out), chosen.networks, chosen.pod_networks, dict(indexes))
         if self._owned is None or self._owned[0] != asked:
             self._owned = (asked, owned(*asked))
         found = self._owned[1]

@@ -38,6 +38,8 @@ NOT_UNICAST: Final = spans(
 
 Text = TypeVar("Text", bound=str)
 
+NO_INDEXES: Final[Mapping[str, int]] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class SeenNode:
@@ -94,31 +96,47 @@ def owned(
     opted_out: Collection[str],
     networks: Collection[str] = (),
     pod_networks: Collection[str] = (),
+    former: Mapping[str, int] = NO_INDEXES,
 ) -> Owned:
     """Return what each node is to be granted.
 
-    `networks`, `pod_networks`: where addresses of nodes and prefixes of pods may be, anywhere if empty. Indexes stay.
+    `networks`, `pod_networks`: where addresses of nodes and prefixes of pods may be, anywhere if empty. Indexes stay,
+    but for those that nodes have from a `former` cluster: others know their probe addresses by them.
     """
     ordered = sorted(nodes, key=lambda node: node.name)
-    indexes: dict[int, str] = {}
-    for node in ordered:
-        if node.newest is not None:
-            indexes.setdefault(node.newest.index, node.name)
-    free = iter(sorted(set(range(1, MAX_INDEX + 1)) - set(indexes)))
+    indexes = _indexes(ordered, former)
+    free = iter(sorted(set(range(1, MAX_INDEX + 1)) - set(indexes.values()) - set(former.values())))
     problems: list[str] = []
     claimed = spans(one for node in ordered for one in (*map(host_prefix, node.addresses), *node.prefixes))
     wanted = {node.name: _wanted(node, claimed, networks, pod_networks, problems) for node in ordered}
     sharing = _Sharing(ordered, wanted, problems)
     claims: list[Claim] = []
     for node in ordered:
-        holds = node.newest is not None and indexes[node.newest.index] == node.name
-        index = node.newest.index if holds and node.newest is not None else next(free, 0)
+        index = indexes.get(node.name) or next(free, 0)
         if not index:
             problems.append(f"{node.name}: there are more than {MAX_INDEX} nodes; it gets no grant")
             continue
         addresses, prefixes = sharing.share_of(node.name)
         claims.append(Claim(node.name, node.uid, index, addresses, prefixes, node.name in opted_out))
     return Owned(tuple(claims), tuple(problems))
+
+
+def _indexes(ordered: Sequence[SeenNode], former: Mapping[str, int]) -> dict[str, int]:
+    """Return the index of every node that has one: from a former cluster, else what it was granted last.
+
+    Of two that say the same the one that was granted it keeps it, else the first by name has it.
+    """
+    granted = {node.name: node.newest.index for node in ordered if node.newest is not None}
+    said = [node.name for node in ordered if 1 <= former.get(node.name, 0) <= MAX_INDEX]
+    said.sort(key=lambda name: granted.get(name) != former[name])
+    taken: dict[int, str] = {}
+    for name in said:
+        taken.setdefault(former[name], name)
+    placed = set(taken.values())
+    for name, index in granted.items():
+        if name not in placed:
+            taken.setdefault(index, name)
+    return {name: index for index, name in taken.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class Saved:
     """What stays while the cluster is not off, by the path of its field (`linkseal.tunnels.policy.standing`)."""
     history: tuple[Change, ...] = field(default=())
     former: tuple[str, ...] = ()
-    """The clusters from which this one goes on, as they were acted upon last."""
+    """The clusters from which this one goes on, of those that were acted upon."""
 
     def moved(self, position: Position, now: float, who: str, why: str) -> Saved:
         """Return it after a change of stage."""

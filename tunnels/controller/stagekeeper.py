@@ -144,22 +144,26 @@ class Stagekeeper:
         saved = self._saved
         if saved.position != position:
             saved = saved.moved(position, now, self._source, "what was remembered is older than the policy in force")
+        saved = replace(saved, former=policy.former_clusters)
         self._keep(replace(saved, walk=None, serial=serial, pinned=standing(policy)))
         self._settled = self._saved
 
-    def goes_on(self, policy: Policy, aim: Aim, now: float) -> None:
-        """Take up from which clusters this one goes on: newly said, it is where the spec says without a walk.
+    def goes_on(self, policy: Policy, aim: Aim, waiting: Collection[str], now: float) -> None:
+        """Be where the spec says, without a walk, if this cluster goes on from another whose nodes wait for that.
 
-        Their nodes stand there already, and do not come to a stage that is lower. Those that do not are new, and shut.
+        They stand there already, and do not come to a stage that is lower. `waiting`: the clusters of which nodes
+        report that they are theirs. Once for each: nodes that come late find it there, or wait.
         """
         saved = self._saved
-        if policy.former_clusters == saved.former:
-            return
-        if set(policy.former_clusters) - set(saved.former) and _ahead(aim.goal, saved.position):
-            why = f"goes on from cluster {', '.join(policy.former_clusters)}"
-            saved = replace(saved.moved(aim.goal, now, self._source, why), walk=None)
-            saved = replace(saved, seen=(aim.stage, aim.lower_to), seen_pool=aim.pool, pinned=standing(policy))
-        self._keep(replace(saved, former=policy.former_clusters))
+        named = [one for one in policy.former_clusters if one in waiting and one not in saved.former]
+        former = tuple(one for one in saved.former if one in policy.former_clusters)
+        if named and _ahead(aim.goal, saved.position):
+            kept = standing(policy) if self._free else saved.pinned
+            why = f"goes on from cluster {', '.join(named)}"
+            saved = replace(saved.moved(aim.goal, now, self._source, why), walk=None, ended="", pinned=kept)
+            saved = replace(saved, seen=(aim.stage, aim.lower_to), seen_pool=aim.pool)
+            former += tuple(named)
+        self._keep(replace(saved, former=former))
 
     def undo(self) -> None:
         """Take back what has moved since the policy was signed last: it could not be signed, so it is nowhere."""
@@ -384,4 +388,4 @@ def _way(here: Stage, there: Stage) -> int:
 def _taken_over(present: Policy) -> Saved:
     """What is known where stage.json is missing: the cluster is where the policy in the directory says."""
     position = Position(present.stage, present.pool)
-    return Saved(position, pinned=standing(present))
+    return Saved(position, pinned=standing(present), former=present.former_clusters)

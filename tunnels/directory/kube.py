@@ -203,7 +203,7 @@ class KubeDirectory:
         uid = copies.system.objects.get(KUBE_SYSTEM, "")
         if uid != self._uid and self._uid:  # what is known of another cluster says nothing of this one
             await self._end()
-            self._copies, self._uid = self._begun(), ""
+            self._copies, self._uid, self._asked = self._begun(), "", ""
             return await self._watching()
         self._uid = uid
         return copies

@@ -5,6 +5,7 @@ moment ago: at stage enforce no packet goes there, or comes from there, until a 
 
     protected networks ─┬─ this node's prefixes and addresses    never judged
                         ├─ other nodes' prefixes                 judged by the stage towards each
+                        ├─ those of nodes still off             not judged, while this one is ahead in a pool
                         ├─ other nodes' addresses                likewise; in scope overlay not judged
                         └─ the remainder                         dropped if this node is in stage enforce, else counted
 
@@ -36,7 +37,7 @@ def _known(world: World) -> Iterator[Prefix]:
     """What has an owner; addresses too, in every scope: where they are protected they are judged as their node's."""
     me = world.me
     yield from me.prefixes
-    for node in (*world.peers.values(), *world.opted_out.values()):
+    for node in (*world.peers.values(), *world.opted_out.values(), *world.behind.values()):
         yield from node.prefixes
         yield from map(host_prefix, node.addresses)
     yield from map(host_prefix, sorted({*me.addresses, *world.underlay.addresses, *world.own_addresses}))

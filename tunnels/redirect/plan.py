@@ -63,21 +63,22 @@ def _verdicts(world: World, owned: Mapping[str, Iterable[Prefix]], own: Iterable
     others = {prefix for name, prefixes in owned.items() if name not in enforced for prefix in prefixes}
     candidates = [prefix for prefix in (*sorted(others), *own) if prefix not in dropped]
     if world.layout.protected_cidrs and drops_remainder(world):
-        candidates += [prefix for prefix in _opted_out(world) if prefix not in dropped]
+        candidates += [prefix for prefix in _no_peers(world) if prefix not in dropped]
         known = {*dropped, *candidates}
         candidates += _apart(_addresses(world), known)
         dropped |= dict.fromkeys(_apart(world.layout.protected_cidrs, known), UNKNOWN)
     return {**dropped, **dict.fromkeys(_inside(candidates, dropped), LET_THROUGH)}
 
 
-def _opted_out(world: World) -> Iterator[Prefix]:
-    for _, node in sorted(world.opted_out.items()):
+def _no_peers(world: World) -> Iterator[Prefix]:
+    """What belongs to nodes that are known, and to which no tunnel leads."""
+    for _, node in sorted((*world.opted_out.items(), *world.behind.items())):
         yield from protected(world.layout.scope, node.addresses, node.prefixes)
 
 
 def _addresses(world: World) -> Iterator[Prefix]:
     """Addresses of nodes: in scope overlay they are not judged."""
-    others = (*world.peers.values(), *world.opted_out.values())
+    others = (*world.peers.values(), *world.opted_out.values(), *world.behind.values())
     found = {address for node in others for address in node.addresses}
     found.update(world.me.addresses, world.underlay.addresses, world.own_addresses)
     yield from map(host_prefix, sorted(found))

@@ -288,6 +288,30 @@ def test_it_is_not_used_up_while_the_disk_refuses(tmp_path: Path, monkeypatch: p
     assert trusted(node) == (name(NEW),)
 
 
+@pytest.mark.parametrize("method", ["load_named_ca", "forget_named_ca"])
+def test_a_disk_that_refuses_there_too_is_told_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    node, anew = lost(tmp_path / "state")
+    KeyStore(tmp_path / "state").save_named_ca(name(NEW))
+    for view_ in (anew, replace(anew, snapshot=replace(anew.snapshot, cluster_uid="c2"))):
+        with monkeypatch.context() as broken:
+            broken.setattr(KeyStore, method, full)
+            node.knowledge.learn(view_, TIME)
+            assert codes.STATE_NOT_SAVED in told(node)
+    node.knowledge.learn(anew, TIME)
+    assert (trusted(node), node.knowledge.policy_serial) == ((name(NEW),), 7)
+
+
+def test_to_name_a_retired_one_that_does_not_come_forgets_nothing(tmp_path: Path) -> None:
+    node = rotated(tmp_path / "state")
+    KeyStore(tmp_path / "state").save_named_ca(name(OLD))
+    cross = crosses((NEW, NEWEST))
+    node.knowledge.learn(view([NEW, NEWEST], signed(5, NEW, NEWEST), cross), TIME)
+    node.knowledge.learn(view([NEWEST], signed(6, NEWEST), cross), TIME)
+    assert peers(start(tmp_path / "state")) == {"n1": 2, "n2": 1}, "what it signed is still known by it"
+
+
 def full(*_: object) -> None:
     raise HostError("no space left")
 
@@ -297,7 +321,7 @@ def test_in_another_cluster_s_directory_it_counts_for_that_cluster_s_word(tmp_pa
     KeyStore(tmp_path / "state").save_named_ca(name(NEW))
     spec = {"stage": "prefer", "formerClusters": ["c1"]}
     later = PolicyDocument("c2", 9, NOW + timedelta(hours=1), spec, (name(NEW),))
-    other = replace(anew, snapshot=replace(anew.snapshot, cluster_uid="c2"), uid="new-1")
+    other = replace(anew, snapshot=replace(anew.snapshot, cluster_uid="c2"))
     node.knowledge.learn(replace(other, policy=policydoc.sign(authority(EVIL), later)), TIME)
     assert not node.knowledge.over
     node.knowledge.learn(replace(other, policy=policydoc.sign(authority(NEW), later)), TIME)

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 
 from linkseal.keys.announcement import AnnouncedEndpoint
 from linkseal.keys.grant import Grant
-from linkseal.tunnels.agent.facts import endpoints_to_announce, opted_out, peers_of
-from linkseal.tunnels.model import Observed
+from linkseal.tunnels.agent.facts import behind, endpoints_to_announce, opted_out, peers_of
+from linkseal.tunnels.model import Observed, Stage
+from linkseal.tunnels.policy import Policy, Pool
 from linkseal.tunnels.register import NodeDocuments
 from linkseal.tunnels.register import Peer as Accepted
 from linkseal.tunnels.settings import parse_agent_settings
@@ -42,3 +43,14 @@ def test_who_has_opted_out_is_known_by_what_it_owns_and_is_no_peer() -> None:
     assert set(out) == {"n3"}
     assert (out["n3"].addresses, out["n3"].prefixes, out["n3"].generations) == (GRANT.addresses, GRANT.prefixes, ())
     assert set(peers_of(accepted, "n1")) == {"n2"}
+
+
+def test_whom_a_pool_leaves_at_stage_off_is_no_peer_and_is_known_by_what_it_owns() -> None:
+    grants = {name: replace(GRANT, node=name, opted_out=name == "n4") for name in ("n1", "n2", "n3", "n4")}
+    accepted = {name: Accepted(name, "u", grant, None, NodeDocuments()) for name, grant in grants.items()}
+    for stage, others in ((Stage.OFF, {"n3"}), (Stage.PREPARE, set[str]())):
+        policy = Policy(stage=stage, pool=Pool(Stage.ENFORCE, frozenset({"n1", "n2"})))
+        found = behind(accepted, "n1", policy)
+        assert set(found) == others
+        assert set(peers_of(accepted, "n1", policy)) == {"n2", "n3"} - others
+        assert all(one.prefixes == GRANT.prefixes for one in found.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ from linkseal.tunnels.model import LinkKey
 from linkseal.tunnels.probe.outcomes import Diagnosis, Lost
 from linkseal.tunnels.register import Snapshot
 from linkseal.tunnels.settings import parse_agent_settings
+from linkseal.tunnels.status import Request
 from linkseal.tunnels.world import Layout, Me, Underlay, World
 from unit.agent.pair import NoCounters
 from unit.keys.cluster import GOOD, ONE, authority, policy
@@ -86,6 +88,8 @@ class Folder:
         self.broken: set[str] = set()
         self.calls: list[str] = []
         self.offered: str | None = None
+        self.cluster = "c1"
+        self.requests: tuple[Request, ...] = ()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         async def call(*arguments: Any) -> Any:
@@ -94,7 +98,8 @@ class Folder:
                 raise RuntimeError(f"a bug in {name}")
             match name:
                 case "view":
-                    return DirectoryView(Snapshot("c1", GOOD), policy(), authority().certificate_pem())
+                    bundle = authority().certificate_pem()
+                    return DirectoryView(Snapshot(self.cluster, GOOD), policy(), bundle, self.requests)
                 case "wait_for_change":
                     await asyncio.sleep(0.05)
                     return True
@@ -190,6 +195,30 @@ async def test_a_bug_in_the_directory_ends_nothing_and_is_over_when_it_is(agent:
         agent.directory.broken = set()
         jobs = len(agent.worker.jobs)
         await agent.until(lambda: any(job.view is not None for job in agent.worker.jobs[jobs:]))
+
+
+async def test_for_the_directory_of_another_cluster_nothing_is_done_but_told(agent: Running) -> None:
+    """Neither what is asked there, nor are keys announced or certificates wanted there; it reports whose it is."""
+    async with agent.running():
+        await agent.until(lambda: "request_certificate" in agent.directory.calls)
+        agent.directory.requests = (Request("one", "plan", time.time()),)
+        await agent.until(lambda: bool(agent.agent.desk.states(time.time())))
+        agent.directory.cluster = "c2"
+        await agent.until(lambda: agent.worker.knowledge.former() is not None)
+        agent.worker.publish = ONE.announce()
+        agent.directory.requests = (Request("two", "plan", time.time()),)
+        agent.directory.calls.clear()
+        jobs = len(agent.worker.jobs)
+        await agent.until(lambda: len(agent.worker.jobs) > jobs + 5)
+        assert "view" in agent.directory.calls
+        assert {"publish", "certificate", "request_certificate"}.isdisjoint(agent.directory.calls)
+        assert set(agent.agent.desk.states(time.time())) == {"one"}
+        said = agent.agent.last_report().former
+        assert said is not None
+        assert (said.cluster, said.index, said.over) == ("c1", 1, False)
+        agent.directory.cluster = "c1"
+        await agent.until(lambda: "publish" in agent.directory.calls)
+        await agent.until(lambda: "two" in agent.agent.desk.states(time.time()))
 
 
 async def test_only_the_workers_thread_touches_findings(agent: Running) -> None:

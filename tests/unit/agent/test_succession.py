@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from linkseal.keys import codes as documents
 from linkseal.keys.errors import HostError
+from linkseal.keys.grant import SignedGrant
 from linkseal.keys.policydoc import SignedPolicy
 from linkseal.keys.store import KeyStore
 from linkseal.tunnels import codes
@@ -19,13 +20,16 @@ from linkseal.tunnels.agent.succession import cross
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import ActiveFindings
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.register import Snapshot
-from unit.keys.cluster import GOOD, NOW, authority, policy
+from linkseal.tunnels.register import NodeDocuments, Snapshot
+from linkseal.tunnels.statusparts import FormerStatus
+from unit.keys.cluster import GOOD, NOW, THREE, TWO, authority, policy
+from unit.keys.cluster import ONE as FIRST
 from unit.test_register_succession import FORMER, NEW, WHOLE, WITHOUT
 
 TIME = NOW.timestamp()
 LATER = NOW + timedelta(hours=1)
 ONE = NEW["n1"].uid
+OLD = {node.name: node for node in (FIRST, TWO, THREE)}
 
 
 def of_c2(
@@ -59,8 +63,7 @@ class Node:
         """Do what the agent does then, and begin anew."""
         assert self.knowledge.succession is not None
         assert self.knowledge.register is not None
-        uids = {peer.uid for peer in self.knowledge.register.peers.values()}
-        cross(self.folder, "n1", self.knowledge.succession, uids)
+        cross(self.folder, "n1", self.knowledge.succession, self.knowledge.register)
         return begun(self.folder)
 
 
@@ -88,7 +91,8 @@ def test_it_takes_nothing_and_becomes_nobody_s_without_that_word(tmp_path: Path)
     strangers = (None, of_c2(former=()), of_c2(former=("c0", "c7")), of_c2(ca="other"), policy(99, stage="off"))
     for signed in strangers:
         made.learn(offered(signed, ca_bundle=authority("other").certificate_pem()))
-        assert [code for code, _ in made.shown()] == [documents.CLUSTER_CHANGED]
+        assert [code for code, _ in made.shown()] == [documents.CLUSTER_CHANGED, documents.CA_NOT_VOUCHED]
+        assert authority("other").fingerprint in dict(made.shown())[documents.CA_NOT_VOUCHED]
         assert not made.knowledge.over
     assert made.knowledge.policy_serial == 5
     assert made.knowledge.trust is not None
@@ -126,21 +130,60 @@ def test_it_waits_until_it_is_registered_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("signed", "words"),
     [
-        (of_c2("prefer"), "has this node at stage prefer, where it is at enforce"),
+        (of_c2("prefer", protectedCIDRs=["10.244.0.0/16"]), "has this node at stage prefer, where it is at enforce"),
         (of_c2("enforce", minutes=-1), "was signed before the policy in force here"),
         (of_c2("enforce", wireguard={"port": 40000}), "changes wireguard.port"),
+        (of_c2("enforce", scope="transparent"), "changes scope"),
+        (of_c2("prefer", pool={"stage": "enforce", "nodes": ["n1"]}), "has the traffic with n2 at stage prefer"),
+        (of_c2("off", pool={"stage": "enforce", "nodes": ["n1", "n2"]}), "has the traffic with n3 at stage off"),
+        (of_c2("enforce", protectedCIDRs=["10.245.0.0/16"]), "leaves 10.244.0.0/16 out of protectedCIDRs"),
     ],
 )
 def test_what_would_lower_or_break_something_is_refused_and_told(
     tmp_path: Path, signed: SignedPolicy, words: str
 ) -> None:
-    made = node(tmp_path / "state")
+    made = node(tmp_path / "state", protectedCIDRs=["10.244.0.0/16"])
     made.learn(offered(signed))
     assert not made.knowledge.over
     assert made.knowledge.policy_serial == 5
     found = dict(made.shown())
     assert set(found) == {documents.CLUSTER_CHANGED, codes.POLICY_REFUSED}
     assert words in found[codes.POLICY_REFUSED]
+
+
+@pytest.mark.parametrize("granted", [None, NEW["n1"].grant(index=2), GOOD["n1"].grant, NEW["n1"].grant(ca="other")])
+def test_it_waits_for_a_grant_of_its_index(tmp_path: Path, granted: SignedGrant | None) -> None:
+    """Peers that have not come over yet know its probe addresses by that."""
+    made = node(tmp_path / "state")
+    there = {**WITHOUT, "n1": NodeDocuments(None, granted)}
+    made.learn(offered(of_c2(), snapshot=Snapshot("c2", there)))
+    assert not made.knowledge.over
+    assert "has granted n1 the index 1 there too" in dict(made.shown())[codes.POLICY_REFUSED]
+    made.learn(offered(of_c2()))
+    assert made.knowledge.over
+
+
+def test_it_says_from_where_it_comes_before_and_after(tmp_path: Path) -> None:
+    made = node(tmp_path / "state")
+    assert made.knowledge.former() is None
+    made.learn(offered(of_c2()))
+    assert made.knowledge.former() == FormerStatus("c1", 1, over=False)
+    assert made.cross().knowledge.former() == FormerStatus("c1", 1, over=True)
+
+
+def test_where_the_directory_has_no_say_in_uids_they_stay_and_nobody_is_held_for_them(tmp_path: Path) -> None:
+    """In a folder of files: who is deleted after that goes as ever."""
+    made = node(tmp_path / "state")
+    signed = of_c2()
+    kept = {name: NodeDocuments(GOOD[name].announcement, one.grant(serial=2)) for name, one in OLD.items()}
+    made.learn(offered(signed, snapshot=Snapshot("c2", kept), uid=None))
+    after = made.cross()
+    assert KeyStore(made.folder).owner() == KeyStore(made.folder).open("n1", "uid-1", "c2")
+    rest = {name: found for name, found in kept.items() if name != "n3"}
+    view = offered(signed, snapshot=Snapshot("c2", rest, frozenset({"n3"})), uid=None)
+    assert "n3" in after.knowledge.learn(view, LATER.timestamp())
+    assert after.knowledge.register is not None
+    assert set(after.knowledge.register.peers) == {"n1", "n2"}
 
 
 def test_at_stage_off_ports_and_tables_may_be_others(tmp_path: Path) -> None:

@@ -144,3 +144,25 @@ def test_an_address_outside_the_nodes_networks_is_not_granted() -> None:
 def test_two_of_one_index_do_not_both_keep_it() -> None:
     found = claims(holding(node(1), 5), holding(node(2), 5))
     assert (found["n1"].index, found["n2"].index) == (5, 1)
+
+
+def indexes(*nodes: SeenNode, **former: int) -> dict[str, int]:
+    return {claim.name: claim.index for claim in owned(nodes, (), (), (), former).claims}
+
+
+def test_nodes_of_a_former_cluster_have_the_indexes_that_they_had_there() -> None:
+    """Others know their probe addresses by them. Who came new, or says nothing, makes room."""
+    assert indexes(node(1), node(2), node(3), n1=3, n3=1) == {"n1": 3, "n2": 2, "n3": 1}
+    granted = (holding(node(1), 1), holding(node(2), 2), holding(node(3), 3))
+    assert indexes(*granted, n1=2, n2=3, n3=1) == {"n1": 2, "n2": 3, "n3": 1}
+    assert indexes(*granted, n3=1) == {"n1": 3, "n2": 2, "n3": 1} or indexes(*granted, n3=1)["n3"] == 1
+    assert indexes(*granted, n9=1) == {"n1": 1, "n2": 2, "n3": 3}, "who is no node has none"
+
+
+def test_of_two_that_say_the_same_index_who_has_it_keeps_it_and_none_is_given_out_twice() -> None:
+    assert indexes(holding(node(1), 5), holding(node(2), 1), node(3), n1=1, n2=1, n3=1)["n2"] == 1
+    for said in (0, -1, 16384, 10**9):
+        found = indexes(holding(node(1), 5), node(2), n1=said, n2=said)
+        assert (found["n1"], len(set(found.values()))) == (5, 2)
+    found = indexes(node(1), node(2), node(3), n2=1)
+    assert (found["n2"], len(set(found.values()))) == (1, 3)
