@@ -53,6 +53,7 @@ from linkseal.tunnels.statusparts import (
     MAX_VERIFIED,
     AppliedStatus,
     BootStatus,
+    FormerStatus,
     GuardStatus,
     PlaintextCount,
     PlaintextFlow,
@@ -106,6 +107,7 @@ def largest_status() -> NodeStatus:
         trust=("f" * 128,) * MAX_AUTHORITIES,
         boot=BootStatus("failed", LONG, "r" * 40),
         plan=PlanStatus("r" * 128, T, ("\\" * 1024,) * 20, ("d" * 1023 + "\u2028",) * 20, 1_000_000, 1_000_000),
+        former=FormerStatus("c" * 128, MOST, over=True),
         conditions=tuple(Condition(f"C{number}", "Unknown", "R" * 63, LONG, T) for number in range(MAX_CONDITIONS)),
     )  # fmt: skip
 

@@ -39,6 +39,7 @@ from linkseal.tunnels.controller.kubecopies import (
     begun,
     comers,
     current,
+    staying_out,
 )
 from linkseal.tunnels.controller.kubeevents import Events, NodeNews
 from linkseal.tunnels.controller.kubesigner import MANAGER, KubeSigner, Passed
@@ -57,8 +58,6 @@ from linkseal.tunnels.directory.kubedocs import (
     POLICY_MAP,
     POLICY_SIGNATURE,
     config_map,
-    opt_out_labels,
-    opted_out,
     restored_at,
     signed_policy,
     uid_of,
@@ -197,12 +196,9 @@ class KubeController:
     async def _grant(
         self, nodes: Mapping[str, NodeFacts], spec: Mapping[str, Any], now: datetime, indexes: Mapping[str, int]
     ) -> Passed:
-        """Sign what nodes own; what is not granted, or not known, goes into the status too.
-
-        `indexes`: those that nodes have from a cluster from which this one goes on.
-        """
+        """Sign what nodes own, with the `indexes` of a former cluster; what is not granted goes into the status too."""
         await self._provider.first(RETRY)
-        offered, out = self._provider.offer(nodes), _out(spec, nodes)
+        offered, out = self._provider.offer(nodes), staying_out(spec, nodes)
         granted = await self._signer.grant(nodes, offered, out, self._chosen, now, restored_at(spec), indexes)
         trouble = (self._provider.trouble,) if self._provider.trouble else ()
         scope = {name: nodes[name] for name in nodes.keys() - out}
@@ -365,7 +361,7 @@ class KubeController:
         return None if at is None else (at, self._evidence(copies, spec, 0 if present is None else present.serial))
 
     def _evidence(self, copies: Copies, spec: Mapping[str, Any], serial: int = 0) -> Evidence:
-        out = _out(spec, copies.nodes.objects)
+        out = staying_out(spec, copies.nodes.objects)
         reports = {
             name: known.report if (known := copies.reports.objects.get(name)) is not None else None
             for name in copies.nodes.objects
@@ -400,9 +396,3 @@ class KubeController:
             if message not in self._told:
                 _LOG.warning("%s", message)
         self._told = set(messages)
-
-
-def _out(spec: Mapping[str, Any], nodes: Mapping[str, NodeFacts]) -> frozenset[str]:
-    """Nodes that take no part."""
-    labels = {name: facts.labels for name, facts in nodes.items()} if opt_out_labels(spec) else {}
-    return opted_out(spec, labels)

@@ -19,6 +19,8 @@ from linkseal.tunnels.directory.kubedocs import (
     POLICY_MAP,
     SIGNER,
     map_parser,
+    opt_out_labels,
+    opted_out,
     read_report,
     report_text,
 )
@@ -122,3 +124,9 @@ def comers(copies: Copies, spec: Mapping[str, Any]) -> dict[str, FormerStatus]:
         if status is not None and status.former is not None and status.former.cluster in named:
             found[name] = status.former
     return found
+
+
+def staying_out(spec: Mapping[str, Any], nodes: Mapping[str, NodeFacts]) -> frozenset[str]:
+    """Return the nodes that take no part."""
+    labels = {name: facts.labels for name, facts in nodes.items()} if opt_out_labels(spec) else {}
+    return opted_out(spec, labels)
