@@ -97,7 +97,7 @@ def test_the_json_has_the_documented_shape_in_a_stable_order() -> None:
     assert list(data["status"]) == [
         *("observedAt", "stage", "scope", "protocol", "driver", "door", "version", "kernel", "mtu", "serial"),
         *("announcedSerial", "generations", "links", "unsealed", "pairs", "findings", "requests"),
-        *("policy", "guard", "verified", "trust", "boot", "conditions", "plan"),
+        *("policy", "guard", "verified", "trust", "boot", "conditions", "plan", "former"),
     ]
     assert data["status"]["observedAt"] == "2026-11-02T10:00:00Z"
     assert data["status"]["generations"] == [
