@@ -108,7 +108,7 @@ def schema() -> dict[str, Any]:
         )
         | POD_NETWORKS_NAMED,
         "clusterEncryption": fields(create={"type": "boolean"}, spec=plain(spec())),
-        "uninstall": fields(clean={"type": "boolean"}),
+        "uninstall": fields(clean={"enum": [True, False, "always"]}),
         "userRoles": fields(view=LIST, operate=LIST),
         "monitoring": fields(
             podMonitor=fields(**toggle, interval=TEXT),

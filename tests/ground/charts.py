@@ -129,7 +129,7 @@ def granted_exactly(plane: ControlPlane, account: str) -> set[tuple[str, str, st
 
 def hook_objects(plane: ControlPlane, *options: str) -> list[Object]:
     """What the chart has for its hooks."""
-    shown = ("--show-only", "templates/uninstall.yaml")
+    shown = ("--show-only", "templates/uninstall.yaml", "--set", "uninstall.clean=always")
     text = plane.helm("template", "linkseal", str(CHART), "--namespace", NAMESPACE, *shown, *options)
     return [one for one in yaml.safe_load_all(text) if one]
 

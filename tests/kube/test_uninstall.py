@@ -20,6 +20,7 @@ from ground.charts import (
     HOOKS,
     NAMESPACE,
     NODE_ENCRYPTIONS,
+    chart_installed,
     cluster_encryption,
     guards_nodes,
     hook_objects,
@@ -88,9 +89,20 @@ def test_their_pods_are_where_the_controllers_are_and_may_as_little(plane: Contr
         assert "volumes" not in pod
 
 
+def test_what_is_rendered_to_be_applied_has_none(plane: ControlPlane) -> None:
+    """They would run at once, on a cluster that nobody leaves, and what they may do would stay."""
+    assert not any("uninstall" in one["metadata"]["name"] for one in rendered(plane))
+
+
+@pytest.mark.parametrize(("clean", "hooks"), [("true", set(HOOKS)), ("false", set())])
+def test_what_is_installed_has_them(plane: ControlPlane, clean: str, hooks: set[str]) -> None:
+    with chart_installed(plane, "--set", f"uninstall.clean={clean}"):
+        text = plane.helm("get", "hooks", "linkseal", "--namespace", NAMESPACE)
+    assert {one["metadata"]["name"] for one in yaml.safe_load_all(text) if one} == hooks
+
+
 def test_they_can_be_left_out_and_the_notes_say_what_to_do_then(plane: ControlPlane) -> None:
     without = ("--set", "uninstall.clean=false")
-    assert not any("uninstall" in one["metadata"]["name"] for one in rendered(plane, *without))
     for options, by_hand in (((), False), (without, True)):
         shown = plane.helm("install", "linkseal", str(CHART), "--dry-run=client", "--namespace", NAMESPACE, *options)
         notes = shown.rpartition("NOTES:")[2]
