@@ -16,7 +16,7 @@ from linkseal.tunnels.controller.taint import placed_taints, removal
 from linkseal.tunnels.directory.kubedocs import ANNOUNCEMENT, CERTIFICATE, GRANT, SIGNATURE, read_report, report_text
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy
-from linkseal.tunnels.status import NodeStatus
+from linkseal.tunnels.status import NodeStatus, is_removed
 
 ANNOTATIONS: Final = (ANNOUNCEMENT, SIGNATURE, CERTIFICATE, GRANT)
 """Ours, of a Node."""
@@ -85,20 +85,6 @@ def not_off(found: Traces) -> str:
             if stage not in (None, Stage.OFF.value):
                 return f"{words} {str(stage)[:20]}: run `linkseal disable` first"
     return ""
-
-
-def is_removed(status: NodeStatus) -> bool:
-    """Whether a report is the last one of an agent that was asked to remove everything, and did.
-
-    Another agent that begins on the node later takes up the answers to requests, but is asked for a boot unit, as all
-    of a cluster are: no report of one that works says otherwise.
-    """
-    return (
-        any((one.type, one.state) == ("remove", "done") for one in status.requests.values())
-        and status.announced_serial == 0
-        and all(one.state == "removed" for one in status.generations)
-        and status.boot.state == "notAsked"
-    )
 
 
 def can_answer(one: Trace, now: float) -> bool:

@@ -8,7 +8,8 @@ back, and taking back waits for nobody.
     off ◄── prepare ◄── prefer ◄── enforce      by `disable`; the barrier alone
 
 A node is live while it reports, or while another reports a handshake with it. One of which nothing was heard for ten
-minutes holds nothing: it finds the cluster's stage in the directory when it comes back.
+minutes holds nothing: it finds the cluster's stage in the directory when it comes back. One whose agent was asked to
+remove everything does not come back by itself, so it holds every walk up until that agent is restarted.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Final, NamedTuple
 from linkseal.tunnels.cluster import directed_states
 from linkseal.tunnels.model import LinkState, Stage
 from linkseal.tunnels.policy import Pool
-from linkseal.tunnels.status import STILL, NodeEncryption, NodeStatus, is_loud
+from linkseal.tunnels.status import STILL, NodeEncryption, NodeStatus, is_loud, is_removed
 from linkseal.tunnels.wording import listed
 from linkseal.tunnels.world import STAGES
 
@@ -208,7 +209,7 @@ CONDITIONS: Final[Mapping[tuple[Stage, Stage], tuple[Callable[[_Step], Iterator[
 
 def judge(position: Position, walk: Walk, evidence: Evidence, now: float) -> Verdict:
     """Say what the walk does now."""
-    waiting = tuple(barrier(evidence, now))
+    waiting = tuple(barrier(evidence, now, up=walk.up))
     if walk.before is None:
         return _between_steps(position, walk, evidence, waiting, now)
     if not waiting:
@@ -276,8 +277,16 @@ def blockers(old: Position, new: Position, evidence: Evidence, since: float, now
         yield from condition(step)
 
 
-def barrier(evidence: Evidence, now: float) -> Iterator[str]:
-    """Yield what tells that the present stage is not applied by every live node."""
+def barrier(evidence: Evidence, now: float, *, up: bool) -> Iterator[str]:
+    """Yield what tells that the present stage is not applied by every live node.
+
+    On the way up a node whose agent has removed everything holds it however long ago that was: the agent does not come
+    back by itself, and the node would be left behind in silence.
+    """
+    if up:
+        reported = ((name, status_of(evidence, name)) for name in sorted(evidence.reports))
+        idle = [name for name, status in reported if status is not None and is_removed(status)]
+        yield from _named("agents have removed everything, and are to be restarted (delete their pods), on", idle)
     behind: list[str] = []
     unapplied: list[str] = []
     counted = live(evidence, now)

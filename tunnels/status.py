@@ -306,6 +306,20 @@ def is_loud(status: NodeStatus) -> bool:
     return last is not None and status.observed_at - last < STILL
 
 
+def is_removed(status: NodeStatus) -> bool:
+    """Whether a report is the last one of an agent that was asked to remove everything, and did.
+
+    Another agent that begins on the node later takes up the answers to requests, but is asked for a boot unit, as all
+    of a cluster are: no report of one that works says otherwise.
+    """
+    return (
+        any((one.type, one.state) == ("remove", "done") for one in status.requests.values())
+        and status.announced_serial == 0
+        and all(one.state == "removed" for one in status.generations)
+        and status.boot.state == "notAsked"
+    )
+
+
 def bounded(status: NodeStatus) -> NodeStatus:
     """Return `status` in its stable order and cut to what a reader accepts; of too many, the worst are kept."""
     return replace(

@@ -13,14 +13,13 @@ from linkseal.tunnels.leaving import (
     can_answer,
     forgotten,
     in_the_way,
-    is_removed,
     left_on_nodes,
     not_off,
     trace,
 )
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, Pool
-from linkseal.tunnels.status import GenerationStatus, NodeStatus, RequestStatus, to_json
+from linkseal.tunnels.status import GenerationStatus, NodeStatus, RequestStatus, is_removed, to_json
 from linkseal.tunnels.statusparts import BootStatus
 from unit.cli import samples
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from linkseal.tunnels.controller.outlook import outlook
 from linkseal.tunnels.model import LinkState, Scope, Stage
 from linkseal.tunnels.policy import Pool
 from linkseal.tunnels.rehearsal import rehearse
@@ -28,7 +29,7 @@ from linkseal.tunnels.stages import (
     progress,
     stepped,
 )
-from linkseal.tunnels.status import STILL, LinkCounts, Metadata, NodeEncryption, NodeStatus, PairStatus
+from linkseal.tunnels.status import STILL, LinkCounts, Metadata, NodeEncryption, NodeStatus, PairStatus, RequestStatus
 from linkseal.tunnels.statusparts import AppliedStatus, BootStatus, GuardStatus, PlaintextFlow
 from linkseal.tunnels.world import STAGES
 
@@ -118,6 +119,22 @@ def test_a_node_of_which_nothing_is_heard_holds_nothing(gone: NodeEncryption | N
     silent = evidence(n1=without_pair("n1"), n2=without_pair("n2"), n3=gone)
     assert judge(Position(PREPARE), going, silent, NOW + 1) == Arrived()
     assert "n3" in reasons(judge(Position(PREPARE), going, evidence(n3=gone), NOW + 1)), "its tunnels are alive"
+
+
+@pytest.mark.parametrize("at", [NOW, NOW - 100 * LIVE])
+def test_a_node_whose_agent_has_removed_everything_holds_the_way_up_until_that_is_restarted(at: float) -> None:
+    """It waits for its end: silent for ten minutes it would be walked past, and left without encryption."""
+    done = {"remove-1": RequestStatus("remove", "done")}
+    last = report("n3", at=at, requests=done)
+    assert last.status is not None
+    found = evidence(n3=replace(last, status=replace(last.status, announced_serial=0, pairs=())))
+    going = stepped(Position(OFF), walk(), NOW)
+    assert "(delete their pods), on n3" in reasons(judge(Position(PREPARE), going, found, NOW + 1))
+    assert "(delete their pods), on n3" in "".join(outlook(Position(), walk(), found, NOW + 1)["blockers"])
+    down = stepped(Position(PREPARE), walk(OFF, up=False), NOW)
+    assert judge(Position(OFF), down, found, NOW + 1) == Arrived()
+    again = evidence(n3=report("n3", requests=done, boot=BootStatus("absent")))
+    assert judge(Position(PREPARE), going, again, NOW + 1) == Arrived()
 
 
 def test_traffic_moves_only_to_links_that_are_proven() -> None:

@@ -16,7 +16,7 @@ def outlook(position: Position, walk: Walk, evidence: Evidence, now: float) -> d
     return {
         "stage": str(position),
         "steps": [str(step) for step in steps],
-        "blockers": list(_blockers(position, steps[:1], evidence, now)),
+        "blockers": list(_blockers(position, steps[:1], evidence, now, up=walk.up)),
         "lines": list(rehearsal.lines()) if walk.up else [],
         "rehearsal": rehearsal.as_object(),
     }
@@ -31,7 +31,7 @@ def steps_of(position: Position, walk: Walk) -> list[Position]:
     return found
 
 
-def _blockers(position: Position, steps: list[Position], evidence: Evidence, now: float) -> Iterator[str]:
-    yield from barrier(evidence, now)
+def _blockers(position: Position, steps: list[Position], evidence: Evidence, now: float, *, up: bool) -> Iterator[str]:
+    yield from barrier(evidence, now, up=up)
     for step in steps:  # the conditions of later steps begin to hold on the way
         yield from blockers(position, step, evidence, 0.0, now)
