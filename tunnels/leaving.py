@@ -54,11 +54,15 @@ class Traces:
 
 
 def trace(node: Mapping[str, Any], encryption: Mapping[str, Any] | None) -> Trace:
-    """Return what is there of a Node; `encryption`: its NodeEncryption."""
+    """Return what is there of a Node; `encryption`: the NodeEncryption of its name.
+
+    One that belongs to an earlier Node of that name says nothing of this one: it goes a moment later.
+    """
     meta = node["metadata"]
+    own = encryption if encryption is not None and _belongs(encryption["metadata"], meta) else {}
     status = None
-    if reported := bool((encryption or {}).get("status")):
-        found = read_report(report_text(encryption or {}), str(meta["name"]))
+    if reported := bool(own.get("status")):
+        found = read_report(report_text(own), str(meta["name"]))
         status = None if found is None else found.status
     return Trace(
         announces=not _BY_AGENT.isdisjoint(meta.get("annotations") or {}),
@@ -66,6 +70,12 @@ def trace(node: Mapping[str, Any], encryption: Mapping[str, Any] | None) -> Trac
         status=status,
         fits=(meta.get("labels") or {}).get(_OS, "linux") == "linux",
     )
+
+
+def _belongs(encryption: Mapping[str, Any], node: Mapping[str, Any]) -> bool:
+    """Whether a NodeEncryption was made for this very Node; both by their metadata."""
+    owners = encryption.get("ownerReferences") or ()
+    return any((one.get("kind"), one.get("uid")) == ("Node", node.get("uid")) for one in owners)
 
 
 def not_off(found: Traces) -> str:

@@ -145,7 +145,10 @@ def made(plane: ControlPlane) -> None:
     admin.post(leases, {"metadata": {"name": "linkseal-controller"}})
     admin.post(CLUSTER_ENCRYPTIONS, cluster_encryption(stage="off"))
     for name in ("n1", "n2"):
-        admin.post(NODE_ENCRYPTIONS, node_encryption(name))
+        uid = admin.get(f"/api/v1/nodes/{name}")["metadata"]["uid"]
+        owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}
+        made_for = {"name": name, "ownerReferences": [owner]}
+        admin.post(NODE_ENCRYPTIONS, {**node_encryption(name), "metadata": made_for})
     admin.post(CSRS, csr())
 
 

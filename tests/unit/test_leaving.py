@@ -144,13 +144,28 @@ def node(**more: Any) -> dict[str, Any]:
     return {"metadata": {"name": "n1", "uid": "uid-1", **more.pop("metadata", {})}, **more}
 
 
+def encryption(last: NodeStatus | None = None, **metadata: Any) -> dict[str, Any]:
+    """As the controller makes it for `node()`."""
+    owners = [{"kind": "Node", "name": "n1", "uid": "uid-1"}]
+    found = {} if last is None else json.loads(to_json("n1", last))
+    return {**found, "metadata": {"name": "n1", "ownerReferences": owners, **metadata}}
+
+
 def test_a_node_is_read_with_its_report() -> None:
-    item = json.loads(to_json("n1", gone()))
-    found = trace(node(metadata={"labels": {"kubernetes.io/os": "linux"}}), item)
+    found = trace(node(metadata={"labels": {"kubernetes.io/os": "linux"}}), encryption(gone()))
     assert found == Trace(announces=False, reported=True, status=gone())
-    assert trace(node(), None) == trace(node(), {"metadata": {"name": "n1"}, "status": {}}) == Trace()
-    assert trace(node(), {"metadata": {"name": "n1"}, "status": {"stage": 7}}) == Trace(reported=True)
+    assert trace(node(), None) == trace(node(), {**encryption(), "status": {}}) == Trace()
+    assert trace(node(), {**encryption(), "status": {"stage": 7}}) == Trace(reported=True)
     assert not trace(node(metadata={"labels": {"kubernetes.io/os": "windows"}}), None).fits
+
+
+@pytest.mark.parametrize("owners", [{"n1": "uid-0"}, {"other": "uid-1"}, {}])
+def test_what_an_earlier_node_of_that_name_said_does_not_vouch_for_this_one(owners: dict[str, str]) -> None:
+    kinds = {"n1": "Node", "other": "Pod"}
+    references = [{"kind": kinds[name], "name": name, "uid": uid} for name, uid in owners.items()]
+    item = encryption(gone(), ownerReferences=references)
+    assert trace(node(), item) == Trace()
+    assert left_on_nodes(seen(n1=trace(node(), item))) == {"n1": "its agent has never reported"}
 
 
 def test_what_the_controller_says_of_a_node_is_no_announcement() -> None:

@@ -135,7 +135,8 @@ def test_what_is_there_is_read(server: Server) -> None:
     found = read(server)
     assert found.nodes == {"a": Trace(), "b": Trace()}, "also where there are no CRDs any more"
     assert (found.policy, found.unread, dict(found.encryption), found.installed, found.ending) == (None, "", {}, (), ())
-    server.found[NODE_ENCRYPTIONS] = {"items": [{"metadata": {"name": "b"}, "status": {"stage": "off"}}]}
+    owned = {"ownerReferences": [{"kind": "Node", "name": "b", "uid": "uid-b"}]}
+    server.found[NODE_ENCRYPTIONS] = {"items": [{"metadata": {"name": "b", **owned}, "status": {"stage": "off"}}]}
     assert read(server).nodes["b"].reported
 
 
