@@ -7,7 +7,7 @@ anew, since the chart was installed again or its pod was restarted, reports anew
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from linkseal.tunnels.directory.kubedocs import ANNOUNCEMENT, CERTIFICATE, GRANT
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy
 from linkseal.tunnels.status import NodeStatus, is_removed
+from linkseal.tunnels.wording import listed
 
 ANNOTATIONS: Final = (ANNOUNCEMENT, SIGNATURE, CERTIFICATE, GRANT)
 """Ours, of a Node."""
@@ -45,6 +46,8 @@ class Traces:
     nodes: Mapping[str, Trace]
     policy: Policy | None = None
     unread: str = ""
+    serial: int = 0
+    """Of the policy."""
     encryption: Mapping[str, Any] = field(default_factory=dict)
     """The ClusterEncryption; empty: there is none."""
     installed: tuple[str, ...] = ()
@@ -100,6 +103,20 @@ def not_off(found: Traces) -> str:
 def can_answer(one: Trace, now: float) -> bool:
     """Whether a node's agent has reported lately, so that it is worth asking. `now`: Unix seconds."""
     return one.status is not None and -CLOCK_AHEAD <= now - one.status.observed_at <= STALE_AFTER
+
+
+def has_arrived(one: Trace, serial: int) -> bool:
+    """Whether a node says that it is at stage off, and has applied the policy of this serial."""
+    if one.status is None or one.status.stage is not Stage.OFF:
+        return False
+    return one.status.policy.applied and one.status.policy.serial >= serial
+
+
+def elsewhere(found: Traces, names: Iterable[str]) -> str:
+    """Return why these nodes may not be asked: some say that they are at another stage than off. Empty: none."""
+    stages = [(name, one.status.stage) for name in names if (one := found.nodes[name]).status is not None]
+    on = [f"{name} ({stage.value})" for name, stage in stages if stage is not Stage.OFF]
+    return f"the policy says stage off, which has not reached {listed(on)}" if on else ""
 
 
 def left_on_nodes(found: Traces, cleaned: Collection[str] = ()) -> dict[str, str]:

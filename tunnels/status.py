@@ -77,6 +77,9 @@ REQUESTS: Final = ("rotate", "abort", "verify", "remove", "plan")
 """What can be asked for. A node of another version may be asked for more, or answer more: that must not keep others
 from reading all else of it."""
 
+NOT_OFF: Final = "this node is not at stage off"
+"""How the refusal to remove everything begins that is over once the policy has reached the node."""
+
 _ASKED: Final = WithJsonSchema({"type": "string", "enum": list(REQUESTS)})
 
 RequestState = Literal["accepted", "running", "done", "failed", "refused"]

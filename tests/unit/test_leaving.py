@@ -11,7 +11,9 @@ from linkseal.tunnels.leaving import (
     Trace,
     Traces,
     can_answer,
+    elsewhere,
     forgotten,
+    has_arrived,
     in_the_way,
     left_on_nodes,
     not_off,
@@ -20,7 +22,7 @@ from linkseal.tunnels.leaving import (
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, Pool
 from linkseal.tunnels.status import GenerationStatus, NodeStatus, RequestStatus, is_removed, to_json
-from linkseal.tunnels.statusparts import BootStatus
+from linkseal.tunnels.statusparts import AppliedStatus, BootStatus
 from unit.cli import samples
 
 NOW = samples.NOW
@@ -33,7 +35,7 @@ def status(**fields: Any) -> NodeStatus:
     """The report of an agent that works at stage off."""
     found = samples.report("n1", ["n1"], {}, stage=Stage.OFF).status
     assert found is not None
-    return replace(found, **{"boot": BootStatus("installed"), **fields})
+    return replace(found, **{"boot": BootStatus("installed"), "policy": AppliedStatus(7, applied=True), **fields})
 
 
 def gone(**fields: Any) -> NodeStatus:
@@ -135,6 +137,20 @@ def test_only_who_reported_lately_is_worth_asking() -> None:
     assert not can_answer(lately, NOW + 11)
     assert not can_answer(Trace(reported=True, status=status(observed_at=NOW + 61)), NOW)
     assert not can_answer(Trace(reported=True), NOW)
+
+
+def test_a_node_has_arrived_when_it_says_that_it_applied_the_policy_in_force() -> None:
+    assert has_arrived(Trace(reported=True, status=status()), 7)
+    assert not has_arrived(Trace(reported=True, status=status()), 8)
+    assert not has_arrived(Trace(reported=True, status=status(policy=AppliedStatus(8))), 8)
+    assert not has_arrived(Trace(reported=True, status=status(stage=Stage.PREFER)), 7)
+    assert not has_arrived(Trace(), 0)
+
+
+def test_who_says_that_it_is_elsewhere_counts_whatever_the_policy_says() -> None:
+    found = seen(n1=Trace(status=status(stage=Stage.ENFORCE)), n2=Trace(status=status()), n3=Trace())
+    assert elsewhere(found, found.nodes) == "the policy says stage off, which has not reached n1 (enforce)"
+    assert elsewhere(found, ["n2", "n3"]) == ""
 
 
 # --- objects

@@ -14,7 +14,7 @@ from linkseal.tunnels.agent.planning import planned
 from linkseal.tunnels.agent.worker import Worker
 from linkseal.tunnels.directory.base import Directory
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.status import MAX_REQUESTS, Request, RequestStatus, parse_report
+from linkseal.tunnels.status import MAX_REQUESTS, NOT_OFF, Request, RequestStatus, parse_report
 from linkseal.tunnels.statusparts import PlanStatus, plan_status
 from linkseal.tunnels.statustypes import Condition
 
@@ -158,23 +158,28 @@ class RequestDesk:
         if abs(now - request.requested_at) > REMOVABLE:
             return RequestStatus("remove", "refused", "asked for too long ago, or by a clock that differs: ask again")
         self.removal = request.id
-        return self._checked()
+        return RequestStatus("remove", "running", "")
 
     def reconsider(self) -> None:
-        """After a pass: what it learnt may have put this node at another stage than off."""
-        if request := self.removal:
-            self._states[request] = self._checked()
+        """After a pass: all is removed at stage off alone, and what the pass learnt may have led there or away."""
+        if self.removal:
+            self._states |= dict.fromkeys(self._removals(), self._checked())
 
     def put_off(self) -> None:
         """After a pass that failed: what it has learnt is not known, so the request is taken again with the next."""
-        self._states.pop(self.removal, None)
+        for request in self._removals() if self.removal else ():
+            del self._states[request]
         self.removal = ""
+
+    def _removals(self) -> list[str]:
+        """Those under way: it may have been asked for more than once."""
+        return [one for one, state in self._states.items() if (state.type, state.state) == ("remove", "running")]
 
     def _checked(self) -> RequestStatus:
         if self._stage() is Stage.OFF:
             return RequestStatus("remove", "running", "")
         self.removal = ""
-        return RequestStatus("remove", "refused", "this node is not at stage off: `linkseal disable` first")
+        return RequestStatus("remove", "refused", f"{NOT_OFF}: `linkseal disable` first")
 
     def _stage(self) -> Stage | None:
         """This node's stage; None: that is not known."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Final
 
-from linkseal.tunnels.cli.output import age, note
+from linkseal.keys.errors import DirectoryError
+from linkseal.tunnels.cli.output import age, clean, note
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.cli.verifyview import unfinished
 from linkseal.tunnels.directory.base import Directory, report_of, reports
-from linkseal.tunnels.status import NodeEncryption, Request
+from linkseal.tunnels.status import NodeEncryption, Request, RequestStatus, answer_to
 
 INTERVAL: Final = 1.0
 """Seconds between two looks at the reports."""
@@ -18,29 +20,69 @@ INTERVAL: Final = 1.0
 FEW: Final = 3
 """Nodes whose reports are read one by one: there may be thousands of others, which need not be read each time."""
 
+AGAIN: Final = 5.0
+"""Seconds after which who answered that it cannot be yet is asked once more."""
+
 Reports = Mapping[str, NodeEncryption | None]
 
 
-def answered(session: Session, asked: Mapping[str, Request], timeout: float, doing: str) -> tuple[Reports, bool]:
-    """Ask each node its request and wait; returns the reports, and whether somebody has not finished in time."""
+Anew = Callable[[RequestStatus], Request | None]
+"""What is asked in place of a request that was answered so; None: the answer stands."""
+
+
+def stands(_: RequestStatus) -> None:
+    """Take any answer."""
+
+
+def answered(
+    session: Session, asked: dict[str, Request], timeout: float, doing: str, anew: Anew = stands
+) -> tuple[Reports, bool]:
+    """Ask each node its request and wait; returns the reports, and whether somebody has not finished in time.
+
+    `asked` is left with who was asked, and what at last: a node that is gone is out of it. What cannot be read for a
+    while is read again as long as there is time.
+    """
 
     async def ask(directory: Directory) -> None:
-        for node, request in asked.items():
-            await directory.request(node, request)
+        for node in new:
+            try:
+                await directory.request(node, asked[node])
+            except DirectoryError as error:
+                if error.status != HTTPStatus.NOT_FOUND:
+                    raise
+                note(f"{node} is gone: {clean(str(error))}")
+                del asked[node]
 
     async def look(directory: Directory) -> Reports:
         return {name: await report_of(directory, name) for name in asked} if few else await reports(directory)
 
-    few = len(asked) <= FEW
-    session.with_directory(ask)
-    ids = {node: request.id for node, request in asked.items()}
-    start, said = time.monotonic(), ""
+    few, new, said, trouble = len(asked) <= FEW, list(asked), "", ""
+    found: Reports = {}
+    start = due = time.monotonic()
     while True:
-        found = session.with_directory(look)
-        waiting, waited = unfinished(ids, found), time.monotonic() - start
+        if new:
+            session.with_directory(ask)
+            due = time.monotonic() + AGAIN
+        try:
+            found, trouble = session.with_directory(look), ""
+        except DirectoryError as error:
+            trouble = clean(str(error))
+        repeated = dict(_repeated(asked, found, anew))
+        ids = {node: request.id for node, request in (asked | repeated).items()}
+        waiting, waited = trouble or unfinished(ids, found), time.monotonic() - start
         if not waiting or waited >= timeout:
             return found, bool(waiting)
         if waiting != said:
             note(f"{doing} ({age(waited)} of {age(timeout)}): {waiting}")
             said = waiting
         time.sleep(min(INTERVAL, timeout - waited))
+        new = list(repeated) if time.monotonic() >= due else []
+        asked |= {name: repeated[name] for name in new}
+
+
+def _repeated(asked: Mapping[str, Request], found: Reports, anew: Anew) -> Iterator[tuple[str, Request]]:
+    """Yield who has answered so that it is asked again."""
+    for name, request in asked.items():
+        answer = answer_to(found.get(name), request.id)
+        if answer is not None and (again := anew(answer)) is not None:
+            yield name, again

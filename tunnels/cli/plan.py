@@ -78,7 +78,7 @@ def _of(session: Session, node: str, timeout: float) -> dict[str, Any] | None:
     reports, late = answered(session, {node: request}, timeout, "planning")
     if late:
         return None
-    report = reports[node]
+    report = reports.get(node)
     answer = answer_to(report, request.id)
     found = None if report is None or report.status is None else report.status.plan
     if answer is not None and answer.state != "done":

@@ -15,7 +15,7 @@ from linkseal.tunnels.cli.options import Command, Duration, pass_session
 from linkseal.tunnels.cli.output import clean, confirm, emit, note, plural
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.model import Stage
-from linkseal.tunnels.status import Request, RequestStatus, answer_to
+from linkseal.tunnels.status import NOT_OFF, Request, RequestStatus, answer_to
 
 
 class Nodes(NamedTuple):
@@ -78,7 +78,9 @@ def remove(
     space = session.kube_namespace()
     if objects:
         return removecluster.forget(access, space, cleaned, timeout, yes=yes, uninstalling=uninstalling)
-    nodes, why = removecluster.nodes(access, space)
+    began = time.monotonic()
+    nodes, why = removecluster.nodes(access, space, timeout)
+    timeout -= int(time.monotonic() - began)
     if why and not uninstalling:
         raise ConfigError(why)
     if nodes is None:
@@ -124,11 +126,21 @@ def _of_directory(seen: Seen) -> Nodes:
 
 
 def _answers(session: Session, names: list[str], timeout: float) -> dict[str, RequestStatus | None]:
-    """Ask the agents and wait for them. None: not answered."""
-    now = time.time()
-    asked = {name: Request(f"remove-{secrets.token_hex(6)}", "remove", now) for name in names}
-    found, _ = answered(session, asked, timeout, "removing")
+    """Ask the agents and wait for them. None: not answered.
+
+    Who still acts by the policy before is asked again: the refusal of a request is for good.
+    """
+    asked = {name: _request() for name in names}
+    found, _ = answered(session, asked, timeout, "removing", _anew)
     return {name: answer_to(found.get(name), one.id) for name, one in asked.items()}
+
+
+def _request() -> Request:
+    return Request(f"remove-{secrets.token_hex(6)}", "remove", time.time())
+
+
+def _anew(answer: RequestStatus) -> Request | None:
+    return _request() if answer.state == "refused" and answer.message.startswith(NOT_OFF) else None
 
 
 def _said(answer: RequestStatus | None) -> str:

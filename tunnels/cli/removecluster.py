@@ -15,7 +15,10 @@ from linkseal.tunnels.cli.remove import Nodes
 from linkseal.tunnels.cli.stagescluster import with_api
 from linkseal.tunnels.controller import leave
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
-from linkseal.tunnels.leaving import Traces, can_answer, in_the_way, left_on_nodes, not_off
+from linkseal.tunnels.leaving import Traces, can_answer, elsewhere, has_arrived, in_the_way, left_on_nodes, not_off
+
+SETTLING: Final = 30.0
+"""Seconds that nodes have to report that they are at stage off: a report alone may take ten."""
 
 LOOK: Final = 1.0
 """Seconds between two looks at what has to end before."""
@@ -29,15 +32,36 @@ ADVICE: Final = (
 )
 
 
-def nodes(access: Access, namespace: str) -> tuple[Nodes | None, str]:
-    """Return who is to be asked; or None, and why nobody may be. Raises ApiError, ConfigError."""
-    found = with_api(access, lambda api: leave.traces(api, namespace))
-    if why := not_off(found):
+def nodes(access: Access, namespace: str, timeout: float) -> tuple[Nodes | None, str]:
+    """Return who is to be asked; or None, and why nobody may be. Raises ApiError, ConfigError.
+
+    Nodes that have not reported stage off yet are waited for, half of `timeout` at most: one that acts by an older
+    policy would refuse, and then its agent is taken away. While one says that it is at another stage nobody is asked.
+    """
+    deadline = time.monotonic() + min(SETTLING, timeout / 2)
+    found = with_api(access, partial(_settled, namespace=namespace, deadline=deadline))
+    left = left_on_nodes(found)
+    asked = _askable(found)
+    if why := not_off(found) or elsewhere(found, asked):
         return None, why
-    now, left = time.time(), left_on_nodes(found)
-    asked = [name for name in left if can_answer(found.nodes[name], now)]
     gone = [name for name, one in sorted(found.nodes.items()) if name not in left and one.reported]
     return Nodes(asked, gone, [name for name in left if name not in asked]), ""
+
+
+async def _settled(api: KubeApi, *, namespace: str, deadline: float) -> Traces:
+    """Return what is there once every node that can be asked has arrived at stage off, or the time is over."""
+    while True:
+        found = await leave.traces(api, namespace)
+        late = [name for name in _askable(found) if not has_arrived(found.nodes[name], found.serial)]
+        if not late or not_off(found) or time.monotonic() > deadline:
+            return found
+        await asyncio.sleep(LOOK)
+
+
+def _askable(found: Traces) -> list[str]:
+    """Who may have something of ours, and reports."""
+    now = time.time()
+    return [name for name in left_on_nodes(found) if can_answer(found.nodes[name], now)]
 
 
 def forget(

@@ -55,7 +55,7 @@ async def traces(api: KubeApi, namespace: str, *, workloads: bool = False) -> Tr
     Pods are looked at first: what is read after the last has ended is the last that they wrote.
     """
     installed, ending = await _running(api, namespace) if workloads else ([], [])
-    policy, unread = await _policy(api, namespace)
+    policy, serial, unread = await _policy(api, namespace)
     reports = {
         str(one["metadata"].get("name")): one
         for one in (await api.find(NODE_ENCRYPTIONS) or {}).get("items") or ()  # none: there is no CRD
@@ -67,6 +67,7 @@ async def traces(api: KubeApi, namespace: str, *, workloads: bool = False) -> Tr
         },
         policy,
         unread,
+        serial,
         await api.find(f"{CLUSTER_ENCRYPTIONS}/{DEFAULT}") or {},
         tuple(installed),
         tuple(ending),
@@ -89,18 +90,22 @@ async def _running(api: KubeApi, namespace: str) -> tuple[list[str], list[str]]:
     return installed, ending
 
 
-async def _policy(api: KubeApi, namespace: str) -> tuple[Policy | None, str]:
-    """The policy, as signed: signatures are the agents' matter. By a list: whoever may see the policy may do that."""
+async def _policy(api: KubeApi, namespace: str) -> tuple[Policy | None, int, str]:
+    """The policy, its serial, and why it cannot be read. By a list: whoever may see the policy may do that.
+
+    As signed: signatures are the agents' matter.
+    """
     where = f"/api/v1/namespaces/{namespace}/configmaps"
     items = (await api.get(where, {"fieldSelector": f"metadata.name={POLICY_MAP}"})).get("items") or ()
     data: Mapping[str, str] = next((one.get("data") or {} for one in items), {})
     signed = signed_policy(data)
     if signed is None:
-        return None, f"the ConfigMap {namespace}/{POLICY_MAP} holds no signed policy" if data.get(POLICY_KEY) else ""
+        return None, 0, f"the ConfigMap {namespace}/{POLICY_MAP} holds no signed policy" if data.get(POLICY_KEY) else ""
     try:
-        return read_signed(policydoc.parse(signed.text).spec)[0], ""
+        document = policydoc.parse(signed.text)
+        return read_signed(document.spec)[0], document.serial, ""
     except (PeerError, ConfigError) as error:
-        return None, f"the policy in the ConfigMap {namespace}/{POLICY_MAP} cannot be read: {error}"
+        return None, 0, f"the policy in the ConfigMap {namespace}/{POLICY_MAP} cannot be read: {error}"
 
 
 async def forget(api: KubeApi, namespace: str, deadline: float) -> AsyncIterator[str]:

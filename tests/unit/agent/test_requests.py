@@ -144,10 +144,10 @@ async def test_where_traffic_is_plaintext_there_is_nothing_to_verify(tmp_path: P
 async def test_all_is_removed_at_stage_off_only_and_once(tmp_path: Path) -> None:
     a, b = sealed_pair(tmp_path)
     desk = await ready(a)
-    desk.take([Request("x1", "remove", T)], T)
-    assert desk.states(T)["x1"] == RequestStatus(
-        "remove", "refused", "this node is not at stage off: `linkseal disable` first"
-    )
+    desk.take([Request("x0", "remove", T), Request("x1", "remove", T)], T)
+    desk.reconsider()
+    refused = RequestStatus("remove", "refused", "this node is not at stage off: `linkseal disable` first")
+    assert desk.states(T) == {"x0": refused, "x1": refused}
     assert desk.removal == ""
     a.run(T, view=view(a, b, stage="off"))
     desk.take([Request("x1", "remove", T)], T)
@@ -164,6 +164,7 @@ async def test_a_node_that_has_no_grant_can_be_asked_to_remove_everything(tmp_pa
     desk = await ready(a)
     a.worker.world = None
     desk.take([Request("x1", "remove", T), Request("v1", "verify", T)], T)
+    desk.reconsider()
     assert {name: one.state for name, one in desk.states(T).items()} == {"x1": "refused"}, "it is at stage prefer"
     a.run(T, view=view(a, b, stage="off"))
     a.worker.world = None
@@ -197,11 +198,21 @@ async def test_a_stage_that_comes_with_the_request_keeps_everything(tmp_path: Pa
     assert (desk.removal, desk.states(T)["x1"].state) == ("", "refused")
 
 
+async def test_a_stage_off_that_comes_with_the_request_counts(tmp_path: Path) -> None:
+    """Before the pass the node is where it was: refused by that, the request would be answered for good."""
+    a, b = sealed_pair(tmp_path)
+    desk = await ready(a)
+    desk.take([Request("x1", "remove", T)], T)
+    a.run(T, view=view(a, b, stage="off"))
+    desk.reconsider()
+    assert (desk.removal, desk.states(T)["x1"].state) == ("x1", "running")
+
+
 async def test_after_a_pass_that_failed_the_request_is_taken_again(tmp_path: Path) -> None:
     a, b = sealed_pair(tmp_path)
     a.run(T, view=view(a, b, stage="off"))
     desk = await ready(a)
-    desk.take([Request("x1", "remove", T)], T)
+    desk.take([Request("x1", "remove", T), Request("x2", "remove", T)], T)
     desk.put_off()
     assert (desk.removal, desk.states(T)) == ("", {})
     desk.take([Request("x1", "remove", T)], T)

@@ -12,11 +12,11 @@ from linkseal.keys.errors import ConfigError
 from linkseal.tunnels.cli import asking, removecluster
 from linkseal.tunnels.controller import leave
 from linkseal.tunnels.directory.kube import KubeDirectory
-from linkseal.tunnels.directory.kubeapi import KubeApi
+from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
 from linkseal.tunnels.leaving import Trace, Traces
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy
-from linkseal.tunnels.status import Metadata, NodeEncryption, Request, RequestStatus, to_json
+from linkseal.tunnels.status import NOT_OFF, Metadata, NodeEncryption, Request, RequestStatus, to_json
 from unit.test_leaving import gone, status
 
 from .conftest import Done, Run
@@ -35,10 +35,16 @@ class Cluster:
         """What is there at each look, and at the last one from then on."""
         self.answers: dict[str, RequestStatus | None] = dict.fromkeys("ab", RequestStatus("remove", "done"))
         self.asked: dict[str, Request] = {}
+        self.times = 0
         self.looks: list[bool] = []
         self.forgot = False
         self.refused = ""
+        self.gone: set[str] = set()
+        """Nodes that go after they were looked at."""
+        self.troubles: list[ApiError] = []
+        """Answers to the next looks at a report."""
         monkeypatch.setattr(asking, "INTERVAL", 0.02)
+        monkeypatch.setattr(asking, "AGAIN", 0.1)
         monkeypatch.setattr(removecluster, "LOOK", 0.02)
         monkeypatch.setattr(leave, "traces", self.traces)
         monkeypatch.setattr(leave, "forget", self.forget)
@@ -63,9 +69,14 @@ class Cluster:
         if self.refused:
             raise ConfigError(self.refused)
         assert request.type == "remove"
+        if node in self.gone:
+            raise ApiError("not found", 404)
         self.asked[node] = request
+        self.times += 1
 
     async def report(self, node: str) -> str:
+        if self.troubles:
+            raise self.troubles.pop(0)
         said = self.answers[node]
         found = gone(requests={} if said is None else {self.asked[node].id: said})
         assert NodeEncryption(Metadata(node), status=found)
@@ -145,6 +156,66 @@ def test_nor_where_agents_are_silent_or_cannot_be_asked(cluster: Cluster) -> Non
     done = cluster("--yes", "--uninstalling")
     assert done.code == 0
     assert "linkseal agent cleanup" in done.err
+
+
+def test_a_node_that_is_a_pass_behind_is_asked_again(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its agent is taken away a moment later, and it would keep everything."""
+    cluster.answers["b"] = RequestStatus("remove", "refused", f"{NOT_OFF}: `linkseal disable` first")
+    report, first = cluster.report, time.monotonic()
+
+    async def later(node: str) -> str:
+        if time.monotonic() - first > 0.4:
+            cluster.answers["b"] = RequestStatus("remove", "done")
+        return await report(node)
+
+    monkeypatch.setattr(cluster, "report", later)
+    done = cluster("--yes", "--uninstalling")
+    assert (done.code, done.out.splitlines()) == (0, ["a: removed", "b: removed"])
+    assert 3 <= cluster.times <= 8, "a once, and b every tenth of a second"
+
+
+def test_what_is_refused_for_another_reason_or_to_the_end_is_said(cluster: Cluster) -> None:
+    cluster.answers["b"] = RequestStatus("remove", "refused", "asked for too long ago")
+    done = cluster("--yes")
+    assert (done.code, done.out.splitlines()[1], cluster.times) == (1, "b: refused: asked for too long ago", 2)
+    cluster.answers["b"] = RequestStatus("remove", "refused", NOT_OFF)
+    done = cluster("--yes")
+    assert (done.code, done.out.splitlines()[1]) == (1, f"b: refused: {NOT_OFF}")
+
+
+def test_nobody_is_asked_before_all_that_report_have_arrived(cluster: Cluster) -> None:
+    here = cluster.nodes["a"].status
+    assert here is not None
+    behind = {**cluster.nodes, "b": Trace(reported=True, status=replace(here, stage=Stage.PREFER))}
+    before = Traces(behind, Policy(), serial=7)
+    cluster.found = [before, before, Traces(cluster.nodes, Policy(), serial=7)]
+    assert (cluster("--yes").code, sorted(cluster.asked), len(cluster.looks)) == (0, ["a", "b"], 3)
+    cluster.asked, cluster.found = {}, [before]
+    done = cluster("--yes")
+    assert (done.code, cluster.asked) == (2, {})
+    assert "stage off, which has not reached b (prefer)" in done.err
+    done = cluster("--yes", "--uninstalling")
+    assert (done.code, cluster.asked) == (0, {})
+    assert "nothing is changed on nodes: the policy says stage off, which has not reached b" in done.err
+    cluster.found = [Traces(cluster.nodes, Policy(), serial=8)]
+    assert (cluster("--yes").code, sorted(cluster.asked)) == (0, ["a", "b"]), "at stage off they are, and may answer"
+
+
+def test_a_node_that_goes_meanwhile_keeps_nobody_else_from_being_asked(cluster: Cluster) -> None:
+    cluster.gone = {"a"}
+    done = cluster("--yes")
+    assert (done.code, done.out.splitlines(), sorted(cluster.asked)) == (0, ["b: removed"], ["b"])
+    assert "a is gone" in done.err
+
+
+def test_an_api_server_that_does_not_answer_for_a_moment_is_asked_again(cluster: Cluster) -> None:
+    cluster.troubles = [ApiError("away", 503)] * 3
+    done = cluster("--yes")
+    assert (done.code, done.out.splitlines()) == (0, ["a: removed", "b: removed"])
+    assert "removing (0s of 1s): away" in done.err
+    cluster.troubles = [ApiError("away", 503)] * 1000
+    done = cluster("--yes")
+    assert (done.code, done.out.splitlines()) == (4, ["a: no answer", "b: no answer"])
 
 
 # --- from the API

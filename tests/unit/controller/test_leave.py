@@ -12,6 +12,8 @@ from linkseal.tunnels.controller import leave
 from linkseal.tunnels.directory.kube import CSRS, NODE_ENCRYPTIONS, NODES
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
 from linkseal.tunnels.leaving import Trace
+from linkseal.tunnels.model import Stage
+from unit.keys.cluster import policy
 
 SPACE = "/api/v1/namespaces/here"
 APPS = "/apis/apps/v1/namespaces/here"
@@ -146,6 +148,14 @@ def test_a_policy_that_cannot_be_read_is_none_of_stage_off(server: Server) -> No
         found = read(server)
         assert found.policy is None
         assert "here/linkseal-policy" in found.unread
+
+
+def test_the_policy_is_read_with_its_serial(server: Server) -> None:
+    signed = policy(5, stage="off")
+    data = {"policy": signed.text, "signature": signed.signature}
+    server.lists[f"{SPACE}/configmaps"] = [{"metadata": {"name": "linkseal-policy"}, "data": data}]
+    found = read(server)
+    assert (found.policy.stage, found.serial, found.unread) == (Stage.OFF, 5, "")
 
 
 def test_what_runs_and_what_is_about_to_end_is_told_apart(server: Server) -> None:
