@@ -114,6 +114,8 @@ class CaStatus:
     """Why a replacement cannot begin or go on."""
     unsigned: Message = ""
     """Why nothing can be signed now; empty: it can."""
+    made: bool = False
+    """The controller made it, so `linkseal remove --objects` takes it; one that was brought is the operator's."""
 
 
 @with_config(EDGE)

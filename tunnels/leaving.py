@@ -22,6 +22,10 @@ from linkseal.tunnels.wording import listed
 ANNOTATIONS: Final = (ANNOUNCEMENT, SIGNATURE, CERTIFICATE, GRANT)
 """Ours, of a Node."""
 
+SECRET: Final = "Secret linkseal-ca-key"  # noqa: S105 - the name of the object, not what is in it
+ENCRYPTIONS: Final = "CRD clusterencryptions.linkseal.io"
+"""What may be an operator's, as `kept` names it."""
+
 _BY_AGENT: Final = frozenset({ANNOUNCEMENT, SIGNATURE, CERTIFICATE})
 
 _OS: Final = "kubernetes.io/os"
@@ -148,6 +152,19 @@ def in_the_way(found: Traces, cleaned: Collection[str] = ()) -> Iterator[str]:
         return
     for name, why in left_on_nodes(found, cleaned).items():
         yield f"{name}: {why}"
+
+
+def kept(found: Traces, *, uninstalling: bool) -> dict[str, str]:
+    """Return what stays in the API though the rest goes, and why.
+
+    A CA is taken only where the controller says that it made it. Where there never was a policy, an uninstall may be a
+    first install that failed and is tried again: what an operator had put there before stays.
+    """
+    ca = (found.encryption.get("status") or {}).get("ca") or {}
+    if uninstalling and found.policy is None:
+        why = "there never was a policy, so this may be an install that is tried again"
+        return {SECRET: why, **({ENCRYPTIONS: why} if found.encryption else {})}
+    return {} if ca.get("made") is True else {SECRET: "the controller does not say that it made this CA"}
 
 
 def forgotten(node: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ from ground.kubeapi import Object
 from ground.kubeobjects import create_node
 from linkseal.keys.ca import generate_identity, make_csr
 from linkseal.tunnels.cli.main import cli, main
+from linkseal.tunnels.clusterobject import CaStatus, ClusterStatus, status_object
 from linkseal.tunnels.directory.kubedocs import SIGNER
 from linkseal.tunnels.status import NodeStatus, to_json
 from unit.keys.cluster import policy
@@ -144,12 +145,19 @@ def made(plane: ControlPlane) -> None:
     leases = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
     admin.post(leases, {"metadata": {"name": "linkseal-controller"}})
     admin.post(CLUSTER_ENCRYPTIONS, cluster_encryption(stage="off"))
+    ca_was_made(plane, made=True)
     for name in ("n1", "n2"):
         uid = admin.get(f"/api/v1/nodes/{name}")["metadata"]["uid"]
         owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}
         made_for = {"name": name, "ownerReferences": [owner]}
         admin.post(NODE_ENCRYPTIONS, {**node_encryption(name), "metadata": made_for})
     admin.post(CSRS, csr())
+
+
+def ca_was_made(plane: ControlPlane, *, made: bool) -> None:
+    """As the controller says."""
+    status = status_object(ClusterStatus(ca=CaStatus(made=made)))
+    plane.admin.patch(f"{CLUSTER_ENCRYPTIONS}/default/status", {"status": status})
 
 
 def csr() -> Object:
@@ -198,5 +206,6 @@ def test_it_goes_at_once_though_the_policies_of_the_chart_are_in_force_for_a_mom
     at = ["--kubeconfig", str(left.kubeconfig(tmp_path / "operator"))]
     left.helm("uninstall", "linkseal", "--namespace", NAMESPACE, "--no-hooks")
     cleaned = ["--cleaned", "n1", "--cleaned", "n2"]
+    ca_was_made(left, made=False)
     assert main([*at, "remove", "--objects", "--yes", *cleaned]) == 0
-    assert left_in_the_api(left) == {("Namespace", NAMESPACE)}
+    assert left_in_the_api(left) == {("Namespace", NAMESPACE), ("Secret", "linkseal-ca-key")}, "which was brought"

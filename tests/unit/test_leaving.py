@@ -15,6 +15,7 @@ from linkseal.tunnels.leaving import (
     forgotten,
     has_arrived,
     in_the_way,
+    kept,
     left_on_nodes,
     not_off,
     trace,
@@ -129,6 +130,21 @@ def test_stage_off_is_off_also_where_nothing_was_ever_asked_for() -> None:
 def test_what_runs_is_not_forgotten() -> None:
     (why,) = in_the_way(Traces({"n1": Trace()}, Policy(), installed=("DaemonSet linkseal-agent",)))
     assert why.startswith("DaemonSet linkseal-agent: the chart is installed")
+
+
+def test_of_the_ca_only_one_that_the_controller_made_goes() -> None:
+    def stays(encryption: dict[str, Any], policy: Policy | None = Policy()) -> list[list[str]]:  # noqa: B008 - frozen
+        found = Traces({}, policy, encryption=encryption)
+        return [sorted(kept(found, uninstalling=hook)) for hook in (False, True)]
+
+    made, brought = ({"status": {"ca": {"made": it}}} for it in (True, False))
+    secret = "Secret linkseal-ca-key"
+    assert stays(made) == [[], []]
+    for found in (brought, {}, {"spec": {}}, {"status": {"ca": {"made": "yes"}}}):
+        assert stays(found) == [[secret]] * 2
+    both = ["CRD clusterencryptions.linkseal.io", secret]
+    assert stays(made, None) == [[], both], "an install that failed, and is tried again"
+    assert stays({}, None) == [[secret]] * 2
 
 
 def test_only_who_reported_lately_is_worth_asking() -> None:

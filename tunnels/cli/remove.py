@@ -62,9 +62,9 @@ def remove(
     to nodes is needed. An agent that was asked waits for its end: uninstall it, or restart it to begin from nothing.
     Exit code 0 if all is gone from every node, 1 if not, 4 if an agent has not answered in time.
 
-    With --objects, once the chart is uninstalled: annotations and taints of Nodes, certificate requests, the CA, the
-    policy, the pods of wireguard-go, and both CRDs with their objects. Refused unless every node's agent has said that
-    it removed everything: what is in the API is what is known of the others.
+    With --objects, once the chart is uninstalled: annotations and taints of Nodes, certificate requests, the CA unless
+    you brought it, the policy, the pods of wireguard-go, and both CRDs with their objects. Refused unless every node's
+    agent has said that it removed everything: what is in the API is what is known of the others.
     """
     if cleaned and not objects:
         raise click.UsageError("--cleaned goes with --objects")

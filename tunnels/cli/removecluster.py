@@ -15,7 +15,16 @@ from linkseal.tunnels.cli.remove import Nodes
 from linkseal.tunnels.cli.stagescluster import with_api
 from linkseal.tunnels.controller import leave
 from linkseal.tunnels.directory.kubeapi import Access, KubeApi
-from linkseal.tunnels.leaving import Traces, can_answer, elsewhere, has_arrived, in_the_way, left_on_nodes, not_off
+from linkseal.tunnels.leaving import (
+    Traces,
+    can_answer,
+    elsewhere,
+    has_arrived,
+    in_the_way,
+    kept,
+    left_on_nodes,
+    not_off,
+)
 
 SETTLING: Final = 30.0
 """Seconds that nodes have to report that they are at stage off: a report alone may take ten."""
@@ -72,7 +81,7 @@ def forget(
     if strange := sorted(set(cleaned) - found.nodes.keys()):
         raise ConfigError(f"--cleaned: there is no Node {clean(strange[0])}")
     if not why and not yes:
-        confirm("This deletes the CA, the policy and both CRDs with their objects. Delete them?")
+        confirm("This deletes the policy, both CRDs with their objects, and the CA if it was made here. Delete them?")
         found, why = _looked(access, namespace, cleaned, timeout)  # the answer may have taken long
     advice = "" if not_off(found) or found.installed else f" ({ADVICE})"
     if why and not uninstalling:
@@ -83,14 +92,17 @@ def forget(
             emit(clean(line))
         note(f"all is left as it is in the API, CRDs too: a chart that is installed again takes over{advice}")
         return ExitCode.FINE
-    deadline = time.monotonic() + timeout
+    deadline, stays = time.monotonic() + timeout, kept(found, uninstalling=uninstalling)
 
     async def act(api: KubeApi) -> None:
-        async for line in leave.forget(api, namespace, deadline):
+        async for line in leave.forget(api, namespace, deadline, stays):
             emit(line)
 
     with_api(access, act)
-    note(f"nothing of Linkseal is left in the API; the namespace {namespace} is yours")
+    for what, reason in stays.items():
+        note(f"{what} is not touched: {reason}")
+    rest = "nothing else" if stays else "nothing"
+    note(f"{rest} of Linkseal is left in the API; the namespace {namespace} is yours, and what you put there")
     return ExitCode.FINE
 
 

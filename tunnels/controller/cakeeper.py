@@ -186,6 +186,7 @@ class CaKeeper:
             waiting=tuple(printable(one, MAX_MESSAGE) for one in self._waiting[:MAX_BLOCKERS]),
             problem=printable(self._problem, MAX_MESSAGE),
             unsigned=printable(self.unsigned, MAX_MESSAGE),
+            made=keys.made,
         )
 
     async def _begin(self, asked: str, now: datetime) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from linkseal.tunnels.directory.kubedocs import (
     SIGNER,
     signed_policy,
 )
-from linkseal.tunnels.leaving import Traces, forgotten, trace
+from linkseal.tunnels.leaving import SECRET, Traces, forgotten, trace
 from linkseal.tunnels.policy import Policy, read_signed
 
 DEFINITIONS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -108,10 +108,11 @@ async def _policy(api: KubeApi, namespace: str) -> tuple[Policy | None, int, str
         return None, 0, f"the policy in the ConfigMap {namespace}/{POLICY_MAP} cannot be read: {error}"
 
 
-async def forget(api: KubeApi, namespace: str, deadline: float) -> AsyncIterator[str]:
+async def forget(api: KubeApi, namespace: str, deadline: float, kept: Collection[str] = ()) -> AsyncIterator[str]:
     """Take away what is ours in the API, but for what Helm knows; yields what went. The steady clock's `deadline`.
 
-    Raises ApiError, ConfigError: the API server refuses it.
+    `kept`: what is not touched (`linkseal.tunnels.leaving.kept`). Raises ApiError, ConfigError: the API server
+    refuses it.
     """
     async for node in _listed(api, NODES):
         if await _forget_node(api, node, deadline):
@@ -122,10 +123,10 @@ async def forget(api: KubeApi, namespace: str, deadline: float) -> AsyncIterator
             if await api.delete(f"{CSRS}/{name}"):
                 yield f"CertificateSigningRequest {name}"
     for what, path in _namespaced(namespace).items():
-        if await api.delete(path):
+        if what not in kept and await api.delete(path):
             yield what
     for name in KINDS:
-        if await api.delete(f"{DEFINITIONS}/{name}"):
+        if f"CRD {name}" not in kept and await api.delete(f"{DEFINITIONS}/{name}"):
             while await api.find(f"{DEFINITIONS}/{name}") is not None:
                 if time.monotonic() > deadline:
                     raise ConfigError(f"the CRD {name} is about to be deleted, and still there: look at it again")
@@ -139,7 +140,7 @@ def _namespaced(namespace: str) -> dict[str, str]:
     return {
         "DaemonSet linkseal-daemons": f"/apis/apps/v1/namespaces/{namespace}/daemonsets/linkseal-daemons",
         **{f"ConfigMap {name}": f"{core}/configmaps/{name}" for name in (STAGE_MAP, CA_MAP, POLICY_MAP)},
-        f"Secret {CA_SECRET}": f"{core}/secrets/{CA_SECRET}",
+        SECRET: f"{core}/secrets/{CA_SECRET}",
         "Lease linkseal-controller": f"{leases}/linkseal-controller",
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Cluster:
         self.times = 0
         self.looks: list[bool] = []
         self.forgot = False
+        self.kept: set[str] = set()
         self.refused = ""
         self.gone: set[str] = set()
         """Nodes that go after they were looked at."""
@@ -59,10 +60,10 @@ class Cluster:
         self.looks.append(workloads)
         return self.found.pop(0) if len(self.found) > 1 else self.found[0]
 
-    async def forget(self, _: KubeApi, namespace: str, deadline: float) -> AsyncIterator[str]:
+    async def forget(self, _: KubeApi, namespace: str, deadline: float, kept: Collection[str]) -> AsyncIterator[str]:
         assert namespace == "linkseal"
         assert deadline > time.monotonic() - 1
-        self.forgot = True
+        self.forgot, self.kept = True, set(kept)
         yield "CRD x, with its objects"
 
     async def request(self, node: str, request: Request) -> None:
@@ -84,7 +85,8 @@ class Cluster:
 
     def all_gone(self) -> None:
         self.nodes = {name: Trace(reported=True, status=gone()) for name in ("a", "b")}
-        self.found = [Traces(self.nodes, Policy())]
+        made = {"status": {"ca": {"made": True}}}
+        self.found = [Traces(self.nodes, Policy(), encryption=made)]
 
     def at(self, stage: Stage) -> None:
         self.found = [replace(self.found[0], policy=Policy(stage=stage))]
@@ -226,7 +228,17 @@ def test_what_nobody_needs_any_more_goes_from_the_api(cluster: Cluster) -> None:
     done = cluster("--objects", "--yes")
     assert (done.code, cluster.forgot, cluster.looks) == (0, True, [True])
     assert done.out == "CRD x, with its objects\n"
-    assert "the namespace linkseal is yours" in done.err
+    assert "nothing of Linkseal is left in the API; the namespace linkseal is yours" in done.err
+    assert cluster.kept == set()
+
+
+def test_a_ca_that_was_brought_stays_and_that_is_said(cluster: Cluster) -> None:
+    cluster.all_gone()
+    cluster.found = [replace(cluster.found[0], encryption={"status": {"ca": {"made": False}}})]
+    for words in ((), ("--uninstalling",)):
+        done = cluster("--objects", "--yes", *words)
+        assert (done.code, cluster.kept) == (0, {"Secret linkseal-ca-key"})
+        assert "Secret linkseal-ca-key is not touched" in done.err
 
 
 def test_without_a_word_nothing_goes(cluster: Cluster) -> None:

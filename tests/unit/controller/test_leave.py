@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from typing import Any, cast
 
 import pytest
@@ -71,10 +72,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     return Server()
 
 
-def forget(server: Server, seconds: float = 60) -> list[str]:
+def forget(server: Server, seconds: float = 60, kept: Collection[str] = ()) -> list[str]:
     async def act() -> list[str]:
         deadline = time.monotonic() + seconds
-        return [line async for line in leave.forget(cast("KubeApi", server), "here", deadline)]
+        return [line async for line in leave.forget(cast("KubeApi", server), "here", deadline, kept)]
 
     return asyncio.run(act())
 
@@ -94,6 +95,13 @@ def test_what_tells_of_the_nodes_goes_last(server: Server) -> None:
         "/apis/coordination.k8s.io/v1/namespaces/here/leases/linkseal-controller",
         *(f"{leave.DEFINITIONS}/{name}" for name in leave.KINDS),
     ]  # fmt: skip
+
+
+def test_what_is_to_stay_is_not_touched(server: Server) -> None:
+    kept = ("Secret linkseal-ca-key", "CRD clusterencryptions.linkseal.io")
+    assert not set(kept) & {line.partition(",")[0] for line in forget(server, kept=kept)}
+    assert [path for path in server.done if "secrets" in path or "clusterencryptions" in path] == []
+    assert f"{leave.DEFINITIONS}/nodeencryptions.linkseal.io" in server.done
 
 
 @pytest.mark.parametrize(
