@@ -39,31 +39,34 @@ def answered(
 ) -> tuple[Reports, bool]:
     """Ask each node its request and wait; returns the reports, and whether somebody has not finished in time.
 
-    `asked` is left with who was asked, and what at last: a node that is gone is out of it. What cannot be read for a
-    while is read again as long as there is time.
+    `asked` is left with who was asked, and what at last: a node that is gone is out of it. Once all were asked, what
+    the directory refuses for a while is tried again as long as there is time.
     """
 
     async def ask(directory: Directory) -> None:
-        for node in new:
+        for node, request in new.items():
             try:
-                await directory.request(node, asked[node])
+                await directory.request(node, request)
             except DirectoryError as error:
                 if error.status != HTTPStatus.NOT_FOUND:
                     raise
                 note(f"{node} is gone: {clean(str(error))}")
                 del asked[node]
+            else:
+                asked[node] = request
 
     async def look(directory: Directory) -> Reports:
         return {name: await report_of(directory, name) for name in asked} if few else await reports(directory)
 
-    few, new, said, trouble = len(asked) <= FEW, list(asked), "", ""
+    few, new, said, trouble = len(asked) <= FEW, dict(asked), "", ""
     found: Reports = {}
-    start = due = time.monotonic()
+    session.with_directory(ask)
+    start, due, new = time.monotonic(), time.monotonic() + AGAIN, {}
     while True:
-        if new:
-            session.with_directory(ask)
-            due = time.monotonic() + AGAIN
         try:
+            if new:
+                due = time.monotonic() + AGAIN
+                session.with_directory(ask)
             found, trouble = session.with_directory(look), ""
         except DirectoryError as error:
             trouble = clean(str(error))
@@ -76,8 +79,7 @@ def answered(
             note(f"{doing} ({age(waited)} of {age(timeout)}): {waiting}")
             said = waiting
         time.sleep(min(INTERVAL, timeout - waited))
-        new = list(repeated) if time.monotonic() >= due else []
-        asked |= {name: repeated[name] for name in new}
+        new = repeated if time.monotonic() >= due else {}
 
 
 def _repeated(asked: Mapping[str, Request], found: Reports, anew: Anew) -> Iterator[tuple[str, Request]]:

@@ -44,6 +44,8 @@ class Cluster:
         """Nodes that go after they were looked at."""
         self.troubles: list[ApiError] = []
         """Answers to the next looks at a report."""
+        self.troubles_asking: list[ApiError] = []
+        """And to the next requests, once two were taken."""
         monkeypatch.setattr(asking, "INTERVAL", 0.02)
         monkeypatch.setattr(asking, "AGAIN", 0.1)
         monkeypatch.setattr(removecluster, "LOOK", 0.02)
@@ -70,6 +72,8 @@ class Cluster:
         if self.refused:
             raise ConfigError(self.refused)
         assert request.type == "remove"
+        if self.times >= 2 and self.troubles_asking:
+            raise self.troubles_asking.pop()
         if node in self.gone:
             raise ApiError("not found", 404)
         self.asked[node] = request
@@ -164,6 +168,7 @@ def test_a_node_that_is_a_pass_behind_is_asked_again(cluster: Cluster, monkeypat
     """Its agent is taken away a moment later, and it would keep everything."""
     cluster.answers["b"] = RequestStatus("remove", "refused", f"{NOT_OFF}: `linkseal disable` first")
     report, first = cluster.report, time.monotonic()
+    cluster.troubles_asking = [ApiError("away", 503)]
 
     async def later(node: str) -> str:
         if time.monotonic() - first > 0.4:
