@@ -330,7 +330,8 @@ AGENT: Final = (
         "The policy in the directory has an error, or changes what nodes stand on while they are not at stage off. The "
         "last one that was good stays in force.",
         "Correct the field that the message names. To change ports, marks, tables or probe addresses: `linkseal "
-        "disable`, change them, then `linkseal enable`.",
+        "disable`, change them, then `linkseal enable`. Where a cluster goes on from another (`formerClusters`), say "
+        "in its spec what was there.",
     ),
     Finding(
         "LS4014",

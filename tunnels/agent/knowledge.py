@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from linkseal.keys import codes as documents
@@ -23,7 +24,7 @@ from linkseal.tunnels.agent.anchors import Anchors
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.pinned import pinned
 from linkseal.tunnels.agent.state import KnownGood, SavedCluster, SavedFormer
-from linkseal.tunnels.agent.succession import Present, Succession, successor
+from linkseal.tunnels.agent.succession import Present, Succession, cross, successor
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.model import Stage
@@ -72,7 +73,9 @@ class Knowledge:
         self.outgrown = False
         """Whether a policy came with other numbers that are for an agent begun anew."""
         self.succession: Succession | None = None
-        """The cluster that goes on from this one: its policy is for an agent begun anew, as a node of that."""
+        """The cluster that goes on from this one, if this node can come over to it now."""
+        self.crossed = False
+        """Whether the disk is that of a node of the other cluster: an agent begun anew is one."""
         self.deferred = False
         """Whether what is learnt is not written down yet: by the disk one knows what to remove."""
         self._passed = 0
@@ -112,7 +115,24 @@ class Knowledge:
     @property
     def over(self) -> bool:
         """Whether what has been learnt is for an agent begun anew."""
-        return self.outgrown or self.succession is not None
+        return self.outgrown or self.crossed
+
+    def cross(self, state: Path, now: float) -> None:
+        """Become a node of the cluster that goes on from this one, if there is one. What the disk refuses is told."""
+        if self.succession is None or self.register is None or self.crossed:
+            return
+        try:
+            cross(state, self.node, self.succession, self.register)
+            self.crossed = True
+        except HostError as error:
+            self.succession = None
+            self._unsaved.add(_CLUSTER)  # so that it is tried again
+            self._findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, str(error), now)
+
+    @property
+    def abroad(self) -> bool:
+        """Whether the directory was another cluster's when it was looked at last."""
+        return self._abroad
 
     def is_abroad(self, view: DirectoryView) -> bool:
         """Whether the directory is that of another cluster: nothing is taken from it, and nothing done for it."""
@@ -182,8 +202,9 @@ class Knowledge:
         self.succession = found if isinstance(found, Succession) else None
         wrong = (*self.anchors.strangers(view.ca_bundle), *([found] if isinstance(found, Finding) else ()))
         self._tell((*refresh.findings, *wrong), now)
-        if self.anchors.refused:
-            self._findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, self.anchors.refused, now)
+        self._save((), view, now)
+        if self.unsaved:  # what is not on disk would be lost on the way
+            self.succession = None
 
     def _present(self, register: Register, policy: Policy, issued: datetime, trust: Trust) -> Present:
         peers = frozenset(register.peers) - {self.node}

@@ -224,8 +224,9 @@ class Agent:
         # Only ever sooner until it has been: proofs that keep waking us must not put it off.
         due = clock() + wake_in
         self._poll_due = due if polled else min(self._poll_due, due)
-        abroad = self._view is not None and self.worker.knowledge.is_abroad(self._view)
-        publish = None if abroad else result.publish
+        # before the first look nobody knows whose directory it is
+        at_home = self._view is not None and not self.worker.knowledge.is_abroad(self._view)
+        publish = result.publish if at_home else None
         announced = await self._trouble.guard(PUBLISHING, self._outgoing.publish(publish))
         reported = await self._trouble.guard(REPORTING, self._outgoing.report(self._node_status))
         wake = min(wake_in, announced, reported)
@@ -266,6 +267,7 @@ class Agent:
             self.desk.put_off()
             raise
         self.desk.reconsider()
+        worker.knowledge.cross(worker.settings.state_directory, job.now)
         picture = picture_of(worker, result)
         if (unprobed := self._unprobed) is not None:
             worker.findings.raise_(codes.PORT_IN_USE, HOST_SUBJECT, unprobed[1], unprobed[0])

@@ -29,7 +29,6 @@ from linkseal.tunnels.agent.onlyone import only_one
 from linkseal.tunnels.agent.pinned import pinned
 from linkseal.tunnels.agent.removal import FAILED, answer, clean, floor_of, removed
 from linkseal.tunnels.agent.state import KnownGood
-from linkseal.tunnels.agent.succession import cross
 from linkseal.tunnels.agent.waiting import answering
 from linkseal.tunnels.agent.worker import Job, Worker, steady_now, unix_now
 from linkseal.tunnels.boot.install import remove as remove_boot
@@ -257,21 +256,8 @@ async def _work(
             anew, left = knowledge.outgrown, knowledge.is_off
             if anew:
                 _LOG.info("ports, marks or tables change: the agent begins anew with them")
-            if knowledge.succession is not None:
-                await loop.run_in_executor(executor, _cross, settings, knowledge)
             await asyncio.wait({stopped}, timeout=BEGIN_ANEW)
     _LOG.info("stopped; tunnels stay as they are")
-
-
-def _cross(settings: AgentSettings, knowledge: Knowledge) -> None:
-    """Become a node of the cluster that goes on from the one before. What the disk refuses is tried again."""
-    found, register = knowledge.succession, knowledge.register
-    assert found is not None
-    assert register is not None
-    try:
-        cross(settings.state_directory, settings.node, found, register)
-    except HostError as error:
-        _LOG.error("cannot become a node of cluster %s: %s", found.cluster, error)
 
 
 async def _until(stop: asyncio.Event, working: Coroutine[Any, Any, ResultT]) -> ResultT | None:

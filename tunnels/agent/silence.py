@@ -66,6 +66,8 @@ class Silence:
 
     async def look(self) -> None:
         """Read the reports of some peers in trouble and say whose agent is silent."""
+        if self._worker.knowledge.abroad:
+            return  # reports there are by other policies, and say nothing of peers
         names: list[str] = await self._in_worker(lambda: in_trouble(self._worker.book))
         self._known = {name: reason for name, reason in self._known.items() if name in names}
         start = self._next if self._next < len(names) else 0

@@ -37,7 +37,7 @@ from linkseal.tunnels.controller.kubecopies import (
     MapStore,
     Wanted,
     begun,
-    comers,
+    comers_of,
     current,
     staying_out,
 )
@@ -179,8 +179,7 @@ class KubeController:
         if copies.maps.objects.get(CA_MAP) != bundle and (CA_MAP in copies.maps.objects or not self._ca.unsigned):
             await self._put(CA_MAP, bundle)
         made = await self._signer.register(nodes, frozenset(copies.reports.objects))
-        indexes = {name: one.index for name, one in comers(copies, spec).items() if one.index}
-        granted = await self._grant(nodes, spec, now, indexes)
+        granted = await self._grant(nodes, spec, now, comers_of(copies, spec, now.timestamp()).indexes)
         certified = await self._signer.certify(requests, nodes, now)
         for text, names in (("the grant of", granted.granted), ("the certificate", certified.certified)):
             for name in names:
@@ -216,8 +215,7 @@ class KubeController:
             stages = self._keeper(copies, present)
             policy = parse_policy(asked, SOURCE)
             aim = aim_of(policy, spec, SOURCE)
-            waiting = {one.cluster for one in comers(copies, spec).values() if not one.over}
-            stages.goes_on(policy, aim, waiting, time.time())
+            stages.goes_on(policy, aim, comers_of(copies, spec, time.time()), time.time())
             asked, kept = stages.merged(asked, policy)
             endpoints = frozenset[Endpoint]().union(*copies.slices.objects.values())
             addresses = {address for facts in copies.nodes.objects.values() for address in facts.addresses}
@@ -239,7 +237,7 @@ class KubeController:
             await self._save()
             unsigned = str(error)
         evidence = self._evidence(copies, spec)
-        conflict = stages.conflict(policy) or stages.unmet(aim, evidence.reports)
+        conflict = stages.awaited or stages.conflict(policy) or stages.unmet(aim, evidence.reports)
         await self._report(stages, wanted, aim.goal, evidence, conflict, unsigned)
         return [] if conflict is None else [conflict]
 

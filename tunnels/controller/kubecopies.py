@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from linkseal.keys.errors import DirectoryError
 from linkseal.tunnels.controller.apiserver import OF_API_SERVER, SLICES, Endpoint, endpoints_of
+from linkseal.tunnels.controller.comers import Comers, comers, named_in
 from linkseal.tunnels.controller.csrs import Asked
 from linkseal.tunnels.controller.kubesigner import KubeSigner
 from linkseal.tunnels.controller.nodefacts import NodeFacts, node_facts
@@ -26,7 +27,6 @@ from linkseal.tunnels.directory.kubedocs import (
 )
 from linkseal.tunnels.directory.mirror import Mirror
 from linkseal.tunnels.status import NodeEncryption
-from linkseal.tunnels.statusparts import FormerStatus
 
 STAGE_MAP, STAGE_KEY = "linkseal-stage", "stage.json"
 """Where the walk of the stages is kept."""
@@ -116,14 +116,12 @@ async def current(copies: Copies, seconds: float) -> None:
             raise DirectoryError(mirror.trouble)
 
 
-def comers(copies: Copies, spec: Mapping[str, Any]) -> dict[str, FormerStatus]:
-    """Return the nodes that report that they are, or were, of a cluster from which this one goes on by its `spec`."""
-    named, found = set(map(str, spec.get("formerClusters") or ())), dict[str, FormerStatus]()
-    for name, known in copies.reports.objects.items() if named else ():
-        status = None if known.report is None else known.report.status
-        if status is not None and status.former is not None and status.former.cluster in named:
-            found[name] = status.former
-    return found
+def comers_of(copies: Copies, spec: Mapping[str, Any], now: float) -> Comers:
+    """Return what nodes report of the clusters from which this one goes on by its `spec`."""
+    named = named_in(spec)
+    found = {name: one.report.status for name, one in copies.reports.objects.items() if one.report is not None}
+    here = ((name, status) for name, status in found.items() if status is not None and name in copies.nodes.objects)
+    return comers(named, here, now) if named else Comers()
 
 
 def staying_out(spec: Mapping[str, Any], nodes: Mapping[str, NodeFacts]) -> frozenset[str]:

@@ -105,7 +105,10 @@ def owned(
     """
     ordered = sorted(nodes, key=lambda node: node.name)
     indexes = _indexes(ordered, former)
-    free = iter(sorted(set(range(1, MAX_INDEX + 1)) - set(indexes.values()) - set(former.values())))
+    # Of a former cluster's nodes those that have not reported have indexes too: beyond what is known at first.
+    most = max((one for one in former.values() if one <= MAX_INDEX), default=0)
+    left = set(range(1, MAX_INDEX + 1)) - set(indexes.values()) - set(former.values())
+    free = iter(sorted(left, key=lambda index: (index < most, index)))
     problems: list[str] = []
     claimed = spans(one for node in ordered for one in (*map(host_prefix, node.addresses), *node.prefixes))
     wanted = {node.name: _wanted(node, claimed, networks, pod_networks, problems) for node in ordered}

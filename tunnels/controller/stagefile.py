@@ -59,7 +59,7 @@ class Saved:
     """What stays while the cluster is not off, by the path of its field (`linkseal.tunnels.policy.standing`)."""
     history: tuple[Change, ...] = field(default=())
     former: tuple[str, ...] = ()
-    """The clusters from which this one goes on, of those that were acted upon."""
+    """The clusters from which this one goes on, of which some nodes have come."""
 
     def moved(self, position: Position, now: float, who: str, why: str) -> Saved:
         """Return it after a change of stage."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 from linkseal.keys.errors import Refused
 from linkseal.tunnels.controller import stagefile
 from linkseal.tunnels.controller.aims import Aim, PoolAim, check, lowest, unfit
+from linkseal.tunnels.controller.comers import Comers, further, landing
 from linkseal.tunnels.controller.stagefile import Saved, Store
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, changes, parse_policy, standing, with_standing
@@ -64,6 +65,8 @@ class Stagekeeper:
         self.number = 0
         """Of the last walk that was begun."""
         self.ended: dict[int, Ended] = {}
+        self.awaited = ""
+        """Why nodes of a cluster from which this one goes on do not come yet: they are not told of it meanwhile."""
         self.progress: Progress | None = None
         walk = saved.walk
         if walk is not None and walk.attached:
@@ -106,7 +109,8 @@ class Stagekeeper:
 
     def spec(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is to be signed: what is asked for (`merged`), at the stage where the cluster is."""
-        spec = {key: value for key, value in asked.items() if key not in ("lowerTo", "pool", "stage")}
+        left = ("lowerTo", "pool", "stage", *(("formerClusters",) if self.awaited else ()))
+        spec = {key: value for key, value in asked.items() if key not in left}
         place = stagefile.place(self.position)
         spec["stage"] = place["stage"]
         if place["pool"] is not None:
@@ -144,26 +148,31 @@ class Stagekeeper:
         saved = self._saved
         if saved.position != position:
             saved = saved.moved(position, now, self._source, "what was remembered is older than the policy in force")
-        saved = replace(saved, former=policy.former_clusters)
         self._keep(replace(saved, walk=None, serial=serial, pinned=standing(policy)))
         self._settled = self._saved
 
-    def goes_on(self, policy: Policy, aim: Aim, waiting: Collection[str], now: float) -> None:
-        """Be where the spec says, without a walk, if this cluster goes on from another whose nodes wait for that.
+    def goes_on(self, policy: Policy, aim: Aim, here: Comers, now: float) -> None:
+        """Begin where nodes of a cluster from which this one goes on stand already: without a walk, no further.
 
-        They stand there already, and do not come to a stage that is lower. `waiting`: the clusters of which nodes
-        report that they are theirs. Once for each: nodes that come late find it there, or wait.
+        They do not come to less, and report by no policy of this cluster until they come. So what the spec says is
+        taken as it is, stage and numbers, as often as it is corrected, until one of them has come. Where more nodes
+        are of this cluster already it walks as ever.
         """
         saved = self._saved
-        named = [one for one in policy.former_clusters if one in waiting and one not in saved.former]
-        former = tuple(one for one in saved.former if one in policy.former_clusters)
-        if named and _ahead(aim.goal, saved.position):
-            kept = standing(policy) if self._free else saved.pinned
-            why = f"goes on from cluster {', '.join(named)}"
-            saved = replace(saved.moved(aim.goal, now, self._source, why), walk=None, ended="", pinned=kept)
-            saved = replace(saved, seen=(aim.stage, aim.lower_to), seen_pool=aim.pool)
-            former += tuple(named)
-        self._keep(replace(saved, former=former))
+        over = {*saved.former, *here.over}
+        stages = {name: stage for name, (cluster, stage) in here.waiting.items() if cluster not in over}
+        saved = replace(saved, former=tuple(one for one in policy.former_clusters if one in over))
+        if len(stages) > here.natives:
+            if self._free or not here.natives:
+                saved = replace(saved, pinned=standing(policy))
+            there = landing(aim.goal, stages)
+            if _ahead(there, saved.position):
+                why = f"goes on from cluster {', '.join(policy.former_clusters)}"
+                saved = replace(saved.moved(there, now, self._source, why), walk=None, ended="")
+                seen = ((aim.stage, aim.lower_to), aim.pool) if there == aim.goal else (None, None)
+                saved = replace(saved, seen=seen[0], seen_pool=seen[1])
+        self.awaited = further(saved.position, stages)
+        self._keep(saved)
 
     def undo(self) -> None:
         """Take back what has moved since the policy was signed last: it could not be signed, so it is nowhere."""
@@ -388,4 +397,4 @@ def _way(here: Stage, there: Stage) -> int:
 def _taken_over(present: Policy) -> Saved:
     """What is known where stage.json is missing: the cluster is where the policy in the directory says."""
     position = Position(present.stage, present.pool)
-    return Saved(position, pinned=standing(present), former=present.former_clusters)
+    return Saved(position, pinned=standing(present))

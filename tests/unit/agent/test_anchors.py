@@ -323,6 +323,6 @@ def test_in_another_cluster_s_directory_it_counts_for_that_cluster_s_word(tmp_pa
     later = PolicyDocument("c2", 9, NOW + timedelta(hours=1), spec, (name(NEW),))
     other = replace(anew, snapshot=replace(anew.snapshot, cluster_uid="c2"))
     node.knowledge.learn(replace(other, policy=policydoc.sign(authority(EVIL), later)), TIME)
-    assert not node.knowledge.over
+    assert node.knowledge.succession is None
     node.knowledge.learn(replace(other, policy=policydoc.sign(authority(NEW), later)), TIME)
-    assert node.knowledge.over
+    assert node.knowledge.succession is not None

@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from linkseal.keys.announcement import SignedAnnouncement
-from linkseal.keys.errors import HostError
+from linkseal.keys.errors import DirectoryError, HostError
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent import loop as loop_module
 from linkseal.tunnels.agent import trouble
@@ -32,7 +33,7 @@ from linkseal.tunnels.settings import parse_agent_settings
 from linkseal.tunnels.status import Request
 from linkseal.tunnels.world import Layout, Me, Underlay, World
 from unit.agent.pair import NoCounters
-from unit.keys.cluster import GOOD, ONE, authority, policy
+from unit.keys.cluster import GOOD, NOW, ONE, authority, policy
 
 LOST = Lost(LinkKey("n2", 1, 1), Diagnosis(LinkKey("n2", 1, 1), "LS2001", "gone"))
 
@@ -86,9 +87,10 @@ class Folder:
 
     def __init__(self) -> None:
         self.broken: set[str] = set()
+        self.away: set[str] = set()
         self.calls: list[str] = []
         self.offered: str | None = None
-        self.cluster = "c1"
+        self.cluster, self.policy = "c1", policy()
         self.requests: tuple[Request, ...] = ()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -96,10 +98,12 @@ class Folder:
             self.calls.append(name)
             if name in self.broken:
                 raise RuntimeError(f"a bug in {name}")
+            if name in self.away:
+                raise DirectoryError("no policy yet")
             match name:
                 case "view":
                     bundle = authority().certificate_pem()
-                    return DirectoryView(Snapshot(self.cluster, GOOD), policy(), bundle, self.requests)
+                    return DirectoryView(Snapshot(self.cluster, GOOD), self.policy, bundle, self.requests)
                 case "wait_for_change":
                     await asyncio.sleep(0.05)
                     return True
@@ -139,6 +143,9 @@ class Running:
         finally:
             self.agent.stop()
             await asyncio.wait_for(task, 5)
+
+    def codes(self) -> set[str]:
+        return {one.code for one in self.findings.shown(time.time() + 60)}
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
@@ -219,6 +226,39 @@ async def test_for_the_directory_of_another_cluster_nothing_is_done_but_told(age
         agent.directory.cluster = "c1"
         await agent.until(lambda: "publish" in agent.directory.calls)
         await agent.until(lambda: "two" in agent.agent.desk.states(time.time()))
+
+
+async def test_before_the_first_look_nothing_is_announced(agent: Running) -> None:
+    """Nobody knows whose directory it is: a new cluster's has no policy at first."""
+    agent.worker.publish = ONE.announce()
+    agent.directory.away = {"view"}
+    async with agent.running():
+        await agent.until(lambda: len(agent.worker.jobs) > 5)
+        assert "publish" not in agent.directory.calls
+        agent.directory.away = set()
+        await agent.until(lambda: "publish" in agent.directory.calls)
+
+
+async def test_a_disk_that_refuses_to_come_over_is_told_and_tried_again_in_the_same_agent(
+    agent: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "SAVE_RETRY", 0.05)
+    async with agent.running():
+        await agent.until(lambda: "request_certificate" in agent.directory.calls)
+        with monkeypatch.context() as broken:
+            broken.setattr(KnownGood, "save_former", refuse)
+            agent.directory.policy = policy(9, "c2", issued=NOW + timedelta(1), stage="prefer", formerClusters=["c1"])
+            agent.directory.cluster = "c2"
+            await agent.until(lambda: codes.STATE_NOT_SAVED in agent.codes())
+            jobs = len(agent.worker.jobs)
+            await agent.until(lambda: len(agent.worker.jobs) > jobs + 5)
+            assert not agent.worker.knowledge.over
+    await agent.agent.run()
+    assert agent.worker.knowledge.over
+
+
+def refuse(*_: object) -> None:
+    raise HostError("no space left")
 
 
 async def test_only_the_workers_thread_touches_findings(agent: Running) -> None:

@@ -54,7 +54,8 @@ class Ground:
         self.book.sync(as_me(make_peer(1, 1)), peers, {name: peer.endpoints[0] for name, peer in peers.items()}, 0.0)
         for key in list(self.book.records):
             self.book.diagnosed(key, codes_of[key.peer], "…")
-        worker = SimpleNamespace(book=self.book, findings=self.findings)
+        self.knowledge = SimpleNamespace(abroad=False)
+        worker = SimpleNamespace(book=self.book, findings=self.findings, knowledge=self.knowledge)
         self.silence = Silence(worker, self.directory, self._at_once)  # type: ignore[arg-type]
 
     async def _at_once(self, work: Callable[[], Any]) -> Any:
@@ -86,6 +87,13 @@ async def test_only_peers_from_which_nothing_comes_are_asked_about(monkeypatch: 
     await ground.silence.look()
     assert ground.directory.read == ["n2", "n3"]
     assert ground.told() == {"n2": "its last report is 150 minutes old"}
+
+
+async def test_another_cluster_s_directory_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    ground = Ground(monkeypatch, {"n2": codes.NO_HANDSHAKE}, {"n2": None})
+    ground.knowledge.abroad = True
+    await ground.silence.look()
+    assert (ground.directory.read, ground.told()) == ([], {})
 
 
 async def test_what_is_over_is_told_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def test_it_takes_nothing_and_becomes_nobody_s_without_that_word(tmp_path: Path)
         made.learn(offered(signed, ca_bundle=authority("other").certificate_pem()))
         assert [code for code, _ in made.shown()] == [documents.CLUSTER_CHANGED, documents.CA_NOT_VOUCHED]
         assert authority("other").fingerprint in dict(made.shown())[documents.CA_NOT_VOUCHED]
-        assert not made.knowledge.over
+        assert made.knowledge.succession is None
     assert made.knowledge.policy_serial == 5
     assert made.knowledge.trust is not None
     assert made.knowledge.trust.fingerprints == (authority().fingerprint,)
@@ -103,7 +103,7 @@ def test_at_its_ca_s_word_it_is_a_node_of_the_new_cluster_with_keys_and_peers(tm
     made = node(tmp_path / "state")
     signed = of_c2(former=("c0", "c1"))
     made.learn(offered(signed))
-    assert made.knowledge.over
+    assert made.knowledge.succession is not None
     after = made.cross()
     assert KeyStore(made.folder).owner() == KeyStore(made.folder).open("n1", ONE, "c2")
     assert KeyStore(made.folder).load_certificate() is None, "nothing is announced with one for the UID before"
@@ -124,7 +124,7 @@ def test_at_its_ca_s_word_it_is_a_node_of_the_new_cluster_with_keys_and_peers(tm
 def test_it_waits_until_it_is_registered_there(tmp_path: Path) -> None:
     made = node(tmp_path / "state")
     made.learn(offered(of_c2(), snapshot=Snapshot("c2", {"n2": WHOLE["n2"]}), uid=None))
-    assert not made.knowledge.over
+    assert made.knowledge.succession is None
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_what_would_lower_or_break_something_is_refused_and_told(
 ) -> None:
     made = node(tmp_path / "state", protectedCIDRs=["10.244.0.0/16"])
     made.learn(offered(signed))
-    assert not made.knowledge.over
+    assert made.knowledge.succession is None
     assert made.knowledge.policy_serial == 5
     found = dict(made.shown())
     assert set(found) == {documents.CLUSTER_CHANGED, codes.POLICY_REFUSED}
@@ -157,10 +157,31 @@ def test_it_waits_for_a_grant_of_its_index(tmp_path: Path, granted: SignedGrant 
     made = node(tmp_path / "state")
     there = {**WITHOUT, "n1": NodeDocuments(None, granted)}
     made.learn(offered(of_c2(), snapshot=Snapshot("c2", there)))
-    assert not made.knowledge.over
+    assert made.knowledge.succession is None
     assert "has granted n1 the index 1 there too" in dict(made.shown())[codes.POLICY_REFUSED]
     made.learn(offered(of_c2()))
-    assert made.knowledge.over
+    assert made.knowledge.succession is not None
+
+
+def test_what_could_not_be_written_before_is_written_before_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a peer would be lost on the way: begun anew, it knows what is on the disk."""
+    made = node(tmp_path / "state")
+    newer = {**GOOD, "n3": NodeDocuments(THREE.announce(2), GOOD["n3"].grant)}
+    with monkeypatch.context() as broken:
+        broken.setattr(KnownGood, "save_peer", fails)
+        made.knowledge.learn(DirectoryView(Snapshot("c1", newer), policy(5), authority().certificate_pem()), TIME)
+        made.learn(offered(of_c2()))
+        assert made.knowledge.succession is None
+        assert codes.STATE_NOT_SAVED in dict(made.shown())
+    made.learn(offered(of_c2()))
+    assert codes.STATE_NOT_SAVED not in dict(made.shown())
+    register = made.cross().knowledge.register
+    assert register is not None
+    peer = register.peers["n3"].announcement
+    assert peer is not None
+    assert peer.serial == 2
 
 
 def test_it_says_from_where_it_comes_before_and_after(tmp_path: Path) -> None:
@@ -189,7 +210,7 @@ def test_where_the_directory_has_no_say_in_uids_they_stay_and_nobody_is_held_for
 def test_at_stage_off_ports_and_tables_may_be_others(tmp_path: Path) -> None:
     made = node(tmp_path / "state", stage="off")
     made.learn(offered(of_c2("off", wireguard={"port": 40000})))
-    assert made.knowledge.over
+    assert made.knowledge.succession is not None
 
 
 def test_whatever_was_written_before_a_crash_it_comes_over_the_next_time(

@@ -1,95 +1,179 @@
-"""A cluster that goes on from another is at once where its spec says; the nodes stand there already."""
+"""A cluster that goes on from another begins where the nodes of that stand already, as its spec says."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from linkseal.tunnels.controller import stagefile
 from linkseal.tunnels.controller.aims import Aim, PoolAim
+from linkseal.tunnels.controller.comers import Comers, comers, landing, named_in
 from linkseal.tunnels.controller.kubecopies import MapStore
 from linkseal.tunnels.controller.stagekeeper import Stagekeeper
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Pool, parse_policy
-from linkseal.tunnels.stages import Position
+from linkseal.tunnels.stages import LIVE, Evidence, Position
+from linkseal.tunnels.status import NodeStatus
+from linkseal.tunnels.statusparts import FormerStatus
 from unit.controller.aiming import ENFORCE, NAMES, OFF, POOL, PREFER, PREPARE, Cluster
+from unit.test_stages import report
 
 FIRST = {"formerClusters": ["c1"]}
+NOBODY = Comers()
 
 
-def say(cluster: Cluster, stage: Stage, pool: PoolAim | None = None, waiting: str = "c1", **spec: Any) -> None:
-    """An edit of the object, as a pass takes it up; `waiting`: the cluster whose nodes wait, if any do."""
+def waiting(stage: Stage = ENFORCE, *names: str, cluster: str = "c1", **more: Any) -> Comers:
+    return Comers(waiting=dict.fromkeys(names or NAMES, (cluster, stage)), **more)
+
+
+def say(cluster: Cluster, stage: Stage, here: Comers, pool: PoolAim | None = None, **spec: Any) -> dict[str, Any]:
+    """An edit of the object, as a pass takes it up; returns what is to be signed."""
     aim = Aim(stage, None, pool)
-    wait = {waiting} if waiting else set[str]()
-    cluster.stages.goes_on(parse_policy({"stage": stage.value, **spec}, "test"), aim, wait, 5.0)
+    asked = {"stage": stage.value, **spec}
+    policy = parse_policy(asked, "test")
+    cluster.stages.goes_on(policy, aim, here, 5.0)
+    kept, _ = cluster.stages.merged(asked, policy)
     cluster.stages.aim(aim, NAMES, 5.0)
+    return cluster.stages.spec(kept)
 
 
-@pytest.mark.parametrize(("before", "port"), [(OFF, 40000), (PREPARE, 51820)])
-def test_it_is_where_the_spec_says_without_a_walk(before: Stage, port: int) -> None:
-    """What nodes stand on is taken from the spec only where none stands on anything."""
+def port(signed: Mapping[str, Any]) -> int:
+    return parse_policy(dict(signed), "test").wireguard.port
+
+
+@pytest.mark.parametrize("before", [OFF, PREPARE, PREFER])
+def test_it_is_where_they_are_without_a_walk(before: Stage) -> None:
     cluster = Cluster(before)
-    say(cluster, ENFORCE, wireguard={"port": 40000}, **FIRST)
-    assert (cluster.stages.position, cluster.stages.walk) == (Position(ENFORCE), None)
+    signed = say(cluster, ENFORCE, waiting(), wireguard={"port": 40000}, **FIRST)
+    assert (cluster.stages.position, cluster.stages.walk, cluster.stages.awaited) == (Position(ENFORCE), None, "")
+    assert (port(signed), signed["formerClusters"]) == (40000, ["c1"])
     saved = stagefile.load(cluster.store)
     assert saved is not None
     assert (saved.history[-1].new, saved.history[-1].why) == ("enforce", "goes on from cluster c1")
-    assert (saved.pinned or {})["wireguard.port"] == port
-
-
-@pytest.mark.parametrize("waiting", ["", "c2"])
-def test_nobody_s_word_makes_a_walk_needless_where_no_node_of_that_cluster_waits(waiting: str) -> None:
-    cluster = Cluster()
-    say(cluster, ENFORCE, waiting=waiting, **FIRST)
-    assert cluster.stages.position == Position(OFF)
-    assert cluster.stages.walk is not None
-    say(cluster, ENFORCE, **FIRST)
-    assert cluster.stages.position == Position(ENFORCE), "when one reports it counts"
 
 
 def test_with_its_pool() -> None:
     cluster = Cluster()
-    say(cluster, PREFER, PoolAim(ENFORCE, POOL), **FIRST)
+    here = Comers(waiting={"n1": ("c1", ENFORCE), "n2": ("c1", ENFORCE), "n3": ("c1", PREFER)})
+    say(cluster, PREFER, here, PoolAim(ENFORCE, POOL), **FIRST)
     assert cluster.stages.position == Position(PREFER, Pool(ENFORCE, POOL))
     assert cluster.stages.walk is None
 
 
-def test_it_ends_a_walk_that_was_under_way() -> None:
+def test_it_goes_no_further_than_they_are_and_walks_from_there() -> None:
     cluster = Cluster()
-    say(cluster, ENFORCE)
+    say(cluster, ENFORCE, waiting(PREFER), **FIRST)
+    assert cluster.stages.position == Position(PREFER)
     assert cluster.stages.walk is not None
-    say(cluster, ENFORCE, **FIRST)
-    assert (cluster.stages.position, cluster.stages.walk) == (Position(ENFORCE), None)
+    assert landing(Position(ENFORCE), {"n1": PREFER, "n2": ENFORCE}) == Position(ENFORCE), "a walk was under way"
+
+
+def test_a_spec_that_is_wrong_first_is_corrected_before_anybody_has_come() -> None:
+    """Too low a stage, other numbers: they are not told before it is right, and nothing of it stays."""
+    cluster = Cluster()
+    signed = say(cluster, PREFER, waiting(), wireguard={"port": 40000}, **FIRST)
+    assert "formerClusters" not in signed
+    assert "n1, n2, n3 are at enforce already" in cluster.stages.awaited
+    assert cluster.stages.position == Position(PREFER)
+    signed = say(cluster, ENFORCE, waiting(), wireguard={"port": 40000}, **FIRST)
+    assert (signed["formerClusters"], port(signed)) == (["c1"], 40000)
+    assert (cluster.stages.position, cluster.stages.awaited) == (Position(ENFORCE), "")
+    assert port(say(cluster, ENFORCE, waiting(), **FIRST)) == 51820, "they refused the other"
+    came = waiting(ENFORCE, "n2", "n3", over=frozenset({"c1"}))
+    assert port(say(cluster, ENFORCE, came, wireguard={"port": 40000}, **FIRST)) == 51820, "one stands on it now"
 
 
 def test_it_lowers_nothing() -> None:
     cluster = Cluster(ENFORCE)
-    say(cluster, PREFER, **FIRST)
+    say(cluster, PREFER, waiting(PREFER), **FIRST)
     assert cluster.stages.position == Position(ENFORCE)
+
+
+@pytest.mark.parametrize(
+    "here",
+    [
+        NOBODY,
+        waiting(ENFORCE, "n3", over=frozenset({"c1"})),
+        waiting(ENFORCE, "n3", natives=2),
+        waiting(ENFORCE, "n3", natives=1),
+    ],
+    ids=["nobody", "late", "others", "as-many"],
+)
+def test_a_walk_is_not_made_needless_by_a_node_that_comes_late_or_alone(here: Comers) -> None:
+    cluster = Cluster(PREFER)
+    say(cluster, ENFORCE, here, **FIRST)
+    assert cluster.stages.position == Position(PREFER)
+    assert cluster.stages.walk is not None
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_it_counts_once_and_once_more_when_it_is_said_anew(*, lost: bool) -> None:
-    """A controller that starts anew, or an edit of something else, makes no walk needless; nor what was lost."""
+def test_that_some_have_come_is_known_by_their_reports_and_remembered(*, lost: bool) -> None:
+    cluster = Cluster(PREFER)
+    say(cluster, PREFER, waiting(PREFER, "n2", "n3", over=frozenset({"c1"})), **FIRST)
+    present = parse_policy({"stage": "prefer", **FIRST}, "test")
+    cluster.stages = Stagekeeper(MapStore(None if lost else cluster.store.text), present, 6.0, "object")
+    late = waiting(ENFORCE, "n2", "n3", over=frozenset({"c1"} if lost else ()))
+    say(cluster, ENFORCE, late, **FIRST)
+    assert cluster.stages.position == Position(PREFER)
+
+
+def test_it_ends_a_walk_that_was_under_way() -> None:
     cluster = Cluster()
-    say(cluster, PREPARE, **FIRST)
-    assert cluster.stages.position == Position(PREPARE)
-    store, present = MapStore(None if lost else cluster.store.text), parse_policy({"stage": "prepare", **FIRST}, "test")
-    cluster.stages = Stagekeeper(store, present, 6.0, "object")
-    say(cluster, ENFORCE, **FIRST)
-    assert cluster.stages.position == Position(PREPARE)
-    assert cluster.stages.walk is not None, "from there on it walks, by what nodes say"
-    say(cluster, ENFORCE)
-    assert cluster.stages.position == Position(PREPARE)
-    say(cluster, ENFORCE, **FIRST)
-    assert cluster.stages.position == Position(ENFORCE)
+    say(cluster, ENFORCE, NOBODY)
+    assert cluster.stages.walk is not None
+    say(cluster, ENFORCE, waiting(), **FIRST)
+    assert (cluster.stages.position, cluster.stages.walk) == (Position(ENFORCE), None)
 
 
 def test_a_step_that_could_not_be_signed_is_not_forgotten() -> None:
     cluster = Cluster()
     cluster.stages.signed(7)
-    say(cluster, ENFORCE, **FIRST)
+    say(cluster, ENFORCE, waiting(), **FIRST)
     cluster.stages.undo()
     assert cluster.stages.position == Position(OFF)
-    say(cluster, ENFORCE, **FIRST)
+    say(cluster, ENFORCE, waiting(), **FIRST)
     assert cluster.stages.position == Position(ENFORCE)
+
+
+def test_the_walk_that_is_left_is_held_by_nobody_who_is_still_to_come() -> None:
+    """From the stage at which they come: by then they report by this cluster's policy."""
+    cluster = Cluster()
+    say(cluster, ENFORCE, waiting(PREFER), **FIRST)
+    cluster.stages.signed(9)
+    abroad = {name: report(name, serial=3, at=5.0) for name in NAMES}
+    assert not cluster.stages.tick(Evidence(9, abroad, ()), 6.0), "they are to come first"
+    assert cluster.stages.position == Position(PREFER)
+
+
+# --- what reports say -------------------------------------------------------------------------------------------------
+
+
+def status(former: FormerStatus | None = None, *, at: float = 1000.0, stage: Stage = ENFORCE) -> NodeStatus:
+    found = report("n1", serial=3, at=at).status
+    assert found is not None
+    return replace(found, former=former, stage=stage, observed_at=at)
+
+
+def test_reports_say_who_waits_who_has_come_and_who_is_of_here() -> None:
+    here = comers(
+        {"c1", "c0"},
+        [
+            ("n1", status(FormerStatus("c1", 4, over=False), stage=PREFER)),
+            ("n2", status(FormerStatus("c0", 5, over=True))),
+            ("n3", status(FormerStatus("c9", 6, over=False))),
+            ("n4", status()),
+            ("n5", status(at=1000.0 - LIVE - 1)),
+            ("n6", status(FormerStatus("c1", 0, over=False))),
+        ],
+        1000.0,
+    )
+    assert here.indexes == {"n1": 4, "n2": 5}
+    assert here.waiting == {"n1": ("c1", PREFER), "n6": ("c1", ENFORCE)}
+    assert (here.over, here.natives) == ({"c0"}, 2)
+
+
+@pytest.mark.parametrize("spec", [{}, {"formerClusters": None}, {"formerClusters": []}])
+def test_a_spec_that_names_none(spec: dict[str, Any]) -> None:
+    assert named_in(spec) == frozenset()

@@ -152,11 +152,19 @@ def indexes(*nodes: SeenNode, **former: int) -> dict[str, int]:
 
 def test_nodes_of_a_former_cluster_have_the_indexes_that_they_had_there() -> None:
     """Others know their probe addresses by them. Who came new, or says nothing, makes room."""
-    assert indexes(node(1), node(2), node(3), n1=3, n3=1) == {"n1": 3, "n2": 2, "n3": 1}
+    assert indexes(node(1), node(2), node(3), n1=3, n3=1) == {"n1": 3, "n2": 4, "n3": 1}
     granted = (holding(node(1), 1), holding(node(2), 2), holding(node(3), 3))
     assert indexes(*granted, n1=2, n2=3, n3=1) == {"n1": 2, "n2": 3, "n3": 1}
-    assert indexes(*granted, n3=1) == {"n1": 3, "n2": 2, "n3": 1} or indexes(*granted, n3=1)["n3"] == 1
+    found = indexes(*granted, n3=1)
+    assert (found["n3"], len(set(found.values()))) == (1, 3)
     assert indexes(*granted, n9=1) == {"n1": 1, "n2": 2, "n3": 3}, "who is no node has none"
+
+
+def test_a_new_node_does_not_get_the_index_of_one_that_has_not_reported_yet() -> None:
+    """Who has come over keeps the absent one's grant: the new one would have no links by the same index."""
+    came = {f"n{number}": number for number in (1, 2, 5)}
+    found = indexes(*(node(number) for number in (1, 2, 3, 4, 5)), **came)
+    assert found == {**came, "n3": 6, "n4": 7}
 
 
 def test_of_two_that_say_the_same_index_who_has_it_keeps_it_and_none_is_given_out_twice() -> None:
