@@ -102,6 +102,10 @@ def index_of(plane: ControlPlane, node: Node) -> int:
     return grants.parse(grants.unwrap(found, node=node.name).text, node=node.name).index if found else 0
 
 
+def conditions(plane: ControlPlane) -> str:
+    return str(plane.admin.get(ENCRYPTION)["status"]["conditions"])
+
+
 def came_over(linkseal: KubeDeployment) -> bool:
     try:
         return documents.CLUSTER_CHANGED not in linkseal.all_codes()
@@ -123,7 +127,10 @@ def test_a_wiped_store_whose_ca_was_kept_goes_on_at_the_operator_s_word(cluster:
         with loss_probe(a.pods[0], b.pods[0], str(b.pods[0].address4), pps=100) as loss:
             lose_all(plane, linkseal, ca=kept)
             assert linkseal.cluster_uid() != before
-            plane.admin.patch(ENCRYPTION, {"spec": {"stage": "enforce", "formerClusters": [before]}})
+            plane.admin.patch(ENCRYPTION, {"spec": {"formerClusters": [before]}})
+            linkseal.until(lambda: "are at enforce already" in conditions(plane), "what the spec is to say")
+            encrypted(linkseal, cluster)
+            plane.admin.patch(ENCRYPTION, {"spec": {"stage": "enforce"}})
             linkseal.until(lambda: came_over(linkseal), "agents that are of the new cluster", 90)
             linkseal.until(lambda: main([*at, "status"]) == 0, "everything encrypted", 90)
             encrypted(linkseal, cluster)
