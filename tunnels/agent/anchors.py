@@ -94,7 +94,7 @@ class Anchors:
             found = {fingerprint_of(one) for one in read_bundle(bundle)}
         except ConfigError as error:
             return (Finding(codes.DIRECTORY_UNREADABLE, HOST_SUBJECT, str(error)),)
-        named = sorted(found - {*self.trust.fingerprints, *map(fingerprint_of, self._retired)})
+        named = sorted(found - set(self.trust.fingerprints))
         return (_not_vouched(named),) if named else ()
 
     def _judge(self, bundle: str, crosses: str) -> tuple[Finding, ...]:

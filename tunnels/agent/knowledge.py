@@ -173,7 +173,7 @@ class Knowledge:
 
     def learn(self, view: DirectoryView, now: float) -> frozenset[str]:
         """Take in what the directory says; returns the names of nodes that changed."""
-        self._abroad = self.is_abroad(view)
+        self._abroad, self.succession = self.is_abroad(view), None
         if self._abroad and self.register is not None and self.trust is not None:
             self._learn_of_another(view, self.register, self.trust, now)
             return frozenset()

@@ -8,7 +8,7 @@ from typing import Any
 
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Pool
-from linkseal.tunnels.stages import LIVE, Position, with_pool
+from linkseal.tunnels.stages import Position, with_pool
 from linkseal.tunnels.status import NodeStatus
 from linkseal.tunnels.wording import listed
 from linkseal.tunnels.world import STAGES
@@ -24,8 +24,8 @@ class Comers:
     """Of nodes on their way: their cluster, and their stage there."""
     over: frozenset[str] = frozenset()
     """Clusters of which some have come."""
-    natives: int = 0
-    """Nodes that come from none of them and have reported lately."""
+    here: int = 0
+    """Nodes that have reported and are of this cluster: come over, or never of another. However old their reports."""
 
 
 def named_in(spec: Mapping[str, Any]) -> frozenset[str]:
@@ -33,20 +33,29 @@ def named_in(spec: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(map(str, spec.get("formerClusters") or ()))
 
 
-def comers(named: Collection[str], reports: Iterable[tuple[str, NodeStatus]], now: float) -> Comers:
-    """Return what the nodes' reports say of these clusters; `now`: Unix seconds."""
-    indexes, waiting, over, natives = dict[str, int](), dict[str, tuple[str, Stage]](), set[str](), 0
+def comers(named: Collection[str], reports: Iterable[tuple[str, NodeStatus]]) -> Comers:
+    """Return what the nodes' reports say of these clusters."""
+    indexes, waiting, over, here = dict[str, int](), dict[str, tuple[str, Stage]](), set[str](), 0
     for name, status in reports:
         former = status.former
         if former is None or former.cluster not in named:
-            natives += now - status.observed_at <= LIVE
+            here += 1
             continue
         indexes |= {name: former.index} if former.index else {}
         if former.over:
+            here += 1
             over.add(former.cluster)
         else:
             waiting[name] = (former.cluster, status.stage)
-    return Comers(indexes, waiting, frozenset(over), natives)
+    return Comers(indexes, waiting, frozenset(over), here)
+
+
+def beyond(position: Position, stages: Mapping[str, Stage]) -> list[str]:
+    """Return the nodes whose stage is further than the cluster's: they do not come before it is there.
+
+    So they hold no walk either: what they say of policies is of another cluster's.
+    """
+    return sorted(name for name, stage in stages.items() if STAGES.index(stage) > STAGES.index(position.of(name)))
 
 
 def landing(goal: Position, stages: Mapping[str, Stage]) -> Position:
@@ -68,13 +77,14 @@ def _reached(goal: Stage, stages: Collection[Stage]) -> Stage:
     return min(goal, furthest, key=STAGES.index)
 
 
-def further(position: Position, stages: Mapping[str, Stage]) -> str:
-    """Return why nodes at these `stages` do not come to a cluster at `position`, empty: they do."""
-    names = [name for name, stage in stages.items() if STAGES.index(stage) > STAGES.index(position.of(name))]
+def further(position: Position, goal: Position, stages: Mapping[str, Stage]) -> str:
+    """Return why nodes at these `stages` do not come to a cluster at `position`, empty: they do. `goal`: its next."""
+    names = beyond(position, stages)
     if not names:
         return ""
     stage = max((stages[name] for name in names), key=STAGES.index)
+    what = "so set spec.stage (or spec.pool) to that" if beyond(goal, stages) else "and come when this cluster is there"
     return (
-        f"formerClusters counts when the cluster is at the stage that its nodes have: {listed(sorted(names))} "
-        f"{'is' if len(names) == 1 else 'are'} at {stage.value} already, so set spec.stage (or spec.pool) to that"
+        f"formerClusters counts when the cluster is at the stage that its nodes have: {listed(names)} "
+        f"{'is' if len(names) == 1 else 'are'} at {stage.value} already, {what}"
     )

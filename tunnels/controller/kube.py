@@ -30,6 +30,7 @@ from linkseal.tunnels.controller.apiserver import Endpoint, with_api_server
 from linkseal.tunnels.controller.cakeeper import CaKeeper
 from linkseal.tunnels.controller.clusterreport import ClusterReport
 from linkseal.tunnels.controller.clusterstatus import Standing
+from linkseal.tunnels.controller.comers import beyond
 from linkseal.tunnels.controller.kubecopies import (
     STAGE_KEY,
     STAGE_MAP,
@@ -179,7 +180,7 @@ class KubeController:
         if copies.maps.objects.get(CA_MAP) != bundle and (CA_MAP in copies.maps.objects or not self._ca.unsigned):
             await self._put(CA_MAP, bundle)
         made = await self._signer.register(nodes, frozenset(copies.reports.objects))
-        granted = await self._grant(nodes, spec, now, comers_of(copies, spec, now.timestamp()).indexes)
+        granted = await self._grant(nodes, spec, now, comers_of(copies, spec).indexes)
         certified = await self._signer.certify(requests, nodes, now)
         for text, names in (("the grant of", granted.granted), ("the certificate", certified.certified)):
             for name in names:
@@ -215,7 +216,7 @@ class KubeController:
             stages = self._keeper(copies, present)
             policy = parse_policy(asked, SOURCE)
             aim = aim_of(policy, spec, SOURCE)
-            stages.goes_on(policy, aim, comers_of(copies, spec, time.time()), time.time())
+            stages.goes_on(policy, aim, comers_of(copies, spec), time.time())
             asked, kept = stages.merged(asked, policy)
             endpoints = frozenset[Endpoint]().union(*copies.slices.objects.values())
             addresses = {address for facts in copies.nodes.objects.values() for address in facts.addresses}
@@ -360,10 +361,13 @@ class KubeController:
 
     def _evidence(self, copies: Copies, spec: Mapping[str, Any], serial: int = 0) -> Evidence:
         out = staying_out(spec, copies.nodes.objects)
+        at = Position() if self._stages is None else self._stages.position
+        coming = {name: stage for name, (_, stage) in comers_of(copies, spec).waiting.items()}
+        held = out.union(beyond(at, coming))
         reports = {
             name: known.report if (known := copies.reports.objects.get(name)) is not None else None
             for name in copies.nodes.objects
-            if name not in out
+            if name not in held
         }
         serial = serial if self._stages is None else self._stages.serial
         return Evidence(

@@ -155,15 +155,15 @@ class Stagekeeper:
         """Begin where nodes of a cluster from which this one goes on stand already: without a walk, no further.
 
         They do not come to less, and report by no policy of this cluster until they come. So what the spec says is
-        taken as it is, stage and numbers, as often as it is corrected, until one of them has come. Where more nodes
-        are of this cluster already it walks as ever.
+        taken as it is, stage and numbers, as often as it is corrected, until one of them has come. Where as many nodes
+        are of this cluster it walks as ever, and they come when it is where they are.
         """
         saved = self._saved
         over = {*saved.former, *here.over}
         stages = {name: stage for name, (cluster, stage) in here.waiting.items() if cluster not in over}
         saved = replace(saved, former=tuple(one for one in policy.former_clusters if one in over))
-        if len(stages) > here.natives:
-            if self._free or not here.natives:
+        if len(stages) > here.here:
+            if self._free or not here.here:
                 saved = replace(saved, pinned=standing(policy))
             there = landing(aim.goal, stages)
             if _ahead(there, saved.position):
@@ -171,7 +171,7 @@ class Stagekeeper:
                 saved = replace(saved.moved(there, now, self._source, why), walk=None, ended="")
                 seen = ((aim.stage, aim.lower_to), aim.pool) if there == aim.goal else (None, None)
                 saved = replace(saved, seen=seen[0], seen_pool=seen[1])
-        self.awaited = further(saved.position, stages)
+        self.awaited = further(saved.position, aim.goal, stages)
         self._keep(saved)
 
     def undo(self) -> None:

@@ -303,6 +303,14 @@ def test_a_disk_that_refuses_there_too_is_told_and_stops_nothing(
     assert (trusted(node), node.knowledge.policy_serial) == ((name(NEW),), 7)
 
 
+def test_in_another_cluster_s_directory_a_retired_one_is_told_too(tmp_path: Path) -> None:
+    """The copy that was kept is older than the last replacement: root can name it, if its fingerprint is told."""
+    node = rotated(tmp_path / "state")
+    found = replace(view([OLD], signed(9, OLD)), snapshot=Snapshot("c2", BY_OLD))
+    node.knowledge.learn(found, TIME)
+    assert name(OLD) in dict(node.shown())[documents.CA_NOT_VOUCHED]
+
+
 def test_to_name_a_retired_one_that_does_not_come_forgets_nothing(tmp_path: Path) -> None:
     node = rotated(tmp_path / "state")
     KeyStore(tmp_path / "state").save_named_ca(name(OLD))

@@ -121,6 +121,16 @@ def test_at_its_ca_s_word_it_is_a_node_of_the_new_cluster_with_keys_and_peers(tm
     assert {peer.uid for peer in again.peers.values()} == {one.uid for one in NEW.values()}
 
 
+def test_what_another_directory_said_is_over_when_its_own_is_back(tmp_path: Path) -> None:
+    made = node(tmp_path / "state")
+    made.learn(offered(of_c2()))
+    assert made.knowledge.succession is not None
+    made.knowledge.learn(DirectoryView(Snapshot("c1", GOOD), None, authority().certificate_pem()), LATER.timestamp())
+    assert made.knowledge.succession is None
+    made.knowledge.cross(made.folder, LATER.timestamp())
+    assert not made.knowledge.over
+
+
 def test_it_waits_until_it_is_registered_there(tmp_path: Path) -> None:
     made = node(tmp_path / "state")
     made.learn(offered(of_c2(), snapshot=Snapshot("c2", {"n2": WHOLE["n2"]}), uid=None))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from linkseal.tunnels.controller import stagefile
 from linkseal.tunnels.controller.aims import Aim, PoolAim
-from linkseal.tunnels.controller.comers import Comers, comers, landing, named_in
+from linkseal.tunnels.controller.comers import Comers, beyond, comers, landing, named_in
 from linkseal.tunnels.controller.kubecopies import MapStore
 from linkseal.tunnels.controller.stagekeeper import Stagekeeper
 from linkseal.tunnels.model import Stage
@@ -96,16 +96,33 @@ def test_it_lowers_nothing() -> None:
     [
         NOBODY,
         waiting(ENFORCE, "n3", over=frozenset({"c1"})),
-        waiting(ENFORCE, "n3", natives=2),
-        waiting(ENFORCE, "n3", natives=1),
+        waiting(ENFORCE, "n3", here=2),
+        waiting(ENFORCE, "n3", here=1),
+        waiting(ENFORCE, "n3", cluster="c0", here=2, over=frozenset({"c1"})),
     ],
-    ids=["nobody", "late", "others", "as-many"],
+    ids=["nobody", "late", "others", "as-many", "late-of-an-earlier-one"],
 )
 def test_a_walk_is_not_made_needless_by_a_node_that_comes_late_or_alone(here: Comers) -> None:
     cluster = Cluster(PREFER)
-    say(cluster, ENFORCE, here, **FIRST)
+    signed = say(cluster, ENFORCE, here, wireguard={"port": 40000}, formerClusters=["c1", "c0"])
     assert cluster.stages.position == Position(PREFER)
     assert cluster.stages.walk is not None
+    assert port(signed) == 51820
+
+
+def test_who_waits_further_ahead_holds_no_walk_and_comes_when_it_is_there() -> None:
+    """Else both would wait: it takes no policy of a lower stage, and reports by none of this cluster's."""
+    cluster, here, told = Cluster(), waiting(PREFER, "n3", here=1), []
+    abroad = report("n3", serial=3, at=5.0)
+    for serial in range(9, 14):
+        told.append("formerClusters" in say(cluster, PREFER, here, **FIRST))
+        assert ("n3 is at prefer already, and come" in cluster.stages.awaited) != told[-1]
+        cluster.stages.signed(serial)
+        ahead = beyond(cluster.stages.position, {"n3": PREFER})
+        cluster.stages.tick(Evidence(serial, {} if ahead else {"n3": abroad}, ()), 6.0)
+    assert cluster.stages.position == Position(PREFER)
+    assert told[0] is False
+    assert told[-1] is True
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -164,14 +181,13 @@ def test_reports_say_who_waits_who_has_come_and_who_is_of_here() -> None:
             ("n2", status(FormerStatus("c0", 5, over=True))),
             ("n3", status(FormerStatus("c9", 6, over=False))),
             ("n4", status()),
-            ("n5", status(at=1000.0 - LIVE - 1)),
+            ("n5", status(at=1000.0 - 9 * LIVE)),
             ("n6", status(FormerStatus("c1", 0, over=False))),
         ],
-        1000.0,
     )
     assert here.indexes == {"n1": 4, "n2": 5}
     assert here.waiting == {"n1": ("c1", PREFER), "n6": ("c1", ENFORCE)}
-    assert (here.over, here.natives) == ({"c0"}, 2)
+    assert (here.over, here.here) == ({"c0"}, 4), "however old a report is, somebody stands there"
 
 
 @pytest.mark.parametrize("spec", [{}, {"formerClusters": None}, {"formerClusters": []}])
