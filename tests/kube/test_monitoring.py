@@ -79,7 +79,9 @@ def test_the_dashboard_arrives_as_it_is(plane: ControlPlane) -> None:
     file = CHART / "dashboards" / "linkseal.json"
     assert json.loads(found["data"]["linkseal.json"]) == json.loads(file.read_text(encoding="utf-8"))
     with plane.recorder() as recorder:
-        recorder.post("/api/v1/namespaces/default/configmaps", {**found, "metadata": {"name": "linkseal-dashboard"}})
+        maps = "/api/v1/namespaces/default/configmaps"
+        recorder.post(maps, {**found, "metadata": {"name": "linkseal-dashboard"}})
+        recorder.delete(f"{maps}/linkseal-dashboard")
     with pytest.raises(DaemonError, match="grafanaDashbord"):
         rendered(plane, "--set", "monitoring.grafanaDashbord.enabled=true")
 
