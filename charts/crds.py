@@ -75,7 +75,7 @@ SPEC_WORDS = {
     "restoredAt": "The time now, once the API server's store was restored from a backup, or many nodes went at once: "
     "what it holds is right. Grants and policy are signed again; for an hour, nodes that are gone are removed.",
     "formerClusters": "UIDs of clusters from which this one goes on, since the API server's store was lost and the CA "
-    "was not: their nodes are this one's, with keys and tunnels. The cluster is at `stage` at once.",
+    "was not: their nodes are this one's, with keys and tunnels. The cluster begins where they are, up to `stage`.",
     "rotation": "How old a node's key may be before the node makes itself another (interval, such as 30d; 0, the "
     "default: never by itself). Nodes have their turns in the last tenth of that time. No packet is lost.",
     "verify": "How often each node verifies by itself that nothing leaves in plaintext, and with how many peers.",

@@ -107,22 +107,26 @@ def peers_of(accepted: Mapping[str, Accepted], own: str, policy: Policy | None =
 
 def opted_out(accepted: Mapping[str, Accepted], own: str) -> dict[str, Peer]:
     """Every other node that has opted out, by what it owns alone: no tunnel leads there."""
-    out = (entry.grant for name, entry in accepted.items() if name != own and entry.grant.opted_out)
-    return {grant.node: Peer(grant.node, grant.index, grant.addresses, grant.prefixes) for grant in out}
+    return {name: _owner(entry.grant) for name, entry in accepted.items() if name != own and entry.grant.opted_out}
 
 
 def behind(accepted: Mapping[str, Accepted], own: str, policy: Policy) -> dict[str, Peer]:
-    """Every other node that takes part and is none of `peers_of`, by what it owns."""
-    rest = accepted.keys() - peers_of(accepted, own, policy).keys() - {own}
-    grants = (accepted[name].grant for name in sorted(rest) if not accepted[name].grant.opted_out)
-    return {grant.node: Peer(grant.node, grant.index, grant.addresses, grant.prefixes) for grant in grants}
+    """Every other node that takes part and is still off where a pool goes first, by what it owns."""
+    if policy.pool is None:
+        return {}
+    grants = {name: entry.grant for name, entry in accepted.items() if name != own and not entry.grant.opted_out}
+    return {name: _owner(grant) for name, grant in grants.items() if policy.stage_of(name) is Stage.OFF}
+
+
+def _owner(grant: Grant) -> Peer:
+    return Peer(grant.node, grant.index, grant.addresses, grant.prefixes)
 
 
 def _peer(accepted: Accepted) -> Peer:
     said = accepted.announcement
     grant = accepted.grant
     if said is None:
-        return Peer(grant.node, grant.index, grant.addresses, grant.prefixes)
+        return _owner(grant)
     return Peer(
         grant.node,
         grant.index,

@@ -87,7 +87,7 @@ class Knowledge:
         self._strange: tuple[str, ...] = ()
         """Fields of the policy in force that only a newer version knows."""
         self._unsaved: set[str] = set()
-        self._abroad = False
+        self.abroad = False
         """Whether the directory was another cluster's when it was looked at last."""
         self._former: SavedFormer | None = None
 
@@ -129,11 +129,6 @@ class Knowledge:
             self._unsaved.add(_CLUSTER)  # so that it is tried again
             self._findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, str(error), now)
 
-    @property
-    def abroad(self) -> bool:
-        """Whether the directory was another cluster's when it was looked at last."""
-        return self._abroad
-
     def is_abroad(self, view: DirectoryView) -> bool:
         """Whether the directory is that of another cluster: nothing is taken from it, and nothing done for it."""
         register = self.register
@@ -141,7 +136,7 @@ class Knowledge:
 
     def former(self) -> FormerStatus | None:
         """The cluster from which this node comes, or to which it belongs while the directory is another's."""
-        if self._abroad and self.register is not None:
+        if self.abroad and self.register is not None:
             return FormerStatus(self.register.cluster_uid, 0 if self.grant is None else self.grant.index, over=False)
         return None if self._former is None else FormerStatus(self._former.cluster, self._former.index, over=True)
 
@@ -173,8 +168,8 @@ class Knowledge:
 
     def learn(self, view: DirectoryView, now: float) -> frozenset[str]:
         """Take in what the directory says; returns the names of nodes that changed."""
-        self._abroad, self.succession = self.is_abroad(view), None
-        if self._abroad and self.register is not None and self.trust is not None:
+        self.abroad, self.succession = self.is_abroad(view), None
+        if self.abroad and self.register is not None and self.trust is not None:
             self._learn_of_another(view, self.register, self.trust, now)
             return frozenset()
         self.registered = view.registered if view.registered is not None else self.registered

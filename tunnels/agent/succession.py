@@ -27,6 +27,7 @@ from linkseal.tunnels.findings import HOST_SUBJECT
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, changes, read_signed, standing
 from linkseal.tunnels.register import Finding, Register
+from linkseal.tunnels.stages import Position
 from linkseal.tunnels.world import STAGES
 
 _LOG: Final = logging.getLogger("linkseal.agent")
@@ -100,8 +101,9 @@ def _unfit(policy: Policy, present: Present) -> str:
     stages = policy.stage_of(present.node), present.policy.stage_of(present.node)
     if _below(*stages):
         return _falls("this node", *stages)
-    for peer in sorted(present.peers):  # traffic goes by the lesser of two nodes' stages
-        new, old = _between(policy, present.node, peer), _between(present.policy, present.node, peer)
+    there, here = (Position(one.stage, one.pool) for one in (policy, present.policy))
+    for peer in sorted(present.peers):
+        new, old = there.between(present.node, peer), here.between(present.node, peer)
         if _below(new, old):
             return _falls(f"the traffic with {peer}", new, old)
     ours, theirs = standing(present.policy), standing(policy)
@@ -109,10 +111,6 @@ def _unfit(policy: Policy, present: Present) -> str:
         return f"changes {changes(ours, theirs)}, which stays as it is until stage off: say in the spec what was there"
     lost = sorted(set(present.policy.protected_cidrs) - set(policy.protected_cidrs))
     return f"leaves {', '.join(lost)} out of protectedCIDRs: say in the spec what was there" if lost else ""
-
-
-def _between(policy: Policy, one: str, other: str) -> Stage:
-    return min(policy.stage_of(one), policy.stage_of(other), key=STAGES.index)
 
 
 def _below(new: Stage, old: Stage) -> bool:

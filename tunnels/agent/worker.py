@@ -230,7 +230,7 @@ class Worker:
             exemptions=tuple(one for one in self._exemptions() if one.is_open(now)),
             broken_glass=self._broken_glass(now),
             opted_out=opted_out(register.peers, me.name),
-            behind={} if policy.pool is None else behind(register.peers, me.name, policy),
+            behind=behind(register.peers, me.name, policy),
         )
         world = replace(world, ways=ways(self.observed, world.peers.values(), policy.scope))
         self.book.proof_lasts = max(PROOF_LASTS, 3.0 * policy.probe.interval + 60.0)

@@ -119,9 +119,10 @@ async def current(copies: Copies, seconds: float) -> None:
 def comers_of(copies: Copies, spec: Mapping[str, Any]) -> Comers:
     """Return what nodes report of the clusters from which this one goes on by its `spec`."""
     named = named_in(spec)
-    found = {name: one.report.status for name, one in copies.reports.objects.items() if one.report is not None}
-    here = ((name, status) for name, status in found.items() if status is not None and name in copies.nodes.objects)
-    return comers(named, here) if named else Comers()
+    if not named:
+        return Comers()
+    found = ((name, one.report) for name, one in copies.reports.objects.items() if name in copies.nodes.objects)
+    return comers(named, ((name, one.status) for name, one in found if one is not None and one.status is not None))
 
 
 def staying_out(spec: Mapping[str, Any], nodes: Mapping[str, NodeFacts]) -> frozenset[str]:

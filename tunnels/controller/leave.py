@@ -16,6 +16,7 @@ from linkseal.keys import policydoc
 from linkseal.keys.errors import ConfigError, PeerError
 from linkseal.tunnels.controller.cakeeper import CA_SECRET
 from linkseal.tunnels.controller.kubecopies import STAGE_MAP
+from linkseal.tunnels.controller.kubesigner import AGENT
 from linkseal.tunnels.directory.kube import CSRS, NODE_ENCRYPTIONS, NODES
 from linkseal.tunnels.directory.kubeapi import JSON, METADATA_LIST, ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import (
@@ -78,7 +79,7 @@ async def _running(api: KubeApi, namespace: str) -> tuple[list[str], list[str]]:
     """What of the chart is installed, and what is about to end."""
     installed, ending = list[str](), list[str]()
     for kind, plural, name in (
-        ("DaemonSet", "daemonsets", "linkseal-agent"),
+        ("DaemonSet", "daemonsets", AGENT),
         ("Deployment", "deployments", "linkseal-controller"),
     ):
         found = await api.find(f"/apis/apps/v1/namespaces/{namespace}/{plural}/{name}")

@@ -1,8 +1,7 @@
 """CA/stage.json: where the cluster is, the walk under way, and every change of stage with who, when and why.
 
 {"stage": "prefer", "pool": null, "serial": 1793613600, "pinned": {"scope": "overlay", "wireguard.port": 51820, …},
-"seen": {"stage": "prefer", "lowerTo": null, "pool": null}, "asked": "", "ended": "", "former": [],
-"walk": null,
+"seen": {"stage": "prefer", "lowerTo": null, "pool": null}, "asked": "", "ended": "", "former": [], "walk": null,
 "history": [{"at": "2026-11-02T10:00:00Z", "from": "prepare", "to": "prefer", "who": "root@ops", "why": "enable"}]}
 """
 
