@@ -12,6 +12,7 @@ measure lost packets and delays, and a busy machine would be blamed on the produ
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -46,12 +47,15 @@ SHARDS = min(2, CPUS)
 """Lab kernels side by side: each has one CPU. Two a CPU were tried: no faster, and packets were lost to each other."""
 
 ONCE_MORE = 6
-"""Failed kernel tests that are run again; where more fail it is not the machine's doing."""
+"""Failed tests with deadlines that are run again; where more fail it is not the machine's doing."""
 
 UNKNOWN_TEST_SECONDS = 3.0
 """What a kernel test takes that has not run yet, for sharing them out."""
 
 DURATIONS = kernel.cache_folder() / "durations.json"
+
+FIRST_DURATIONS = Path(__file__).with_name("durations.json")
+"""Seconds by test file, for a machine on which none has run yet; only their ratios matter."""
 
 HOST_TESTS = "not kernel and not labkernel and not kube and not matrix"
 KUBE_TESTS = "kube and not kernel and not matrix"
@@ -89,10 +93,9 @@ def _names_a_file(argument: str) -> bool:
 
 def share_out(files: Sequence[str], shards: int) -> list[list[str]]:
     """Split test files into groups that take about equally long: the longest first, each to the emptiest group."""
-    try:
-        known: dict[str, float] = json.loads(DURATIONS.read_text())
-    except (OSError, ValueError):
-        known = {}
+    known: dict[str, float] = json.loads(FIRST_DURATIONS.read_text())
+    with contextlib.suppress(OSError, ValueError):
+        known |= json.loads(DURATIONS.read_text())
 
     def seconds(file: str) -> float:
         tests = len(
@@ -145,7 +148,12 @@ class Session:
 
     def kube(self) -> list[Result]:
         """Tests on the control plane, beside nothing else: they have deadlines."""
-        return [self._runner.pytest_here("kube", ["-m", KUBE_TESTS, "-q", *self._narrowed()])]
+
+        def run(name: str, paths: Sequence[str]) -> list[Result]:
+            arguments = ["-m", KUBE_TESTS, "-q", *self._selection.options, *paths]
+            return [self._runner.pytest_here(name, arguments)]
+
+        return with_second_try(run("kube", self._selection.paths), lambda failed: run("kube again", failed))
 
     def _narrowed(self) -> list[str]:
         return [*self._selection.options, *self._selection.paths]
@@ -153,24 +161,7 @@ class Session:
     def kernel(self) -> list[Result]:
         files = self._selection.files("kernel")
         results = self._in_kernel("kernel", files, KERNEL_TESTS, ["-v"], SHARDS) if files else []
-        return results + self._once_more(results)
-
-    def _once_more(self, results: Sequence[Result]) -> list[Result]:
-        """Run a few failed kernel tests again, alone: they measure packets and seconds on a machine that others use.
-
-        A test that passes now is told as such in the table; one that fails again has failed.
-        """
-        failed = [name for result in results for name in result.failures if "::" in name]
-        if not 0 < len(failed) <= ONCE_MORE:
-            return []
-        say(f"{len(failed)} failed; once more, with nothing beside: {', '.join(failed)}")
-        again = self._in_kernel("again", failed, KERNEL_TESTS, ["-v"], 1)
-        if not any(result.failed for result in again) and sum(result.passed for result in again) == len(failed):
-            for result in results:
-                given = [name for name in result.failures if name in failed]
-                result.failures = [name for name in result.failures if name not in failed]
-                result.failed -= len(given)
-        return again
+        return with_second_try(results, lambda failed: self._in_kernel("again", failed, KERNEL_TESTS, ["-v"], 1))
 
     def bench(self) -> list[Result]:
         """Each bench is a program that prints figures; one at a time, and never beside anything else."""
@@ -251,6 +242,24 @@ class Session:
             return lambda: [self._runner.pytest_in_lab(title, lab, [*arguments, *group], env)]
 
         return in_parallel([shard(number, group) for number, group in enumerate(groups, 1)])
+
+
+def with_second_try(results: list[Result], run: Callable[[Sequence[str]], list[Result]]) -> list[Result]:
+    """Run a few failed tests again, alone: they measure packets and seconds on a machine that others use.
+
+    A test that passes now is told as such in the table; one that fails again has failed.
+    """
+    failed = [name for result in results for name in result.failures if "::" in name]
+    if not 0 < len(failed) <= ONCE_MORE:
+        return results
+    say(f"{len(failed)} failed; once more, with nothing beside: {', '.join(failed)}")
+    again = run(failed)
+    if not any(result.failed for result in again) and sum(result.passed for result in again) == len(failed):
+        for result in results:
+            given = [name for name in result.failures if name in failed]
+            result.failures = [name for name in result.failures if name not in failed]
+            result.failed -= len(given)
+    return results + again
 
 
 def build_failed(error: kernel.BuildError, began: float) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,11 +156,10 @@ def test_what_was_taken_back_is_begun_again_by_the_same_command(
         linkseal.stop(cluster[2], 9)
         words = [*at, "enable", "--to", "prefer", "--timeout"]
         assert main([*words, "10s"]) == 1
-        assert f"was not applied everywhere within 10 s: the present stage has not reached {cluster[2].name}" in (
-            capfd.readouterr().out
-        )
+        why = rf"was not applied everywhere within 10 s: the present stage has not reached .*\b{cluster[2].name}\b"
+        assert re.search(why, capfd.readouterr().out)
         linkseal.start(cluster[2])
-        assert main([*words, "60s"]) == 0, f"{capfd.readouterr()}\n{linkseal.report()}"
+        assert main([*words, "120s"]) == 0, f"{capfd.readouterr()}\n{linkseal.report()}"
         linkseal.wait_sealed()
 
 

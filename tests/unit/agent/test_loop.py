@@ -243,17 +243,18 @@ async def test_a_disk_that_refuses_to_come_over_is_told_and_tried_again_in_the_s
     agent: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop_module, "SAVE_RETRY", 0.05)
-    async with agent.running():
-        await agent.until(lambda: "request_certificate" in agent.directory.calls)
-        with monkeypatch.context() as broken:
-            broken.setattr(KnownGood, "save_former", refuse)
-            agent.directory.policy = policy(9, "c2", issued=NOW + timedelta(1), stage="prefer", formerClusters=["c1"])
-            agent.directory.cluster = "c2"
-            await agent.until(lambda: codes.STATE_NOT_SAVED in agent.codes())
-            jobs = len(agent.worker.jobs)
-            await agent.until(lambda: len(agent.worker.jobs) > jobs + 5)
-            assert not agent.worker.knowledge.over
-    await agent.agent.run()
+    task = asyncio.ensure_future(agent.agent.run())
+    await agent.until(lambda: "request_certificate" in agent.directory.calls)
+    with monkeypatch.context() as broken:
+        broken.setattr(KnownGood, "save_former", refuse)
+        agent.directory.policy = policy(9, "c2", issued=NOW + timedelta(1), stage="prefer", formerClusters=["c1"])
+        agent.directory.cluster = "c2"
+        await agent.until(lambda: codes.STATE_NOT_SAVED in agent.codes())
+        jobs = len(agent.worker.jobs)
+        await agent.until(lambda: len(agent.worker.jobs) > jobs + 5)
+        assert not agent.worker.knowledge.over
+        assert not task.done()
+    await asyncio.wait_for(task, 10)  # ends by itself: what it stands on has changed
     assert agent.worker.knowledge.over
 
 

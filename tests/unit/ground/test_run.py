@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -70,6 +71,15 @@ def test_files_are_shared_out_by_how_long_they_take(tmp_path: Path, monkeypatch:
     for name in "abcd":
         (tmp_path / name).touch()
     assert run.share_out(["d", "c", "b", "a"], 2) == [["a"], ["b", "c", "d"]]
+    monkeypatch.setattr(run, "FIRST_DURATIONS", known)
+    monkeypatch.setattr(run, "DURATIONS", tmp_path / "none yet")
+    assert run.share_out(["d", "c", "b", "a"], 2) == [["a"], ["b", "c", "d"]], "on a machine that has run none"
+
+
+def test_how_long_tests_take_is_known_before_any_has_run() -> None:
+    """Where nothing is known one lab kernel may have half as much again to do as the other."""
+    known = json.loads(run.FIRST_DURATIONS.read_text())
+    assert set(run.Selection([]).files("kernel")) - set(known) == set()
 
 
 def test_paths_select_test_files() -> None:
@@ -130,6 +140,22 @@ def test_many_failures_and_broken_suites_are_not_run_again() -> None:
         session = Session(result)
         assert run.summary(session.kernel(), selective=False)[1] == 1
         assert len(session.asked) == 1
+
+
+def test_so_is_a_test_on_the_control_plane() -> None:
+    asked: list[list[str]] = []
+
+    class Pytest:
+        def pytest_here(self, name: str, arguments: list[str]) -> Result:
+            asked.append(arguments)
+            return Result(name, passed=1) if asked[1:] else failed("tests/kube/a.py::b[c]")
+
+    session = object.__new__(run.Session)
+    session._runner = Pytest()  # type: ignore[assignment]
+    session._selection = run.Selection(["tests/kube"])
+    results = session.kube()
+    assert run.summary(results, selective=False)[0].splitlines()[-1] == "6 passed, 0 failed"
+    assert [arguments[-1] for arguments in asked] == ["tests/kube", "tests/kube/a.py::b[c]"]
 
 
 class Steps(run.Session):
