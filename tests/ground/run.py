@@ -44,18 +44,19 @@ CONTROL_PLANE = re.compile(r"\bpod_cluster\b|\bcontrolbuild\b")
 """What is in a test that has one, whatever its marker."""
 
 SHARDS = min(2, CPUS)
-"""Lab kernels side by side: each has one CPU. Two a CPU were tried: no faster, and packets were lost to each other."""
+"""Lab kernels side by side: each has one CPU. Two a CPU were tried: no faster, and packets were lost to each other.
+And control planes."""
 
 ONCE_MORE = 6
 """Failed tests with deadlines that are run again; where more fail it is not the machine's doing."""
 
 UNKNOWN_TEST_SECONDS = 3.0
-"""What a kernel test takes that has not run yet, for sharing them out."""
+"""What a test takes that has not run yet, for sharing them out."""
 
 DURATIONS = kernel.cache_folder() / "durations.json"
 
 FIRST_DURATIONS = Path(__file__).with_name("durations.json")
-"""Seconds by test file, for a machine on which none has run yet; only their ratios matter."""
+"""Seconds by test file, for a machine on which none has run yet: a copy of what a whole run has left in DURATIONS."""
 
 HOST_TESTS = "not kernel and not labkernel and not kube and not matrix"
 KUBE_TESTS = "kube and not kernel and not matrix"
@@ -91,25 +92,35 @@ def _names_a_file(argument: str) -> bool:
     return (ROOT / argument.split("::", maxsplit=1)[0]).exists()
 
 
+def longest_first(files: Sequence[str]) -> list[str]:
+    """Sort test files by how long they take, so that the last to end are short."""
+    return sorted(files, key=_seconds(), reverse=True)
+
+
 def share_out(files: Sequence[str], shards: int) -> list[list[str]]:
     """Split test files into groups that take about equally long: the longest first, each to the emptiest group."""
+    groups: list[list[str]] = [[] for _ in range(shards)]
+    loads = [0.0] * shards
+    seconds = _seconds()
+    for file in longest_first(files):
+        emptiest = loads.index(min(loads))
+        groups[emptiest].append(file)
+        loads[emptiest] += seconds(file)
+    return [group for group in groups if group]
+
+
+def _seconds() -> Callable[[str], float]:
+    """Return what tells how many seconds a test file took."""
     known: dict[str, float] = json.loads(FIRST_DURATIONS.read_text())
     with contextlib.suppress(OSError, ValueError):
         known |= json.loads(DURATIONS.read_text())
 
     def seconds(file: str) -> float:
-        tests = len(
-            re.findall(r"^(?:async )?def test_", (ROOT / file.split("::", maxsplit=1)[0]).read_text(), re.MULTILINE)
-        )
-        return known.get(file, tests * UNKNOWN_TEST_SECONDS)
+        path = ROOT / file.split("::", maxsplit=1)[0]
+        tests = re.findall(r"^(?:async )?def test_", path.read_text(), re.MULTILINE)
+        return known.get(file, len(tests) * UNKNOWN_TEST_SECONDS)
 
-    groups: list[list[str]] = [[] for _ in range(shards)]
-    loads = [0.0] * shards
-    for file in sorted(files, key=seconds, reverse=True):
-        emptiest = loads.index(min(loads))
-        groups[emptiest].append(file)
-        loads[emptiest] += seconds(file)
-    return [group for group in groups if group]
+    return seconds
 
 
 def remember_durations(results: Sequence[Result]) -> None:
@@ -117,7 +128,7 @@ def remember_durations(results: Sequence[Result]) -> None:
     known: dict[str, float] = {}
     if DURATIONS.exists():
         known = json.loads(DURATIONS.read_text())
-    for result in results:
+    for result in reversed(results):  # the first word counts: a second try is of a single test
         known |= {file: round(seconds, 1) for file, seconds in result.durations.items()}
     DURATIONS.parent.mkdir(parents=True, exist_ok=True)
     fresh = DURATIONS.with_suffix(f".{os.getpid()}")
@@ -147,13 +158,16 @@ class Session:
         return [self._runner.pytest_here("lab kernel", ["-m", "labkernel", "-q", *self._narrowed()])]
 
     def kube(self) -> list[Result]:
-        """Tests on the control plane, beside nothing else: they have deadlines."""
+        """Tests on the control plane, beside nothing else: they have deadlines. Most of them wait most of the time."""
+        files = longest_first(self._selection.files("kube"))
 
-        def run(name: str, paths: Sequence[str]) -> list[Result]:
-            arguments = ["-m", KUBE_TESTS, "-q", *self._selection.options, *paths]
+        def run(name: str, paths: Sequence[str], *options: str) -> list[Result]:
+            arguments = ["-m", KUBE_TESTS, "-q", *options, *self._selection.options, *paths]
             return [self._runner.pytest_here(name, arguments)]
 
-        return with_second_try(run("kube", self._selection.paths), lambda failed: run("kube again", failed))
+        share = ("-n", str(SHARDS), "--dist=loadfile", "--no-loadscope-reorder")
+        results = run("kube", files, *share) if files else []
+        return with_second_try(results, lambda failed: run("kube again", failed))
 
     def _narrowed(self) -> list[str]:
         return [*self._selection.options, *self._selection.paths]
