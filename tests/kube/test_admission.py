@@ -279,6 +279,25 @@ def test_a_cluster_admin_reports_nothing(plane: ControlPlane, agent: Api) -> Non
     refused(lambda api: report(api, "a", "enforce"), plane.admin)
 
 
+def test_nobody_but_the_controller_writes_down_where_the_walk_is(
+    plane: ControlPlane, kube: Recorder, nodes: None
+) -> None:
+    """It is not signed, and whoever may write ConfigMaps could take a step back by it."""
+    maps, record = f"/api/v1/namespaces/{NAMESPACE}/configmaps", {"metadata": {"name": "linkseal-stage"}}
+    with plane.admin.impersonating(f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}") as controller:
+        controller.post(maps, record)
+        try:
+            assert "may not write the ConfigMap linkseal-stage" in refused(
+                lambda api: api.patch(f"{maps}/linkseal-stage", {"data": {"stage.json": "{}"}}), plane.admin
+            )
+            controller.patch(f"{maps}/linkseal-stage", {"data": {"stage.json": "{}"}})
+        finally:
+            plane.admin.delete(f"{maps}/linkseal-stage")
+    assert "may not write" in refused(lambda api: api.post(maps, record), plane.admin)
+    kube.post(maps, {"metadata": {"name": "another"}})
+    kube.post("/api/v1/namespaces/default/configmaps", record)
+
+
 def test_the_controller_announces_and_reports_nothing_and_changes_nothing_else(controller: Api, agent: Api) -> None:
     announce(agent, "a")
     refused(lambda api: announce(api, "a", "other"), controller)

@@ -110,7 +110,7 @@ def test_the_policies_are_well_typed(installed: ControlPlane) -> None:
     )
     assert {one["metadata"]["name"]: one["status"]["typeChecking"] for one in policies} == {
         f"linkseal-{name}": {}
-        for name in ("exemptions", "node-annotations", "node-reports", "own-requests", "own-writes")
+        for name in ("exemptions", "node-annotations", "node-reports", "own-requests", "own-writes", "stage-record")
     }
 
 

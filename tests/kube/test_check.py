@@ -235,7 +235,7 @@ async def test_what_the_api_server_does_not_know_is_laid_to_old_crds(
     with chart_installed(plane):
         nodes.post(NODE_ENCRYPTIONS, node_encryption("n1"))
         directory = KubeDirectory(KubeApi(Access(config, "prod")), NAMESPACE)
-        with pytest.raises(ConfigError, match="kubectl apply --server-side -f charts/linkseal/crds/"):
+        with pytest.raises(ConfigError, match="kubectl apply --server-side --force-conflicts -f charts/linkseal/crds/"):
             await directory.request("n1", Request("x", "novelty", 1793613600.0))
         await directory.close()
 

@@ -11,7 +11,7 @@ import pytest
 from ground.charts import CLUSTER_ENCRYPTIONS, NODE_ENCRYPTIONS, cluster_encryption, node_encryption, told
 from ground.controlplane import ControlPlane
 from ground.kubeapi import Recorder
-from ground.kubemesh import deployed
+from ground.kubemesh import KubeDeployment, deployed
 from ground.kubeobjects import create_node
 from ground.net import Cluster
 from ground.probes import loss_probe
@@ -145,6 +145,14 @@ def test_who_breaks_off_before_a_controller_has_said_where_the_cluster_is_lowers
     assert site.spec["stage"] == "prefer"
 
 
+def stands(plane: ControlPlane, linkseal: KubeDeployment, cluster: Cluster) -> bool:
+    """Whether every node has applied what was signed last, which has the interval in it."""
+    found = plane.admin.get(ENCRYPTION)
+    status, policies = found["status"], [linkseal.status(node).policy for node in cluster]
+    told = status["observedGeneration"] == found["metadata"]["generation"]
+    return told and all(one.applied and one.serial == status["policySerial"] for one in policies)
+
+
 def test_what_was_taken_back_is_begun_again_by_the_same_command(
     cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +161,9 @@ def test_what_was_taken_back_is_begun_again_by_the_same_command(
         plane.admin.patch(ENCRYPTION, {"spec": {"verify": {"interval": 0}}})
         linkseal.start()
         linkseal.until(lambda: all(linkseal.status(node).links.proven == 2 for node in cluster), "proven")
+        linkseal.until(
+            lambda: stands(plane, linkseal, cluster), "the policy applied everywhere"
+        )  # else it is waited for
         linkseal.stop(cluster[2], 9)
         words = [*at, "enable", "--to", "prefer", "--timeout"]
         assert main([*words, "10s"]) == 1

@@ -131,7 +131,10 @@ def left(plane: ControlPlane) -> Iterator[ControlPlane]:
             yield plane
         finally:
             remove(plane, recorder)
-            admin.delete(f"{CSRS}/linkseal-n1-0", missing_ok=True)
+            ours = (CSRS, "linkseal-n1-0"), (f"{SPACE}/secrets", "linkseal-ca-key")
+            maps = ((f"{SPACE}/configmaps", f"linkseal-{name}") for name in ("ca", "policy", "stage"))
+            for path, name in (*ours, *maps):  # nobody collects garbage here
+                admin.delete(f"{path}/{name}", missing_ok=True)
 
 
 def made(plane: ControlPlane) -> None:
@@ -139,8 +142,9 @@ def made(plane: ControlPlane) -> None:
     signed = policy(stage="off")
     maps = {"ca": {"ca.crt": "x"}, "stage": {"stage.json": "{}"}}
     maps["policy"] = {"policy": signed.text, "signature": signed.signature}
-    for name, data in maps.items():
-        admin.post(f"{SPACE}/configmaps", {"metadata": {"name": f"linkseal-{name}"}, "data": data})
+    with admin.impersonating(f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}") as controller:
+        for name, data in maps.items():
+            controller.post(f"{SPACE}/configmaps", {"metadata": {"name": f"linkseal-{name}"}, "data": data})
     admin.post(f"{SPACE}/secrets", {"metadata": {"name": "linkseal-ca-key"}})
     leases = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
     admin.post(leases, {"metadata": {"name": "linkseal-controller"}})

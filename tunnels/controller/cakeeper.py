@@ -99,7 +99,8 @@ class CaKeeper:
             if one["metadata"].get("name") == CA_MAP and (one.get("data") or {}).get(CA_KEY):
                 raise ConfigError(
                     f"{self._where} is gone, and agents trust its CA: put it back from a copy. Without one delete the "
-                    f"ConfigMap {CA_MAP} too: a new CA is made, and every node must be installed anew (docs/ca.md)"
+                    f"ConfigMap {CA_MAP} too: a new CA is made, of which each node is told by `linkseal agent "
+                    "trust-ca` (docs/ca.md)"
                 )
 
     async def step(

@@ -131,7 +131,7 @@ def read_data(data: Mapping[str, str], where: str, now: datetime, elsewhere: Els
     if not {"tls.key", "tls.crt"} <= data.keys():
         raise ConfigError(
             f"{where} must hold the CA as tls.key and tls.crt: put it back from a copy, or delete it for a new CA, "
-            "which no agent trusts before it is installed anew"
+            "which no agent trusts before its node is told of it by `linkseal agent trust-ca` (docs/ca.md)"
         )
     try:
         raw = {key: b64decode(value, validate=True) for key, value in data.items()}

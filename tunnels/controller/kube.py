@@ -32,14 +32,14 @@ from linkseal.tunnels.controller.clusterreport import ClusterReport
 from linkseal.tunnels.controller.clusterstatus import Standing
 from linkseal.tunnels.controller.comers import beyond
 from linkseal.tunnels.controller.kubecopies import (
-    STAGE_KEY,
     STAGE_MAP,
     Copies,
-    MapStore,
     Wanted,
     begun,
     comers_of,
     current,
+    newest_of,
+    remembered,
     staying_out,
 )
 from linkseal.tunnels.controller.kubeevents import Events, NodeNews
@@ -267,13 +267,12 @@ class KubeController:
 
     def _keeper(self, copies: Copies, present: PolicyDocument | None) -> Stagekeeper:
         if self._stages is None:
-            text = copies.maps.objects.get(STAGE_MAP, {}).get(STAGE_KEY)
-            self._store = MapStore(text)
-            policy = None if present is None else read_signed(present.spec)[0]
+            self._store, self._signed = remembered(copies, present, self._document)
+            newest = self._signed
+            policy = None if newest is None else read_signed(newest.spec)[0]
             self._stages = Stagekeeper(self._store, policy, time.time(), source="ClusterEncryption")
-            self._signed = present
-            if present is not None and policy is not None and present.serial > self._stages.serial:
-                self._stages.overtaken(policy, present.serial, time.time())
+            if newest is not None and policy is not None:
+                self._stages.hold_to(policy, newest.serial, time.time())
         return self._stages
 
     def _in_force(self, copies: Copies) -> PolicyDocument | None:
@@ -294,7 +293,7 @@ class KubeController:
 
     async def _publish(self, stages: Stagekeeper, asked: Mapping[str, Any], present: PolicyDocument | None) -> None:
         """Sign the policy at the stage where the cluster is, unless it says just that."""
-        newest = max((one for one in (present, self._signed) if one), key=lambda one: one.serial, default=None)
+        newest = newest_of(present, self._signed)
         spec, authorities = json.loads(json.dumps(stages.spec(asked))), self._ca.keys.in_force
         told = newest == present or time.monotonic() - self._written < SETTLE  # what was written comes by the watch
         said = None if newest is None else (newest.spec, newest.authorities)
@@ -309,6 +308,7 @@ class KubeController:
         signed = await self._ca.signed(lambda authority: policydoc.sign(authority, document))
         version = await self._unovertaken(newest)
         stages.signed(serial)
+        self._store.signed = signed
         await self._save()  # before anybody acts on it: a controller that starts anew goes on from there
         body = config_map(POLICY_MAP, {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature}, version)
         try:
@@ -341,8 +341,8 @@ class KubeController:
         return str(found["metadata"]["resourceVersion"])
 
     async def _save(self) -> None:
-        if self._store.due and self._store.text is not None:
-            await self._put(STAGE_MAP, {STAGE_KEY: self._store.text})
+        if self._store.due:
+            await self._put(STAGE_MAP, self._store.data)
             self._store.due = False
 
     async def _put(self, name: str, data: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from linkseal.keys.errors import DirectoryError
+from linkseal.keys.policydoc import PolicyDocument, SignedPolicy
 from linkseal.tunnels.controller.apiserver import OF_API_SERVER, SLICES, Endpoint, endpoints_of
 from linkseal.tunnels.controller.comers import Comers, comers, named_in
 from linkseal.tunnels.controller.csrs import Asked
@@ -17,13 +18,16 @@ from linkseal.tunnels.directory.kubeapi import KubeApi
 from linkseal.tunnels.directory.kubedocs import (
     CA_MAP,
     CLUSTER_ENCRYPTIONS,
+    POLICY_KEY,
     POLICY_MAP,
+    POLICY_SIGNATURE,
     SIGNER,
     map_parser,
     opt_out_labels,
     opted_out,
     read_report,
     report_text,
+    signed_policy,
 )
 from linkseal.tunnels.directory.mirror import Mirror
 from linkseal.tunnels.status import NodeEncryption
@@ -43,12 +47,23 @@ class Wanted(NamedTuple):
 
 
 class MapStore:
-    """The stage's text between two passes; `due`: it is to be written to its ConfigMap."""
+    """The stage's text between two passes; `due`: it is to be written to its ConfigMap.
+
+    `signed`: the policy that was signed last stands beside it. The text is signed by nobody, so it counts no more than
+    that: whoever may write ConfigMaps could else lower the stage.
+    """
 
     where = f"the ConfigMap {STAGE_MAP}"
 
-    def __init__(self, text: str | None) -> None:
-        self.text, self.due = text, False
+    def __init__(self, text: str | None, signed: SignedPolicy | None = None) -> None:
+        self.text, self.signed, self.due = text, signed, False
+
+    @property
+    def data(self) -> dict[str, str]:
+        """Of the ConfigMap."""
+        signed = self.signed
+        proof = {} if signed is None else {POLICY_KEY: signed.text, POLICY_SIGNATURE: signed.signature}
+        return {STAGE_KEY: self.text or "", **proof}
 
     def read(self) -> bytes | None:
         """What is there, as far as this process knows."""
@@ -129,3 +144,21 @@ def staying_out(spec: Mapping[str, Any], nodes: Mapping[str, NodeFacts]) -> froz
     """Return the nodes that take no part."""
     labels = {name: facts.labels for name, facts in nodes.items()} if opt_out_labels(spec) else {}
     return opted_out(spec, labels)
+
+
+def remembered(
+    copies: Copies, present: PolicyDocument | None, read: Callable[[SignedPolicy | None], PolicyDocument | None]
+) -> tuple[MapStore, PolicyDocument | None]:
+    """Return what is kept of the stages, and the newest policy: the one in force (`present`) or the one beside that.
+
+    `read` returns what our CA signed. What is kept is of no worth without one.
+    """
+    data = copies.maps.objects.get(STAGE_MAP, {})
+    signed = signed_policy(data)
+    newest = newest_of(present, read(signed))
+    return MapStore(None if newest is None else data.get(STAGE_KEY), signed), newest
+
+
+def newest_of(*policies: PolicyDocument | None) -> PolicyDocument | None:
+    """Return the one with the highest serial."""
+    return max((one for one in policies if one is not None), key=lambda one: one.serial, default=None)

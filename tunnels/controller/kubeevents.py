@@ -258,7 +258,8 @@ class NodeNews:
 
     def __init__(self, events: Events) -> None:
         self._events = events
-        self._reports: dict[str, NodeEncryption | None] = {}
+        self._reports: dict[str, tuple[str, NodeEncryption | None]] = {}
+        """Of every node its Node's UID, and the last."""
         self._silent: frozenset[str] | None = None
 
     def tell(
@@ -277,17 +278,19 @@ class NodeNews:
         happened = [(name, News("Granted", "its addresses and prefixes were signed")) for name in granted]
         happened += [(one.node, News("Certified", f"by request of pod {one.pod}")) for one in askers]
         happened += [(one.node, News("CertificateDenied", why, warning=True)) for one, why in denied]
-        for name, report in reports.items():
-            if name in self._reports:
-                happened += [(name, news) for news in of_node(self._reports[name], report)]
-            self._reports[name] = report
+        before, self._reports = self._reports, {name: (uids.get(name, ""), one) for name, one in reports.items()}
+        for name, (uid, report) in self._reports.items():
+            if name in before and before[name][0] == uid:  # what one of that name said before is no news of this one
+                happened += [(name, news) for news in of_node(before[name][1], report)]
         happened += self._of_silence(now)
         for name, news in happened:
             if name in uids:
                 self._events.tell(About("v1", "Node", name, uids[name]), news)
 
     def _of_silence(self, now: float) -> Iterator[tuple[str, News]]:
-        said = {name: one.status.observed_at for name, one in self._reports.items() if one is not None and one.status}
+        said = {
+            name: one.status.observed_at for name, (_, one) in self._reports.items() if one is not None and one.status
+        }
         silent = frozenset(name for name, at in said.items() if now - at > LIVE)
         before, self._silent = self._silent, silent
         for name in () if before is None else sorted(silent - before):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from base64 import b64encode
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -48,6 +48,12 @@ SETTLE: Final = timedelta(seconds=10)
 NODE_COMES: Final = 10.0
 """Seconds for which a request waits for its Node, of which another watch tells."""
 
+PUT_OFF: Final = 30.0
+"""Seconds until what the API server refused of one object is asked again."""
+
+MAX_REFUSED: Final = 10
+"""Objects refused in one pass, after which it is not for the objects: the pass ends."""
+
 AGENT: Final = "linkseal-agent"
 """Name of the agents' service account."""
 
@@ -75,20 +81,64 @@ class _Held(NamedTuple):
     by: str = ""
 
 
+class _Sent(NamedTuple):
+    """A grant that was sent, by whom it was signed, and when that was."""
+
+    grant: Grant
+    by: str
+    at: datetime
+
+
+class _Refusals:
+    """What the API server refuses of single objects, so that one of them holds up no other."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+        self._lines: dict[str, str] = {}
+
+    def is_put_off(self, what: str) -> bool:
+        """Whether it was refused a moment ago, by the clock that never jumps."""
+        return time.monotonic() < self._until.get(what, 0.0)
+
+    def add(self, what: str, error: ApiError) -> None:
+        """Note that an object was refused. Raises `error` if it is about more than this object."""
+        no = HTTPStatus.BAD_REQUEST <= error.status < HTTPStatus.INTERNAL_SERVER_ERROR
+        if not no or error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS}:
+            raise error
+        self._until[what] = time.monotonic() + PUT_OFF
+        self._lines[what] = f"{what}: the API server refuses it, and all others go on: {error}"
+        if sum(self.is_put_off(one) for one in self._lines) > MAX_REFUSED:
+            raise error
+
+    def over(self, what: str) -> None:
+        """It was taken."""
+        self._until.pop(what, None)
+        self._lines.pop(what, None)
+
+    def lines(self, present: Collection[str]) -> tuple[str, ...]:
+        """Say what is refused; what is not `present` any more is forgotten."""
+        for what in self._lines.keys() - set(present):
+            self.over(what)
+        return tuple(self._lines.values())
+
+
 class KubeSigner:
     """Signs for the cluster of `api`. Every method raises ApiError."""
 
     def __init__(self, api: KubeApi, namespace: str, ca: CaKeeper) -> None:
         self._api, self._namespace, self._ca = api, namespace, ca
         self._held: dict[str, _Held] = {}
-        self._sent: dict[str, tuple[Grant, str]] = {}
-        """The newest grant of a node, and who signed it, until it is seen on it: nobody else gets what is in it."""
+        self._sent: dict[str, _Sent] = {}
+        """The newest grant of a node until it is seen on it: nobody else gets what is in it."""
         self._doubted: set[str] = set()
         """Nodes whose newest grant was sent, and no good answer came."""
         self._owned: tuple[object, Owned] | None = None
         """What is owned by the same words as last time: to find it takes a second with 5,000 nodes."""
         self._unknown: dict[str, float] = {}
         """Since when a request waits for its Node, by the clock that never jumps."""
+        self._grants_refused, self._answers_refused = _Refusals(), _Refusals()
+        self._issued: datetime | None = None
+        """The newest date of a grant that is known."""
         self._account = f"system:serviceaccount:{namespace}:{AGENT}"
 
     async def grant(
@@ -109,6 +159,7 @@ class KubeSigner:
         for name in self._sent.keys() - nodes.keys():
             del self._sent[name]
         self._held = held = {name: self._present(name, facts) for name, facts in nodes.items()}
+        self._note_issued(one.grant.issued for one in held.values() if one.grant is not None)
         seen = [
             node
             for name, facts in nodes.items()
@@ -117,22 +168,40 @@ class KubeSigner:
         asked = (seen, frozenset(opted_out), chosen.networks, chosen.pod_networks, dict(indexes))
         if self._owned is None or self._owned[0] != asked:
             self._owned = (asked, owned(*asked))
-        found = self._owned[1]
+        found, dated = self._owned[1], self._date(now)
         by_name = {node.name: node for node in seen}
         granted, unsigned = [], []
         for claim in found.claims:
-            grant = self._due(claim, by_name[claim.name], held[claim.name], now, restored)
-            if grant is not None:
+            grant = self._due(claim, by_name[claim.name], held[claim.name], now, dated, restored)
+            what = f"the grant of {claim.name}"
+            if grant is None:
+                self._grants_refused.over(what)
+            elif not self._grants_refused.is_put_off(what):
                 try:
-                    await self._annotate(grant)
+                    await self._annotate(grant, now)
                 except SignerError as error:
                     unsigned.append(f"{claim.name}: {error}")
                     break
+                except ApiError as error:
+                    self._grants_refused.add(what, error)
+                    continue
+                self._grants_refused.over(what)
                 granted.append(claim.name)
-        return Passed(granted=tuple(granted), problems=(*unsigned, *found.problems))
+        refused = self._grants_refused.lines([f"the grant of {name}" for name in nodes])
+        return Passed(granted=tuple(granted), problems=(*unsigned, *refused, *found.problems))
+
+    def _date(self, now: datetime) -> datetime:
+        """Return the date of the grants of this pass: after all others, though the clock went back.
+
+        Of a Node that was made anew under its name only the date tells peers which of the two is the newer one.
+        """
+        return now if self._issued is None or now > self._issued else self._issued + timedelta(seconds=1)
+
+    def _note_issued(self, dates: Iterable[datetime]) -> None:
+        self._issued = max((*dates, *(() if self._issued is None else (self._issued,))), default=None)
 
     def _seen(self, name: str, facts: NodeFacts, offered: Offered | None) -> SeenNode:
-        present, (sent, _) = self._held[name].grant, self._sent.get(name, (None, ""))
+        present, sent = self._held[name].grant, self._sent[name].grant if name in self._sent else None
         if sent is not None and (sent.uid != facts.uid or (present is not None and present.serial >= sent.serial)):
             del self._sent[name]
             sent = None
@@ -146,19 +215,25 @@ class KubeSigner:
         askers, denied = list[Asker](), list[tuple[Asker, str]]()
         self._unknown = {name: since for name, since in self._unknown.items() if name in requests}
         for request in requests.values():
+            what = f"the answer to {request.name}"
+            if self._answers_refused.is_put_off(what):
+                continue
             try:
                 why, certificate = await self._judge(request, nodes, now)
+                if certificate:
+                    await self._answer(request.name, "Approved", "the asker's pod runs on this node", certificate)
+                    certified.append(request.name)
+                    askers += [] if request.asker is None else [request.asker]
+                elif why is not None:
+                    await self._answer(request.name, "Denied", why)
+                    refused.append(f"{request.name}: {why}")
+                    denied += [] if request.asker is None else [(request.asker, why)]
             except SignerError as error:  # it is answered when it can be
                 unsigned.append(f"{request.name}: {error}")
                 break
-            if certificate:
-                await self._answer(request.name, "Approved", "the asker's pod runs on this node", certificate)
-                certified.append(request.name)
-                askers += [] if request.asker is None else [request.asker]
-            elif why is not None:
-                await self._answer(request.name, "Denied", why)
-                refused.append(f"{request.name}: {why}")
-                denied += [] if request.asker is None else [(request.asker, why)]
+            except ApiError as error:
+                self._answers_refused.add(what, error)
+        unsigned += self._answers_refused.lines([f"the answer to {name}" for name in requests])
         return Passed((), tuple(certified), tuple(refused), tuple(askers), tuple(denied), tuple(unsigned))
 
     async def register(self, nodes: Mapping[str, NodeFacts], present: Collection[str]) -> tuple[str, ...]:
@@ -201,7 +276,9 @@ class KubeSigner:
             return found
         return found._replace(grant=grant, by=trust.grant_signer(signed.text, signed.signature))
 
-    def _due(self, claim: Claim, node: SeenNode, held: _Held, now: datetime, restored: datetime | None) -> Grant | None:
+    def _due(
+        self, claim: Claim, node: SeenNode, held: _Held, now: datetime, dated: datetime, restored: datetime | None
+    ) -> Grant | None:
         """Return the grant to sign.
 
         None if what is there, or was sent and is not seen yet, says the same by the CA that signs now, and is no older
@@ -210,23 +287,23 @@ class KubeSigner:
         newest, sent = node.newest, self._sent.get(claim.name)
         said = (claim.index, claim.addresses, claim.prefixes, claim.opted_out)
         if newest is not None and (newest.index, newest.addresses, newest.prefixes, newest.opted_out) == said:
-            lost = sent is not None and (claim.name in self._doubted or now - sent[0].issued > SETTLE)
+            lost = sent is not None and (claim.name in self._doubted or now - sent.at > SETTLE)
             older = restored is not None and newest.issued < restored <= now
-            by = held.by if sent is None else sent[1]
+            by = held.by if sent is None else sent.by
             if not lost and not older and by == self._ca.keys.signer.fingerprint:
                 return None
         # The serial follows the clock, so that it rises above what peers have seen even if the Node was made anew.
         serial = max(int(now.timestamp()), newest.serial + 1 if newest else 1)
-        return Grant(
-            claim.name, claim.uid, claim.index, serial, now, claim.addresses, claim.prefixes, opted_out=claim.opted_out
-        )
+        owns = claim.addresses, claim.prefixes
+        return Grant(claim.name, claim.uid, claim.index, serial, dated, *owns, opted_out=claim.opted_out)
 
-    async def _annotate(self, grant: Grant) -> None:
+    async def _annotate(self, grant: Grant, now: datetime) -> None:
         by = self._ca.keys.signer.fingerprint
         text = grants.wrap(await self._ca.signed(lambda authority: grants.sign(authority, grant)))
         metadata = {"name": grant.node, "uid": grant.uid, "annotations": {GRANT: text}}
         body = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
-        self._sent[grant.node] = (grant, by)  # also where no answer comes: it may be there
+        self._sent[grant.node] = _Sent(grant, by, now)  # also where no answer comes: it may be there
+        self._note_issued((grant.issued,))
         self._doubted.add(grant.node)
         await self._api.apply(f"{NODES}/{grant.node}", body, manager=MANAGER, accept=METADATA)
         self._doubted.discard(grant.node)
@@ -257,10 +334,14 @@ class KubeSigner:
             if (found.get("status") or {}).get("certificate"):  # our own answer, which the watch has not told of yet
                 return
             conditions = (found.get("status") or {}).get("conditions") or []
-            if not any(one.get("type") == verdict for one in conditions):
+            said = {one.get("type") for one in conditions}
+            if verdict == "Denied" and "Approved" in said:  # by somebody else, and it cannot be both
+                verdict = "Failed"
+            if verdict not in said:
                 condition = {"type": verdict, "status": "True", "reason": "Linkseal", "message": why}
                 found["status"] = {**(found.get("status") or {}), "conditions": [*conditions, condition]}
-                found = await self._api.replace(f"{CSRS}/{name}/approval", found)
+                part = "status" if verdict == "Failed" else "approval"
+                found = await self._api.replace(f"{CSRS}/{name}/{part}", found)
             if certificate:
                 found["status"] = {**(found.get("status") or {}), "certificate": _base64(certificate.encode())}
                 await self._api.replace(f"{CSRS}/{name}/status", found)

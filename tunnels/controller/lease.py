@@ -92,9 +92,9 @@ class Lease:
 
 
 async def while_leading(lease: Lease, work: Work, stop: asyncio.Event) -> None:
-    """Do `work` whenever this process holds the Lease, until `stop`. Raises what `work` raises.
+    """Do `work` whenever this process holds the Lease, until `stop`. Raises what `work` raises but ApiError.
 
-    Work that ends by itself cannot be done here now: another one gets the time to try.
+    Work that ends by itself, or for the API server's sake, cannot be done here now: another one gets the time to try.
     """
     clock = asyncio.get_running_loop().time
     ending, renewed = asyncio.Event(), 0.0
@@ -102,7 +102,10 @@ async def while_leading(lease: Lease, work: Work, stop: asyncio.Event) -> None:
     try:
         while not stop.is_set():
             if working is not None and working.done():
-                await working
+                try:
+                    await working
+                except ApiError as error:
+                    _LOG.warning("nothing can be signed now, another may try: %s", error)
                 working = None
                 await lease.release()
                 await pause(stop, STAND_BY * RETRY_SECONDS)
@@ -120,9 +123,11 @@ async def while_leading(lease: Lease, work: Work, stop: asyncio.Event) -> None:
             await pause(stop, RETRY_SECONDS)
     finally:
         ending.set()
-        if working is not None:
-            await working
-        await lease.release()
+        try:
+            if working is not None:
+                await working
+        finally:  # whatever it ended with: another need not wait for the Lease to run out
+            await lease.release()
 
 
 async def _holds(lease: Lease) -> bool:

@@ -165,9 +165,21 @@ def _wanted(
         prefixes += tuple(one for one in had if not _within(span(one), covered))
     elif not prefixes:
         prefixes = tuple(part for one in had for part in prefixes_of(minus((span(one),), claimed)))
-    mine = _allowed(node.name, {one: span(host_prefix(one)) for one in node.addresses}, "node", networks, problems)
+    addresses = node.addresses or _kept_addresses(node, problems)
+    mine = _allowed(node.name, {one: span(host_prefix(one)) for one in addresses}, "node", networks, problems)
     pods = _allowed(node.name, {one: span(one) for one in prefixes}, "pod", pod_networks, problems)
     return _Wanted(mine, pods, spans((*map(host_prefix, mine), *pods)))
+
+
+def _kept_addresses(node: SeenNode, problems: list[str]) -> tuple[str, ...]:
+    """Return the addresses of a Node that says none any more: those that it was granted, whoever claims them now.
+
+    Peers would send to them in plaintext else. Whoever may write the status of Nodes can empty it.
+    """
+    kept = () if node.grant is None else node.grant.addresses
+    if kept:
+        problems.append(f"{node.name}: its Node says no address any more: it keeps {', '.join(kept)}")
+    return kept
 
 
 def _allowed(

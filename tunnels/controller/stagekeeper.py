@@ -138,17 +138,16 @@ class Stagekeeper:
         self._keep(replace(self._saved, serial=serial))
         self._settled = self._saved
 
-    def overtaken(self, policy: Policy, serial: int, now: float) -> None:
-        """Take over what a policy says that is newer than all that is remembered: that was written by another, or lost.
-
-        To go on from what is remembered could lower the stage. Its serial is remembered before a policy is written, so
-        this is never so of one's own.
-        """
-        position = Position(policy.stage, policy.pool)
-        saved = self._saved
-        if saved.position != position:
-            saved = saved.moved(position, now, self._source, "what was remembered is older than the policy in force")
-        self._keep(replace(saved, walk=None, serial=serial, pinned=standing(policy)))
+    def hold_to(self, policy: Policy, serial: int, now: float) -> None:
+        """Be where the policy in force says: what is remembered may be older or forged, and lower the stage."""
+        at, saved = Position(policy.stage, policy.pool), self._saved
+        if serial > saved.serial:
+            saved = replace(saved, walk=None, pinned=standing(policy))
+        elif saved.position != at:  # what is asked for is so once more
+            saved = replace(saved, walk=None, pinned=standing(policy), seen=None, seen_pool=None)
+        if saved.position != at:
+            saved = saved.moved(at, now, self._source, "what was remembered is not what the policy in force says")
+        self._keep(replace(saved, serial=serial))
         self._settled = self._saved
 
     def goes_on(self, policy: Policy, aim: Aim, here: Comers, now: float) -> None:

@@ -16,5 +16,7 @@ def open_directory(chosen: FileDirectorySettings | KubeDirectorySettings, node: 
     try:
         from linkseal.tunnels.directory.kube import kube_directory  # noqa: PLC0415 - an extra, and 10 MiB
     except ModuleNotFoundError as error:
-        raise ConfigError(f"the Kubernetes directory needs more: {error}; install linkseal[kubernetes]") from error
+        raise ConfigError(
+            f"the Kubernetes directory needs more: {error}; `pip install '.[kubernetes]'` in a clone of Linkseal"
+        ) from error
     return kube_directory(chosen, node)

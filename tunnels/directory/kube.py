@@ -356,7 +356,8 @@ class KubeDirectory:
                 if error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
                     raise ConfigError(
                         f"the API server refuses this request: {error}; if it does not know it, the CRDs there are "
-                        "older than this command: `kubectl apply --server-side -f charts/linkseal/crds/`"
+                        "older than this command: `kubectl apply --server-side --force-conflicts -f "
+                        "charts/linkseal/crds/`"
                     ) from error
                 raise
             return

@@ -41,6 +41,6 @@ class Reporter:
             self._older = True
             _LOG.warning(
                 "the CRD nodeencryptions.linkseal.io is older than this agent, so a part of its reports is left out: "
-                "`kubectl apply --server-side -f charts/linkseal/crds/`"
+                "`kubectl apply --server-side --force-conflicts -f charts/linkseal/crds/`"
             )
         await self._api.patch(path, [{"op": "add", "path": "/status", "value": status}])

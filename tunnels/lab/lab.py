@@ -80,7 +80,9 @@ def kind_of(spec: LabSpec) -> type[Lab]:
     try:
         from linkseal.tunnels.lab.kube.lab import KubeLab  # noqa: PLC0415 - which is a kind of what follows
     except ModuleNotFoundError as error:
-        raise ConfigError(f"--kubernetes needs more: {error}; install linkseal[kubernetes]") from error
+        raise ConfigError(
+            f"--kubernetes needs more: {error}; `pip install '.[kubernetes]'` in a clone of Linkseal"
+        ) from error
     return KubeLab
 
 

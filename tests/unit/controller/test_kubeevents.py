@@ -212,6 +212,17 @@ def test_an_agent_that_falls_silent_is_told_once_and_so_is_its_return() -> None:
     assert told(T + 1320, replace(SEALED, observed_at=T + 705)) == []
 
 
+def test_nodes_that_are_gone_are_forgotten_and_who_has_the_name_of_one_is_another() -> None:
+    events = Events(cast("KubeApi", None))
+    news, plain = NodeNews(events), replace(SEALED, stage=Stage.ENFORCE)
+    for number in range(100):
+        news.tell({f"n{number}": "u"}, (), (), {f"n{number}": node(SEALED)})
+    assert list(news._reports) == ["n99"]
+    assert list(of_node(node(SEALED), node(plain)))
+    news.tell({"n99": "another"}, (), (), {"n99": node(plain)})
+    assert list(events._waiting) == []
+
+
 def test_where_nodes_may_be_is_told_when_it_is_said() -> None:
     anywhere = build(ENFORCED, Evidence(7, {}, unbounded=("say it",)), "", T)
     named = build(ENFORCED, Evidence(7, {}), "", T)

@@ -107,6 +107,18 @@ def test_who_is_offered_nothing_keeps_what_nobody_else_claims() -> None:
     assert claims(had, node(2, prefixes=("10.0.0.0/31",)))["n1"].prefixes == ("10.0.0.2/31", "10.0.1.0/24")
 
 
+def test_who_says_no_address_any_more_keeps_those_it_has_whoever_claims_them() -> None:
+    """Silence takes nothing away, and two writes to the status of Nodes give nobody another's address."""
+    silent = replace(holding(node(1), 1), addresses=())
+    thief = replace(holding(node(2), 2), addresses=("192.0.2.2", "192.0.2.1"))
+    found = owned((silent, thief), ())
+    assert [claim.addresses for claim in found.claims] == [("192.0.2.1",), ("192.0.2.2",)]
+    assert found.problems == (
+        "n1: its Node says no address any more: it keeps 192.0.2.1",
+        "n2 claims 192.0.2.1/32, which n1 holds: not granted",
+    )
+
+
 def test_a_grant_holds_no_more_than_receivers_read() -> None:
     many = [f"10.0.{number}.0/25" for number in range(256)]
     found = owned((node(1, prefixes=(*many, "10.1.0.0/24")),), ())

@@ -34,10 +34,13 @@ class Server:
     def __init__(self) -> None:
         self.sent: list[Grant] = []
         self.fails = False
+        self.refuses: set[str] = set()
         self.texts: dict[str, str] = {}
 
     async def apply(self, _path: str, body: Mapping[str, Any], **_how: Any) -> dict[str, Any]:
         name, text = body["metadata"]["name"], body["metadata"]["annotations"][GRANT]
+        if name in self.refuses:
+            raise ApiError("metadata.annotations: Too long", 422)
         self.sent.append(grants.parse(grants.unwrap(text, node=name).text, node=name))
         self.texts[name] = text
         if self.fails:
@@ -135,11 +138,50 @@ async def test_a_node_made_anew_has_been_sent_nothing(signer: KubeSigner, server
     assert server.sent[-1].uid == "u9"
 
 
+async def test_a_node_whose_grant_the_api_server_refuses_holds_up_no_other(
+    signer: KubeSigner, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who fills the annotations of one Node would stop the controller of all."""
+    clock = [100.0]
+    monkeypatch.setattr(kubesigner.time, "monotonic", lambda: clock[0])
+    nodes = {f"n{number}": node(number) for number in (1, 2, 3)}
+    server.refuses = {"n2"}
+    found = await granted(signer, nodes)
+    assert found.granted == ("n1", "n3")
+    assert found.problems == (
+        "the grant of n2: the API server refuses it, and all others go on: metadata.annotations: Too long",
+    )
+    nodes, server.refuses = server.seen(nodes), set()
+    found = await granted(signer, nodes, now=NOW + SECOND)
+    assert (found.granted, len(found.problems)) == ((), 1), "it is not asked again at once, and still said"
+    clock[0] += kubesigner.PUT_OFF + 1
+    assert await granted(signer, nodes, now=NOW + 2 * SECOND) == Passed(granted=("n2",))
+
+
+async def test_what_is_refused_of_many_is_no_matter_of_theirs(signer: KubeSigner, server: Server) -> None:
+    nodes = {f"n{number}": node(number) for number in range(1, kubesigner.MAX_REFUSED + 3)}
+    server.refuses = set(nodes)
+    with pytest.raises(ApiError):
+        await granted(signer, nodes)
+
+
+async def test_a_node_made_anew_is_granted_later_than_before_though_the_clock_went_back(
+    signer: KubeSigner, server: Server
+) -> None:
+    """Peers refuse one that is dated before what they have of that name."""
+    ahead = NOW + timedelta(minutes=30)
+    await granted(signer, {"n1": node(1), "n2": node(2)}, now=ahead)
+    await granted(signer, {"n1": replace(node(1), uid="u9"), "n2": node(2)}, now=NOW)
+    dates = [one.issued for one in server.sent if one.node == "n1"]
+    assert dates == [ahead, ahead + SECOND]
+
+
 class Requests:
     """Certificate requests by name, and one agent's pod."""
 
     def __init__(self) -> None:
         self.answers: dict[str, str] = {}
+        self.refuses, self.approved = set[str](), set[str]()
         spec = {"nodeName": "n1", "serviceAccountName": "linkseal-agent"}
         self.pod: dict[str, Any] | None = {"metadata": {"uid": "p1"}, "spec": spec}
 
@@ -148,10 +190,16 @@ class Requests:
         return self.pod
 
     async def get(self, path: str) -> dict[str, Any]:
-        return {"metadata": {"name": path.rpartition("/")[2]}}
+        name = path.rpartition("/")[2]
+        approved = [{"type": "Approved"}] if name in self.approved else []
+        return {"metadata": {"name": name}, "status": {"conditions": approved}}
 
-    async def replace(self, _path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        self.answers[body["metadata"]["name"]] = body["status"]["conditions"][0]["type"]
+    async def replace(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        name, said = body["metadata"]["name"], [one["type"] for one in body["status"]["conditions"]]
+        if {"Approved", "Denied"} <= set(said) or name in self.refuses:
+            raise ApiError("Approved and Denied are mutually exclusive", 422)
+        assert ("Failed" in said) <= path.endswith("/status")
+        self.answers[name] = said[-1]
         return dict(body)
 
 
@@ -195,3 +243,22 @@ async def test_a_request_by_a_pod_that_is_not_the_node_s_agent_now_is_denied(pod
     found = await signer.certify(requests, {"n1": node(1)}, NOW)
     assert (found.certified, server.answers) == ((), {"r": "Denied"})
     assert [one for one, _ in found.denied] == [asker]
+
+
+async def test_what_somebody_approved_that_is_to_be_denied_is_failed() -> None:
+    server = Requests()
+    server.pod, server.approved = None, {"r"}
+    signer = KubeSigner(cast("KubeApi", server), "linkseal", cast("CaKeeper", Keeper()))
+    requests = {"r": Asked("r", make_csr(generate_identity(), "n1", "u1"), Asker("n1", "u1", "agent-x", "p1"))}
+    await signer.certify(requests, {"n1": node(1)}, NOW)
+    assert server.answers == {"r": "Failed"}
+
+
+async def test_an_answer_that_the_api_server_refuses_holds_up_no_other() -> None:
+    server = Requests()
+    server.refuses = {"q"}
+    signer = KubeSigner(cast("KubeApi", server), "linkseal", cast("CaKeeper", Keeper()))
+    good = Asked("q", make_csr(generate_identity(), "n1", "u1"), Asker("n1", "u1", "agent-x", "p1"))
+    found = await signer.certify({"q": good, "r": replace(good, name="r")}, {"n1": node(1)}, NOW)
+    assert found.certified == ("r",)
+    assert "the answer to q: the API server refuses it" in found.problems[0]

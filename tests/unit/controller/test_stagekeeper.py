@@ -88,9 +88,37 @@ def test_a_policy_that_is_newer_than_what_is_remembered_is_where_the_cluster_is(
     spec = {"scope": "overlay", "stage": "prefer", "pool": {"stage": "enforce", "nodes": ["n1"]}}
     anew = Stagekeeper(MapStore(store.text), POLICY, 3.0)
     assert anew.position.stage is Stage.PREPARE
-    anew.overtaken(parse_policy(spec, "test"), 12, 4.0)
+    anew.hold_to(parse_policy(spec, "test"), 12, 4.0)
     assert (str(anew.position), anew.walk, anew.serial) == ("prefer (n1: enforce)", None, 12)
     anew.aim(Aim(Stage.PREPARE), (), 5.0)
     assert (str(anew.position), anew.walk) == ("prefer (n1: enforce)", None), "not lowered without lowerTo"
     anew.undo()
     assert str(anew.position) == "prefer (n1: enforce)"
+
+
+def test_what_is_remembered_counts_no_more_than_the_signed_policy_of_that_serial() -> None:
+    """It is signed by nobody: who may write it could else lower the stage, or have serials run out."""
+    store = MapStore(None)
+    stages = keeper(store)
+    stages.aim(Aim(Stage.PREPARE), (), 1.0)
+    stages.signed(8)
+    policy = parse_policy({"scope": "overlay", "stage": "enforce"}, "test")
+    anew = Stagekeeper(MapStore(store.text), policy, 3.0)
+    anew.hold_to(policy, 5, 4.0)
+    assert (anew.position.stage, anew.walk, anew.serial) == (Stage.ENFORCE, None, 5)
+    anew.aim(Aim(Stage.PREPARE), (), 5.0)
+    assert (anew.position.stage, anew.walk) == (Stage.ENFORCE, None)
+    anew.aim(Aim(Stage.PREPARE, lower_to=Stage.PREPARE), (), 6.0)
+    assert anew.walk is not None, "what is asked for is begun once more"
+
+
+def test_a_walk_goes_on_where_the_policy_in_force_says_the_same() -> None:
+    store = MapStore(None)
+    stages = keeper(store)
+    stages.aim(Aim(Stage.ENFORCE), (), 1.0)
+    assert stages.tick(NOBODY, 2.0)
+    stages.signed(9)
+    policy = parse_policy({"scope": "overlay", "stage": "prepare"}, "test")
+    anew = Stagekeeper(MapStore(store.text), policy, 3.0)
+    anew.hold_to(policy, 9, 4.0)
+    assert (anew.position.stage, anew.walk, anew.serial) == (Stage.PREPARE, stages.walk, 9)
