@@ -20,6 +20,9 @@ SET_BY_THE_CHART = frozenset({
     "apiVersion", "boot", "kind", "directory", "metrics", "node", "runDirectory", "stateDirectory", "uid",
 })  # fmt: skip
 
+OF_ONE_NODE = frozenset({"endpoints"})
+"""One file is for all nodes: each would announce the same. `peerEndpoints` names the node."""
+
 TEXT: dict[str, Any] = {"type": "string"}
 NAMED: dict[str, Any] = {"type": "object", "additionalProperties": TEXT}
 FREE: dict[str, Any] = {"type": "object"}
@@ -68,7 +71,7 @@ def plain(schema: dict[str, Any]) -> dict[str, Any]:
 def agent_config(defs: dict[str, Any]) -> dict[str, Any]:
     """What an agent's file may say beside what the chart says; what it refers to is added to `defs`."""
     schema = AgentConfig.model_json_schema(by_alias=True)
-    of = {name: field for name, field in schema["properties"].items() if name not in SET_BY_THE_CHART}
+    of = {name: field for name, field in schema["properties"].items() if name not in SET_BY_THE_CHART | OF_ONE_NODE}
     text = json.dumps(of)
     defs.update({name: one for name, one in schema["$defs"].items() if f'"#/$defs/{name}"' in text})
     return fields(**of)

@@ -72,8 +72,8 @@ DOCUMENTS: Final = (
         "two announcements with one serial",
         "A node signed two different announcements with the same serial: its identity key is in use twice (a cloned "
         "disk), or was stolen.",
-        "Make sure that no second machine runs with a copy of that node's state directory; if in doubt, revoke the "
-        "node.",
+        "Make sure that no second machine runs with a copy of that node's state directory. If the key may be stolen "
+        "delete the Node, have it register anew with an empty state directory, and replace the CA (docs/ca.md).",
     ),
     Finding(
         "LS1007",
@@ -130,7 +130,8 @@ DOCUMENTS: Final = (
         "error",
         "grant is for another node",
         "The name or UID in the grant is not that of the node, or is older than the accepted one.",
-        "Give the signer's inventory the node's present UID and run the signer again.",
+        "Give the signer's inventory the node's present UID and run the signer again. On Kubernetes, if the Node was "
+        "made anew: `spec.restoredAt` of the ClusterEncryption has all grants signed again.",
     ),
     Finding(
         "LS1015",
@@ -177,7 +178,8 @@ DOCUMENTS: Final = (
         "error",
         "withdrawn generation or key used again",
         "An announcement brings back a generation number or a key that the node had withdrawn.",
-        "The node was probably restored from a backup: raise a generation there with `linkseal keys rotate NODE`.",
+        "The node was probably restored from a backup: have it make a new key, by a request of the type `rotate` in "
+        "`spec.requests` of its NodeEncryption (docs/kubernetes.md).",
     ),
     Finding(
         "LS1021",

@@ -142,7 +142,7 @@ def test_a_pod_asks_for_no_more_than_it_needs(installed: ControlPlane) -> None:
 
 
 def test_the_notes_say_what_comes_next(whole: ControlPlane) -> None:
-    notes = helm(whole, "install", "--dry-run=client")
+    notes = helm(whole, "install", "--dry-run=client", *CREATED)
     assert "linkseal enable" in notes
     assert "Nothing is encrypted yet" in notes
 

@@ -259,7 +259,7 @@ def test_the_pools_of_two_who_ask_are_not_mixed(cluster: Recorder, plane: Contro
 
 
 def test_what_a_command_asked_for_stands_though_the_next_does_not_say_it_again(
-    kube: Recorder, plane: ControlPlane, tmp_path: Path
+    kube: Recorder, plane: ControlPlane, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The commands apply from the server's side, where leaving a field out means giving it up."""
     at = ["--kubeconfig", str(plane.kubeconfig(tmp_path / "operator"))]
@@ -268,5 +268,9 @@ def test_what_a_command_asked_for_stands_though_the_next_does_not_say_it_again(
         assert main([*at, "enable", "--to", "prefer", "--detach"]) == 0
         spec = kube.get(DEFAULT)["spec"]
         assert (spec["scope"], spec["protocol"], spec["stage"]) == ("transparent", "wireguard", "prefer")
+        for words in (["--detach", "--yes"], ["--dry-run"]):
+            assert main([*at, "enable", "--scope", "overlay", *words]) == 2
+            assert "the ClusterEncryption says scope transparent: leave --scope out" in capfd.readouterr().err
+        assert kube.get(DEFAULT)["spec"] == spec, "nobody who meant the other has it changed"
     finally:
         kube.delete(DEFAULT, missing_ok=True)

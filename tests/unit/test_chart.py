@@ -116,6 +116,7 @@ def test_the_agents_file_can_say_all_but_what_the_chart_says() -> None:
     assert aliases - taken == {
         *("apiVersion", "kind", "directory", "metrics", "boot"),
         *("node", "uid", "stateDirectory", "runDirectory"),
+        "endpoints",  # of one node
     }
 
 

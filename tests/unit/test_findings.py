@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from linkseal.tunnels import codes
 from linkseal.tunnels.catalogue import DOCUMENTS, PROBES
 from linkseal.tunnels.catalogue_guard import GUARD, STAGES, VERIFY
 from linkseal.tunnels.catalogue_host import AGENT, HOST
+from linkseal.tunnels.cli.main import cli
 from linkseal.tunnels.findings import (
     CATALOGUE,
     HOST_SUBJECT,
@@ -58,6 +60,17 @@ def test_every_entry_is_complete(code: str) -> None:
     assert entry.cause.endswith(".")
     assert entry.fix.endswith(".")
     assert entry.title in explain(entry)
+
+
+@pytest.mark.parametrize("code", CATALOGUE)
+def test_every_command_that_an_entry_names_is_one(code: str) -> None:
+    for words in re.findall(r"`linkseal ([a-z -]+)", f"{CATALOGUE[code].cause} {CATALOGUE[code].fix}"):
+        command: click.Command = cli
+        for word in words.split():
+            if isinstance(command, click.Group):
+                found = command.get_command(click.Context(command), word)
+                assert found is not None, f"linkseal {words}"
+                command = found
 
 
 @pytest.mark.parametrize("code", CATALOGUE)

@@ -170,7 +170,7 @@ def _withdraw(settings: AgentSettings) -> str:
     what = f"announcement of {settings.node}"
     try:
         asyncio.run(open_directory(settings.directory, settings.node).withdraw(settings.node))
-    except DirectoryError as error:
+    except (ConfigError, DirectoryError) as error:
         return f"{FAILED} {what}: {error}"
     return what
 

@@ -78,9 +78,11 @@ def _walking(function: FunctionT) -> FunctionT:
     ),
 )
 @click.option(
-    "--protocol", type=click.Choice(["wireguard", "ipsec"]), help="As the inventory says; anything else is refused."
+    "--protocol",
+    type=click.Choice(["wireguard", "ipsec"]),
+    help="As the inventory or the ClusterEncryption says, if there is one.",
 )
-@click.option("--scope", type=click.Choice(["overlay", "transparent"]), help="As the inventory says, likewise.")
+@click.option("--scope", type=click.Choice(["overlay", "transparent"]), help="As these say, likewise.")
 @click.option(
     "--to",
     "target",

@@ -104,6 +104,7 @@ async def chosen(api: KubeApi, selector: str) -> frozenset[str]:
 async def preview(api: KubeApi, target: Target) -> dict[str, Any]:
     """Return the outlook of a walk from where the cluster is. Raises ApiError, ConfigError."""
     found = await api.find(PATH) or {}
+    _require_same(found, target)
     listed = await api.get(NODE_ENCRYPTIONS)
     out = await _out(api, found)
     names = {str(item["metadata"].get("name", "")): item for item in listed.get("items") or ()}
@@ -125,12 +126,25 @@ async def ask(api: KubeApi, target: Target) -> int:
     The object is made if there is none.
     """
     found = await api.find(PATH) or {}
+    _require_same(found, target)
     spec = _kept(found) | (_for_all(found, target) if target.nodes is None else _for_pool(found, target, target.nodes))
     spec |= {name: value for name, value in (("scope", target.scope), ("protocol", target.protocol)) if value}
     if target.timeout is not None:
         spec["stepTimeout"] = f"{ceil(target.timeout)}s"
     spec["askedAt"] = datetime.now(UTC).isoformat(timespec="milliseconds")  # what was taken back is begun again
     return await _apply(api, spec)
+
+
+def _require_same(found: Mapping[str, Any], target: Target) -> None:
+    """Raise ConfigError if the object says another scope or protocol: it may be set there on purpose."""
+    for name, value in (("scope", target.scope), ("protocol", target.protocol)):
+        said = (found.get("spec") or {}).get(name, value)
+        if value and said != value:
+            raise ConfigError(
+                f"--{name} {value}: the ClusterEncryption says {name} {said}: leave --{name} out, or change it there, "
+                f"at stage off: kubectl patch clusterencryption {DEFAULT} --type=merge "
+                f'-p \'{{"spec":{{"{name}":"{value}"}}}}\''
+            )
 
 
 def _for_all(found: Mapping[str, Any], target: Target) -> dict[str, Any]:

@@ -125,12 +125,13 @@ def test_cleanup_keeps_the_record_of_what_it_could_not_put_back(
     assert known.changed_rp_filter() == {"eth0": 1}
 
 
+@pytest.mark.parametrize("error", [DirectoryError("not mounted"), ConfigError("not mounted")])
 def test_an_announcement_that_could_not_be_withdrawn_is_told(
-    settings: AgentSettings, monkeypatch: pytest.MonkeyPatch
+    settings: AgentSettings, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     class Unmounted:
         async def withdraw(self, _: str) -> None:
-            raise DirectoryError("not mounted")
+            raise error
 
     settings.state_directory.mkdir(mode=0o700)
     monkeypatch.setattr(removal, "clean_host", lambda *_, **__: [])
