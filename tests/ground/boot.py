@@ -4,6 +4,7 @@
     settings["boot"] = host.settings                 # the agent installs there
     host.boot(node, "sysinit.target")                # runs what is enabled there, as the unit says
     host.boot(node, "multi-user.target")
+    run_on(node, script, "agent", "cleanup", "--yes")    # the script beside the root, which asks systemd-run
 
 Every setting of a unit is either played or known to change nothing here; one that is neither fails the test.
 """
@@ -13,6 +14,8 @@ from __future__ import annotations
 import ctypes
 import os
 import shlex
+import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +38,14 @@ OTHERS = {"Description", "TimeoutStartSec", "WantedBy"}
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
 """capabilities(7)."""
+
+SYSTEMD_RUN = """#!/bin/sh
+for word; do printf '%s\\0' "$word"; done
+"""
+"""Says what it was asked for."""
+
+ASKED = ("--quiet", "--collect", "--pipe", "--wait")
+"""Its options that are played: it is waited for, and speaks with who asks."""
 
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 """<linux/prctl.h>"""
@@ -123,6 +134,25 @@ def boot_inside(node: Namespace, target: str) -> ForkedProcess:
     return node.fork(all_of_it)
 
 
+def run_on(node: Namespace, script: Path, *words: str) -> ForkedProcess:
+    """Run the script of a host, as its administrator does, in a node's network namespace."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "systemd-run").write_text(SYSTEMD_RUN)
+        (Path(folder) / "systemd-run").chmod(0o755)
+        path = f"{folder}:{os.environ['PATH']}"
+        told = subprocess.run([script, *words], env={"PATH": path}, capture_output=True, text=True, check=True).stdout
+    options, _, command = told.removesuffix("\0").partition("\0--\0")
+    said = options.split("\0")
+    assert tuple(said[: len(ASKED)]) == ASKED
+    assert set(said[len(ASKED) :: 2]) == {"-p"}
+    settings: dict[str, list[str]] = {"ExecStart": [shlex.join(command.split("\0"))]}
+    for one in said[len(ASKED) + 1 :: 2]:
+        name, _, value = one.partition("=")
+        settings.setdefault(name, []).append(value)
+    assert not set(settings) - PLAYED
+    return start(node, Unit("linkseal", settings))
+
+
 def start(node: Namespace, unit: Unit) -> ForkedProcess:
     """Start a unit's command as systemd would, in a node's network namespace and below its mounts."""
     return node.fork(_play, unit)
@@ -136,15 +166,17 @@ def _play(unit: Unit) -> None:
         _mount("proc", f"{root}/proc", "proc")
         _mount("sysfs", f"{root}/sys", "sysfs")
         _mount("/dev", f"{root}/dev", "", _BIND)
-    for path in unit.words("BindPaths"):
-        _mount(path, root + path, "", _BIND)
+    for pair in unit.words("BindPaths"):
+        source, _, target = pair.partition(":")
+        _mount(source, root + (target or source), "", _BIND)
     os.chroot(root)
     os.chdir("/")
-    keep = {CAPABILITIES[name] for name in unit.words("CapabilityBoundingSet")}
-    for number in range(int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1):
+    last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+    keep = {CAPABILITIES[name] for name in unit.words("CapabilityBoundingSet")} or set(range(last + 1))
+    for number in range(last + 1):
         if number not in keep:
             assert _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0
-    if unit.one("NoNewPrivileges") == "yes":
+    if unit.settings.get("NoNewPrivileges") == ["yes"]:
         assert _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
     os.umask(int(unit.one("UMask"), 8))
     environment = dict(entry.split("=", 1) for value in unit.settings["Environment"] for entry in shlex.split(value))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import ANY
 
 import pytest
 from ground.agents import Deployment, Nodes
-from ground.boot import BootHost, lose_power
+from ground.boot import BootHost, lose_power, run_on
 from ground.net import Node
 from linkseal.keys.errors import HostError
 from linkseal.tunnels.agent import main as agent
 from linkseal.tunnels.agent import rescue
-from linkseal.tunnels.boot.install import install
+from linkseal.tunnels.boot.install import command_of, install
 
 
 @contextmanager
@@ -90,6 +91,33 @@ def test_cleanup_takes_the_boot_unit_too(nodes: Nodes) -> None:
         assert len([line for line in lines if line.startswith(("systemd unit", "boot root"))]) == 3, lines
         assert not list(host.units.rglob("*.service"))
         assert not (linkseal.state(node) / "boot").exists()
+
+
+@pytest.mark.userspace
+def test_a_host_without_an_agent_has_the_commands_all_the_same(nodes: Nodes) -> None:
+    """Of a node whose pod is gone, or that no API server lets anybody into."""
+    cluster = nodes(1)
+    with Deployment(cluster, stage="prepare") as linkseal:
+        (node,) = cluster
+        node.hold()
+        host, state = BootHost(linkseal.folder / "host"), linkseal.state(node)
+        linkseal.settings[node.name] = {"wireguard": {"driver": "userspace"}, "boot": host.settings}
+        linkseal.start()
+        linkseal.until(lambda: linkseal.status(node).boot.state == "installed", "a boot unit")
+        linkseal.stop(node)
+
+        def run(*words: str) -> tuple[int, str]:
+            process = run_on(node, command_of(state), "agent", *words)
+            return process.wait(60), process.text()
+
+        assert run("break-glass", "--reason", "no quorum") == (0, ANY)
+        assert "no quorum" in (state / "break-glass.json").read_text()
+        status, text = run("cleanup", "--yes", "--keep-directory")
+        assert status == 1, text
+        left = [line for line in text.splitlines() if line.startswith("left alone:")]
+        assert [f"in which this command runs: remove {state} " in line for line in left] == [True], text
+        assert "lsl" not in node.run("ip -br link")
+        assert not list(host.units.rglob("*.service"))
 
 
 @pytest.mark.userspace

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from linkseal.keys.errors import HostError
 from linkseal.tunnels.boot.config import restore_config
 from linkseal.tunnels.boot.libraries import is_elf, libraries_of, loader_of
-from linkseal.tunnels.boot.unit import PROGRAM
+from linkseal.tunnels.boot.unit import PROGRAM, UNITS_IN_ROOT
 from linkseal.tunnels.settings import AgentSettings
 from linkseal.wireguard.launch import BINARY_VARIABLE
 
@@ -117,7 +117,7 @@ def _closure(settings: AgentSettings) -> Closure:
         if Path("/", name).is_symlink():
             found.links[name] = str(Path("/", name).readlink()).lstrip("/")
     _add_sockets(found, settings)
-    found.folders |= {*_EMPTY, *(str(folder).lstrip("/") for folder in _mounted(settings))}
+    found.folders |= {*_EMPTY, UNITS_IN_ROOT.lstrip("/"), *(str(folder).lstrip("/") for folder in _mounted(settings))}
     found.say("etc/passwd", _USERS)
     found.say("etc/group", _GROUPS)
     found.say(PROGRAM.lstrip("/"), _COMMAND, 0o755)

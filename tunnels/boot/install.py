@@ -20,7 +20,7 @@ from linkseal.keys.errors import HostError
 from linkseal.keys.files import atomic_write, read_file, sync_folder
 from linkseal.tunnels.boot.closure import Closure, closure_of
 from linkseal.tunnels.boot.root import folder_of, is_whole, make, manifest_of, name_of, others
-from linkseal.tunnels.boot.unit import HEAD, UNITS, Enabled, Place, unit_texts
+from linkseal.tunnels.boot.unit import HEAD, UNITS, Enabled, Place, host_command, unit_texts
 from linkseal.tunnels.settings import AgentSettings, BootSettings
 
 _LOG: Final = logging.getLogger("linkseal.agent")
@@ -30,6 +30,10 @@ PASSING: Final = frozenset({"tmpfs", "ramfs"})
 """File systems that a reboot empties."""
 
 FAILED: Final = "failed:"
+LEFT: Final = "left alone:"
+
+COMMAND: Final = "linkseal"
+"""Of this host, in the folder of the roots."""
 
 
 def install(settings: AgentSettings, boot: BootSettings) -> Path:
@@ -43,7 +47,9 @@ def install(settings: AgentSettings, boot: BootSettings) -> Path:
         if not is_whole(root, closure, manifest):
             root = make(closure, manifest, state)
             _LOG.info("boot unit: %s made and proven, %d MiB", root, closure.size >> 20)
-        _write_units(boot.units, _texts(settings, closure, root))
+        place = _place(settings, closure, root)
+        _write_units(boot.units, unit_texts(place))
+        atomic_write(command_of(state), host_command(place, str(boot.units)).encode(), 0o700)
         for old in others(state, root):
             shutil.rmtree(old)
     except OSError as error:
@@ -55,7 +61,13 @@ def stands(boot: BootSettings, root: Path) -> bool:
     """Whether what was installed is still there, by a quick look: units, links, the root's folder."""
     texts = {name: _read(boot.units / name) for name in (unit.name for unit in UNITS)}
     linked = all(_is_linked(boot.units, unit) for unit in UNITS)
-    return linked and root.is_dir() and all(f"RootDirectory={root}\n" in (text or "") for text in texts.values())
+    there = linked and root.is_dir() and f" RootDirectory={root} " in (_read(command_of(root.parents[1])) or "")
+    return there and all(f"RootDirectory={root}\n" in (text or "") for text in texts.values())
+
+
+def command_of(state: Path) -> Path:
+    """The script that is this host's `linkseal`."""
+    return folder_of(state) / COMMAND
 
 
 def require_host(boot: BootSettings, state: Path) -> None:
@@ -81,8 +93,8 @@ def _file_system(folder: Path) -> str:
     return ""
 
 
-def _texts(settings: AgentSettings, closure: Closure, root: Path) -> dict[str, str]:
-    return unit_texts(Place(str(root), closure.python, str(settings.state_directory), str(settings.run_directory)))
+def _place(settings: AgentSettings, closure: Closure, root: Path) -> Place:
+    return Place(str(root), closure.python, str(settings.state_directory), str(settings.run_directory))
 
 
 def _write_units(units: Path, texts: dict[str, str]) -> None:
@@ -121,18 +133,24 @@ def _link(units: Path, unit: Enabled) -> None:
 def remove(state: Path, units: Path) -> list[str]:
     """Remove units, links and roots of this state directory; returns a line each, `failed:` in front where it failed.
 
-    Units first: one without its root would fail at every boot. Where one cannot be removed the roots stay.
+    Units first: one without its root would fail at every boot. Where one cannot be removed the roots stay, and so does
+    the one that this very command runs in (`command_of`), which a line says.
     """
     lines = [line for unit in UNITS for line in _remove_unit(units, unit, state)]
     if any(line.startswith(FAILED) for line in lines):
         return lines
     for root in others(state, None):
+        if root.samefile("/"):
+            lines.append(f"{LEFT} boot root {root}, in which this command runs: remove {state} when it has ended")
+            continue
         try:
             shutil.rmtree(root)
             lines.append(f"boot root {root}")
         except OSError as error:
             lines.append(f"{FAILED} boot root {root}: {error}")
     with contextlib.suppress(OSError):
+        if not others(state, None):
+            command_of(state).unlink(missing_ok=True)
         folder_of(state).rmdir()
     return lines
 

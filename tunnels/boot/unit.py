@@ -3,7 +3,8 @@
     linkseal-restore-early.service   before networking is offered to anyone: the guard, and tunnels as far as they go
     linkseal-restore.service         when addresses are there, before whatever starts containers
 
-They are enabled by links, as `systemctl enable` makes them: at the next boot systemd reads them, told by nobody.
+They are enabled by links, as `systemctl enable` makes them: at the next boot systemd reads them, told by nobody. Beside
+the root is a script, by which a host has the command itself: of a node without an agent nobody could clean up.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ PROGRAM: Final = "/usr/bin/linkseal"
 _PLAIN: Final = re.compile(r"/[A-Za-z0-9._+@/-]*")
 """Paths that mean themselves in every setting of a unit: no blank, quote, colon or per cent sign."""
 
+UNITS_IN_ROOT: Final = "/etc/systemd/system"
+"""In the copied root: where the command looks for units, wherever this host has them."""
+
 EARLY: Final = "linkseal-restore-early.service"
 LATE: Final = "linkseal-restore.service"
 
@@ -82,10 +86,35 @@ class Place:
 
 def unit_texts(place: Place) -> dict[str, str]:
     """Return name → text. Raises HostError for a path that cannot stand in a unit as it is."""
-    for path in (place.root, place.python, place.state, place.run):
+    _require_plain(place.root, place.python, place.state, place.run)
+    return {EARLY: _early(place), LATE: _late(place)}
+
+
+def host_command(place: Place, units: str) -> str:
+    """Return the script that runs the command in the copied root. `units`: this host's folder of them. HostError."""
+    _require_plain(place.root, place.python, place.state, place.run, units)
+    settings = (
+        f"RootDirectory={place.root}",
+        "MountAPIVFS=yes",
+        f"'BindPaths={' '.join(_binds(place))} {units}:{UNITS_IN_ROOT}'",
+        f"Environment=PATH={PATH}",
+        "UMask=0077",
+    )
+    options = " ".join(f"-p {one}" for one in settings)
+    return f"""#!/bin/sh
+{HEAD}# `linkseal agent …` where no pod of the agent runs, or no API server lets you into it.
+exec systemd-run --quiet --collect --pipe --wait {options} -- {place.python} -IB {PROGRAM} "$@"
+"""
+
+
+def _require_plain(*paths: str) -> None:
+    for path in paths:
         if not _PLAIN.fullmatch(path):
             raise HostError(f"{path}: cannot be named in a systemd unit: letters, digits and . _ + @ / - only")
-    return {EARLY: _early(place), LATE: _late(place)}
+
+
+def _binds(place: Place) -> list[str]:
+    return ["/run", place.state, *([] if place.run.startswith("/run/") else [place.run])]
 
 
 def _early(place: Place) -> str:
@@ -129,14 +158,11 @@ def _service(place: Place, command: str) -> str:
     wireguard-go, where it is used, outlives the command: RemainAfterExit keeps its control group, KillMode leaves it
     alone when the unit is stopped.
     """
-    binds = ["/run", place.state]
-    if not place.run.startswith("/run/"):
-        binds.append(place.run)
     return f"""Type=oneshot
 RemainAfterExit=yes
 RootDirectory={place.root}
 MountAPIVFS=yes
-BindPaths={" ".join(binds)}
+BindPaths={" ".join(_binds(place))}
 Environment=PATH={PATH}
 ExecStart={place.python} -IB {PROGRAM} {command}
 TimeoutStartSec={WAIT + 120}s

@@ -36,8 +36,8 @@ NAMED: Final = 20
 """Reasons in an error."""
 
 ADVICE: Final = (
-    "a node whose agent is silent: `linkseal agent cleanup` there, then `linkseal remove --objects --cleaned NODE`; "
-    "one that is gone: delete its Node"
+    "a node whose agent is silent: `/var/lib/linkseal/boot/linkseal agent cleanup --keep-directory` there, then "
+    "`linkseal remove --objects --cleaned NODE`; one that is gone: delete its Node"
 )
 
 

@@ -91,7 +91,8 @@ def test_other_content_is_another_root_and_the_old_one_goes(
     small("two")
     new = install.install(settings, boot)
     assert new != old
-    assert [one.name for one in (settings.state_directory / "boot").iterdir()] == [new.name]
+    assert {one.name for one in (settings.state_directory / "boot").iterdir()} == {new.name, "linkseal"}
+    assert f" RootDirectory={new} " in install.command_of(settings.state_directory).read_text()
     assert all(f"RootDirectory={new}\n" in (boot.units / unit.name).read_text() for unit in UNITS)
     assert not install.stands(boot, old)
 
@@ -225,6 +226,17 @@ def test_removing_it_leaves_nothing_of_ours_and_all_of_others(
     assert [path.name for path in boot.units.rglob("*")] == ["sysinit.target.wants", "other.service"]
     assert list(settings.state_directory.iterdir()) == []
     assert install.remove(settings.state_directory, boot.units) == []
+
+
+def test_the_root_in_which_it_runs_stays_and_is_told(
+    settings: AgentSettings, boot: BootSettings, small: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = install.install(settings, boot)
+    monkeypatch.setattr(Path, "samefile", lambda self, other: (self, other) == (root, "/"))
+    *units, last = install.remove(settings.state_directory, boot.units)
+    assert [line.split()[0] for line in units] == ["systemd", "systemd"]
+    assert last.startswith(f"left alone: boot root {root}, in which this command runs")
+    assert root.is_dir()
 
 
 def test_units_of_another_state_directory_or_by_another_hand_are_left(

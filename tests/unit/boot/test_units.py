@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 from linkseal.keys.errors import HostError
-from linkseal.tunnels.boot.unit import EARLY, HEAD, LATE, UNITS, WAIT, WAITING_FOR_US, Place, unit_texts
+from linkseal.tunnels.boot.unit import (
+    EARLY,
+    HEAD,
+    LATE,
+    PROGRAM,
+    UNITS,
+    WAIT,
+    WAITING_FOR_US,
+    Place,
+    host_command,
+    unit_texts,
+)
 
 PLACE = Place("/var/lib/linkseal/boot/root-1", "/usr/bin/python3.11", "/var/lib/linkseal", "/run/linkseal")
 
@@ -63,6 +74,20 @@ def test_a_folder_of_sockets_elsewhere_is_seen_too() -> None:
 def test_a_path_that_would_mean_something_else_in_a_unit_is_refused(path: str) -> None:
     with pytest.raises(HostError, match=re.escape(path.splitlines()[0])):
         unit_texts(Place("/root", "/python", path, "/run/linkseal"))
+
+
+def test_a_host_has_the_command_by_a_script_that_sh_and_systemd_run_take(tmp_path: Path) -> None:
+    text = host_command(PLACE, "/usr/lib/systemd/units")
+    (tmp_path / "systemd-run").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "systemd-run").chmod(0o755)
+    said = subprocess.run(
+        ["/bin/sh", "-c", text, "linkseal", "agent", "break-glass", "--reason", "no quorum; $HOME"],
+        env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert said[-8:] == ["--", PLACE.python, "-IB", PROGRAM, "agent", "break-glass", "--reason", "no quorum; $HOME"]
+    assert "BindPaths=/run /var/lib/linkseal /usr/lib/systemd/units:/etc/systemd/system" in said
+    with pytest.raises(HostError, match="/a b"):
+        host_command(PLACE, "/a b")
 
 
 def verified(folder: Path) -> str:
