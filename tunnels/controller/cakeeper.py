@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from linkseal.keys import grant as grants
 from linkseal.keys.ca import CertificateAuthority, Trust
@@ -41,6 +41,7 @@ from linkseal.tunnels.controller.carotation import (
     read_data,
     wish,
 )
+from linkseal.tunnels.controller.waiting import in_turns
 from linkseal.tunnels.directory.kubeapi import ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import CA, CA_KEY, CA_MAP
 from linkseal.tunnels.findings import MAX_MESSAGE, printable
@@ -60,6 +61,15 @@ CHECK: Final = 60.0
 Signed = TypeVar("Signed")
 
 
+class _Signers(NamedTuple):
+    """By whom what a Node carries is signed, as fingerprints; to find that out again takes milliseconds a node."""
+
+    of: tuple[str, str, str]
+    trust: Trust
+    granted_by: str
+    certified_by: str
+
+
 class CaKeeper:
     """The CAs of the cluster of `api`; `elsewhere` makes keys that another process holds. Methods raise ApiError."""
 
@@ -74,6 +84,7 @@ class CaKeeper:
         self._problem = self.unsigned = ""
         """What is wrong with a replacement; why nothing can be signed, empty: it can."""
         self._since = self._checked = -CHECK
+        self._signers: dict[str, _Signers] = {}
         self.keys: Authorities
         self.trust: Trust
 
@@ -121,7 +132,10 @@ class CaKeeper:
             if self.keys.phase is Phase.STEADY:
                 await self._begin(asked, now)
             else:
-                seen = (self._seen(name, facts, reports.get(name), now) for name, facts in nodes.items())
+                seen = [
+                    self._seen(name, facts, reports.get(name), now) async for name, facts in in_turns(nodes.items())
+                ]
+                self._signers = {name: one for name, one in self._signers.items() if name in nodes}
                 said = ((), 0) if policy is None else (policy.authorities, policy.serial)
                 self._waiting = holds(self.keys, seen, said, now)
                 if not self._waiting:
@@ -226,6 +240,12 @@ class CaKeeper:
         status = None if report is None else report.status
         if self.keys.phase is not Phase.SIGNING:
             return Seen(name, bool(facts.certificate), status)
+        known = self._signers.get(name)
+        if known is None or known.of != (facts.grant, facts.certificate, facts.uid) or known.trust is not self.trust:
+            known = self._signers[name] = self._signers_of(name, facts, now)
+        return Seen(name, bool(facts.certificate), status, known.granted_by, known.certified_by)
+
+    def _signers_of(self, name: str, facts: NodeFacts, now: datetime) -> _Signers:
         granted_by = certified_by = ""
         try:
             if facts.grant:
@@ -236,4 +256,4 @@ class CaKeeper:
                 certified_by = known.issuer
         except PeerError:
             pass  # by nobody we know
-        return Seen(name, bool(facts.certificate), status, granted_by, certified_by)
+        return _Signers((facts.grant, facts.certificate, facts.uid), self.trust, granted_by, certified_by)

@@ -30,6 +30,7 @@ from linkseal.tunnels.controller.nodefacts import NodeFacts
 from linkseal.tunnels.controller.ownership import NO_INDEXES, Claim, Owned, SeenNode, owned
 from linkseal.tunnels.controller.providers.base import Offered
 from linkseal.tunnels.controller.providers.choice import Granting
+from linkseal.tunnels.controller.waiting import in_turns
 from linkseal.tunnels.directory.kube import CSRS, NODE_ENCRYPTIONS, NODES
 from linkseal.tunnels.directory.kubeapi import METADATA, ApiError, KubeApi
 from linkseal.tunnels.directory.kubedocs import GRANT
@@ -158,7 +159,7 @@ class KubeSigner:
         """
         for name in self._sent.keys() - nodes.keys():
             del self._sent[name]
-        self._held = held = {name: self._present(name, facts) for name, facts in nodes.items()}
+        self._held = held = {name: self._present(name, facts) async for name, facts in in_turns(nodes.items())}
         self._note_issued(one.grant.issued for one in held.values() if one.grant is not None)
         seen = [
             node
