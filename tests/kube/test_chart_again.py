@@ -34,6 +34,16 @@ def test_a_dry_run_by_the_server_passes_before_the_first_install(plane: ControlP
     assert "kind: ClusterEncryption" in said
 
 
+@pytest.mark.parametrize(("namespace", "words"), [("linkseal", ""), ("another", " --namespace another")])
+def test_the_notes_name_the_namespace_where_commands_would_not_find_it(
+    plane: ControlPlane, namespace: str, words: str
+) -> None:
+    notes = plane.helm("install", "linkseal", str(CHART), "--namespace", namespace, "--dry-run=client")
+    for command in ("enable --dry-run", "check --pre", "disable"):
+        name, _, rest = command.partition(" ")
+        assert f"linkseal {name}{words}{rest and f' {rest}'}" in notes
+
+
 def test_the_crds_of_another_version_are_taken_by_the_command_that_is_documented(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
