@@ -264,8 +264,9 @@ async def test_what_is_known_beyond_a_store_that_was_put_back_is_not_given_up_wi
         newest = await until(lambda: policy_spec(nodes).get("verify") and policy(nodes))
         await asyncio.sleep(1)
         ssh.stop()
-        for name, data in zip(names, before, strict=True):
-            nodes.patch(name, {"data": data})
+        with plane.admin.impersonating(f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}") as store:
+            for name, data in zip(names, before, strict=True):
+                store.patch(name, {"data": data})
         await until(lambda: ca_of(nodes)["unsigned"])
         await asyncio.sleep(4)
         assert policy_spec(nodes).get("verify") is None
