@@ -13,7 +13,7 @@ from ground.probes import loss_probe
 from linkseal.tunnels.lab.kube.cluster import serve_api
 from linkseal.tunnels.lab.kube.lab import is_with
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ KEPT = {
 }
 """What an uninstall leaves in the API while anything is encrypted, beside what Nodes carry."""
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture

@@ -127,6 +127,16 @@ def test_a_kernel_test_that_fails_on_a_busy_machine_is_run_once_more_and_told() 
     assert [result.name for result in results] == ["kernel", "again"]
 
 
+def test_what_has_a_control_plane_in_the_kernel_is_run_beside_nothing_else() -> None:
+    session = Session(Result("kernel", passed=5), Result("pods", passed=2))
+    session._selection = run.Selection(["tests/kernel", "tests/kube"])
+    session.kernel()
+    others, whole = session.asked
+    assert whole == ["tests/kube/test_cold_boot.py", "tests/kube/test_pods.py"]
+    assert "tests/kernel/test_stages.py" in others
+    assert not set(whole) & set(others)
+
+
 def test_a_kernel_test_that_fails_twice_has_failed() -> None:
     again = Result("again", failed=1, failures=["tests/kernel/a.py::b"])
     assert run.summary(Session(failed("tests/kernel/a.py::b"), again).kernel(), selective=False)[1] == 1
