@@ -47,6 +47,9 @@ SHARDS = min(2, CPUS)
 """Lab kernels side by side: each has one CPU. Two a CPU were tried: no faster, and packets were lost to each other.
 And control planes."""
 
+WHOLE_CLUSTERS = "tests/kube/"
+"""Kernel tests there have a control plane and the pods of three nodes: each is work enough for the machine."""
+
 ONCE_MORE = 6
 """Failed tests with deadlines that are run again; where more fail it is not the machine's doing."""
 
@@ -173,8 +176,9 @@ class Session:
         return [*self._selection.options, *self._selection.paths]
 
     def kernel(self) -> list[Result]:
-        whole = self._pods_in_kernel()  # a control plane and three nodes' pods: each is work enough for the machine
-        files = [file for file in self._selection.files("kernel") if file not in whole]
+        files = self._selection.files("kernel")
+        whole = [file for file in files if file.startswith(WHOLE_CLUSTERS)]
+        files = [file for file in files if file not in whole]
         results = self._in_kernel("kernel", files, KERNEL_TESTS, ["-v"], SHARDS) if files else []
         results += self._in_kernel("pods", whole, KERNEL_TESTS, ["-v"], 1) if whole else []
         return with_second_try(results, lambda failed: self._in_kernel("again", failed, KERNEL_TESTS, ["-v"], 1))
