@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ NODE_ENCRYPTIONS = "/apis/linkseal.io/v1alpha1/nodeencryptions"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 BINDINGS = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
 
+CREATED = ("--set", "clusterEncryption.create=true", "--set", "clusterEncryption.spec.stage=prepare")
+"""Options of Helm: the ClusterEncryption is made."""
+
 SECONDS = 90.0
 """Within them what is waited for comes on a busy machine; on an idle one within three."""
 
@@ -43,6 +46,11 @@ def until(look: Callable[[], Any], want: Callable[[Any], bool] = bool) -> Any:
         assert time.monotonic() < deadline, f"still {found!r}"
         time.sleep(0.1)
     return found
+
+
+def as_controller(plane: ControlPlane) -> AbstractContextManager[Api]:
+    """Requests by the controller's account."""
+    return plane.admin.impersonating(f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}")
 
 
 @contextmanager

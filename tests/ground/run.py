@@ -105,7 +105,7 @@ def share_out(files: Sequence[str], shards: int) -> list[list[str]]:
     groups: list[list[str]] = [[] for _ in range(shards)]
     loads = [0.0] * shards
     seconds = _seconds()
-    for file in longest_first(files):
+    for file in sorted(files, key=seconds, reverse=True):
         emptiest = loads.index(min(loads))
         groups[emptiest].append(file)
         loads[emptiest] += seconds(file)

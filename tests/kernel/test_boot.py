@@ -74,8 +74,9 @@ def test_without_wireguard_the_guard_comes_up_all_the_same(nodes: Nodes, monkeyp
         assert wire.plaintext() == []
 
 
-@pytest.mark.userspace
-def test_cleanup_takes_the_boot_unit_too(nodes: Nodes) -> None:
+@contextmanager
+def with_boot_unit(nodes: Nodes) -> Iterator[tuple[Deployment, Node, BootHost]]:
+    """A node whose agent was ended after it had put its boot units there."""
     cluster = nodes(1)
     with Deployment(cluster, stage="prepare") as linkseal:
         (node,) = cluster
@@ -84,8 +85,14 @@ def test_cleanup_takes_the_boot_unit_too(nodes: Nodes) -> None:
         linkseal.settings[node.name] = {"wireguard": {"driver": "userspace"}, "boot": host.settings}
         linkseal.start()
         linkseal.until(lambda: linkseal.status(node).boot.state == "installed", "a boot unit")
-        assert "linkseal-restore" in " ".join(unit.name for unit in host.enabled("multi-user.target"))
         linkseal.stop(node)
+        yield linkseal, node, host
+
+
+@pytest.mark.userspace
+def test_cleanup_takes_the_boot_unit_too(nodes: Nodes) -> None:
+    with with_boot_unit(nodes) as (linkseal, node, host):
+        assert "linkseal-restore" in " ".join(unit.name for unit in host.enabled("multi-user.target"))
         assert "nothing" not in linkseal.run_in(node, rescue.check, linkseal.agent_settings(node))
         lines = linkseal.run_in(node, lambda: agent.cleanup(linkseal.agent_settings(node), withdraw=False))
         assert len([line for line in lines if line.startswith(("systemd unit", "boot root"))]) == 3, lines
@@ -96,15 +103,8 @@ def test_cleanup_takes_the_boot_unit_too(nodes: Nodes) -> None:
 @pytest.mark.userspace
 def test_a_host_without_an_agent_has_the_commands_all_the_same(nodes: Nodes) -> None:
     """Of a node whose pod is gone, or that no API server lets anybody into."""
-    cluster = nodes(1)
-    with Deployment(cluster, stage="prepare") as linkseal:
-        (node,) = cluster
-        node.hold()
-        host, state = BootHost(linkseal.folder / "host"), linkseal.state(node)
-        linkseal.settings[node.name] = {"wireguard": {"driver": "userspace"}, "boot": host.settings}
-        linkseal.start()
-        linkseal.until(lambda: linkseal.status(node).boot.state == "installed", "a boot unit")
-        linkseal.stop(node)
+    with with_boot_unit(nodes) as (linkseal, node, host):
+        state = linkseal.state(node)
 
         def run(*words: str) -> tuple[int, str]:
             process = run_on(node, command_of(state), "agent", *words)

@@ -15,6 +15,7 @@ from ground.charts import (
     NODE_ENCRYPTIONS,
     agent_pod,
     agent_token,
+    as_controller,
     guards_nodes,
     may,
     node_encryption,
@@ -284,7 +285,7 @@ def test_nobody_but_the_controller_writes_down_where_the_walk_is(
 ) -> None:
     """It is not signed, and whoever may write ConfigMaps could take a step back by it."""
     maps, record = f"/api/v1/namespaces/{NAMESPACE}/configmaps", {"metadata": {"name": "linkseal-stage"}}
-    with plane.admin.impersonating(f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}") as controller:
+    with as_controller(plane) as controller:
         controller.post(maps, record)
         try:
             assert "may not write the ConfigMap linkseal-stage" in refused(

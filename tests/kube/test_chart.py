@@ -13,6 +13,7 @@ from ground.charts import (
     CHART,
     CLUSTER_ENCRYPTIONS,
     CONTROLLER,
+    CREATED,
     NAMESPACE,
     cluster_encryption,
     exists,
@@ -33,8 +34,6 @@ DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}"
 POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
-
-CREATED = ("--set", "clusterEncryption.create=true", "--set", "clusterEncryption.spec.stage=prepare")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ground.charts import CHART, CLUSTER_ENCRYPTIONS, DEFINITIONS, NAMESPACE, chart_installed, exists
+from ground.charts import CHART, CLUSTER_ENCRYPTIONS, CREATED, DEFINITIONS, NAMESPACE, chart_installed, exists
 from ground.controlplane import ControlPlane
 from ground.daemons import DaemonError
 from ground.suites import ROOT
@@ -15,7 +15,6 @@ from ground.suites import ROOT
 pytestmark = pytest.mark.kube
 
 DEFAULT = f"{CLUSTER_ENCRYPTIONS}/default"
-CREATED = ("--set", "clusterEncryption.create=true", "--set", "clusterEncryption.spec.stage=prepare")
 SPACE = ("--namespace", NAMESPACE)
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from ground.charts import CLUSTER_ENCRYPTIONS, CONTROLLER, NAMESPACE, cluster_encryption
+from ground.charts import CLUSTER_ENCRYPTIONS, CONTROLLER, NAMESPACE, as_controller, cluster_encryption
 from ground.controlplane import ControlPlane
 from ground.kubeapi import Recorder
 from ground.kubeobjects import create_node, unbound_token
@@ -264,7 +264,7 @@ async def test_what_is_known_beyond_a_store_that_was_put_back_is_not_given_up_wi
         newest = await until(lambda: policy_spec(nodes).get("verify") and policy(nodes))
         await asyncio.sleep(1)
         ssh.stop()
-        with plane.admin.impersonating(f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}") as store:
+        with as_controller(plane) as store:
             for name, data in zip(names, before, strict=True):
                 store.patch(name, {"data": data})
         await until(lambda: ca_of(nodes)["unsigned"])

@@ -20,6 +20,7 @@ from ground.charts import (
     HOOKS,
     NAMESPACE,
     NODE_ENCRYPTIONS,
+    as_controller,
     chart_installed,
     cluster_encryption,
     guards_nodes,
@@ -142,7 +143,7 @@ def made(plane: ControlPlane) -> None:
     signed = policy(stage="off")
     maps = {"ca": {"ca.crt": "x"}, "stage": {"stage.json": "{}"}}
     maps["policy"] = {"policy": signed.text, "signature": signed.signature}
-    with admin.impersonating(f"system:serviceaccount:{NAMESPACE}:{CONTROLLER}") as controller:
+    with as_controller(plane) as controller:
         for name, data in maps.items():
             controller.post(f"{SPACE}/configmaps", {"metadata": {"name": f"linkseal-{name}"}, "data": data})
     admin.post(f"{SPACE}/secrets", {"metadata": {"name": "linkseal-ca-key"}})

@@ -27,10 +27,11 @@ from linkseal.tunnels.agent.loop import Agent
 from linkseal.tunnels.agent.memory import no_core, one_arena
 from linkseal.tunnels.agent.onlyone import only_one
 from linkseal.tunnels.agent.pinned import pinned
-from linkseal.tunnels.agent.removal import FAILED, answer, clean, floor_of, removed
+from linkseal.tunnels.agent.removal import answer, clean, floor_of, removed
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.agent.waiting import answering
 from linkseal.tunnels.agent.worker import Job, Worker, steady_now, unix_now
+from linkseal.tunnels.boot.install import FAILED
 from linkseal.tunnels.boot.install import remove as remove_boot
 from linkseal.tunnels.directory.base import Directory, DirectoryView
 from linkseal.tunnels.directory.choice import open_directory

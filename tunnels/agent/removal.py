@@ -18,6 +18,7 @@ from linkseal.keys.errors import DirectoryError, HostError, PeerError
 from linkseal.tunnels.agent.clock import unix_now
 from linkseal.tunnels.agent.keyring import Floor
 from linkseal.tunnels.agent.state import KnownGood
+from linkseal.tunnels.boot.install import FAILED, LEFT
 from linkseal.tunnels.boot.install import remove as remove_boot
 from linkseal.tunnels.directory.base import Directory
 from linkseal.tunnels.findings import MAX_MESSAGE, printable
@@ -41,10 +42,6 @@ _NONE: Final = RequestStatus("remove", "running")
 
 LOCK: Final = "agent.lock"
 """In the run directory: held while an agent runs."""
-
-FAILED: Final = "failed:"
-LEFT: Final = "left alone:"
-"""How lines of `cleanup` begin that tell of something that was not removed."""
 
 
 def clean(driver: Driver, policy: Policy, known: KnownGood, *, guard: bool = True) -> list[str]:

@@ -31,6 +31,7 @@ PASSING: Final = frozenset({"tmpfs", "ramfs"})
 
 FAILED: Final = "failed:"
 LEFT: Final = "left alone:"
+"""How lines begin that tell of something that was not removed."""
 
 COMMAND: Final = "linkseal"
 """Of this host, in the folder of the roots."""

@@ -125,7 +125,7 @@ def cleanup(session: Session, yes: bool, keep_directory: bool) -> int:  # noqa: 
     lost, until this node is removed from the directory or opted out.
     """
     from linkseal.tunnels.agent import main
-    from linkseal.tunnels.agent.removal import FAILED, LEFT
+    from linkseal.tunnels.boot.install import FAILED, LEFT
 
     settings = session.settings()
     if not yes:

@@ -85,9 +85,9 @@ class Session:
         try:
             from linkseal.tunnels.directory.kubeapi import Access
         except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"the Kubernetes API needs more: {error}; `pip install '.[kubernetes]'` in a clone of Linkseal"
-            ) from error
+            from linkseal.tunnels.directory.choice import lacking
+
+            raise lacking("the Kubernetes API", error) from error
         return Access(chosen.kubeconfig, chosen.context)
 
     def kube_namespace(self) -> str:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import logging
 import time
 from base64 import b64encode
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
@@ -91,36 +91,35 @@ class _Sent(NamedTuple):
 
 
 class _Refusals:
-    """What the API server refuses of single objects, so that one of them holds up no other."""
+    """What the API server refuses of single objects, so that one of them holds up no other. `what`: for all names."""
 
-    def __init__(self) -> None:
-        self._until: dict[str, float] = {}
-        self._lines: dict[str, str] = {}
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._found: dict[str, tuple[float, str]] = {}
+        """Of each name until when it is put off, by the clock that never jumps, and a line."""
 
-    def is_put_off(self, what: str) -> bool:
-        """Whether it was refused a moment ago, by the clock that never jumps."""
-        return time.monotonic() < self._until.get(what, 0.0)
+    def is_put_off(self, name: str) -> bool:
+        """Whether it was refused a moment ago."""
+        return name in self._found and time.monotonic() < self._found[name][0]
 
-    def add(self, what: str, error: ApiError) -> None:
+    def add(self, name: str, error: ApiError) -> None:
         """Note that an object was refused. Raises `error` if it is about more than this object."""
         no = HTTPStatus.BAD_REQUEST <= error.status < HTTPStatus.INTERNAL_SERVER_ERROR
         if not no or error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS}:
             raise error
-        self._until[what] = time.monotonic() + PUT_OFF
-        self._lines[what] = f"{what}: the API server refuses it, and all others go on: {error}"
-        if sum(self.is_put_off(one) for one in self._lines) > MAX_REFUSED:
+        line = f"{self._what} {name}: the API server refuses it, and all others go on: {error}"
+        self._found[name] = (time.monotonic() + PUT_OFF, line)
+        if sum(map(self.is_put_off, self._found)) > MAX_REFUSED:
             raise error
 
-    def over(self, what: str) -> None:
+    def over(self, name: str) -> None:
         """It was taken."""
-        self._until.pop(what, None)
-        self._lines.pop(what, None)
+        self._found.pop(name, None)
 
     def lines(self, present: Collection[str]) -> tuple[str, ...]:
         """Say what is refused; what is not `present` any more is forgotten."""
-        for what in self._lines.keys() - set(present):
-            self.over(what)
-        return tuple(self._lines.values())
+        self._found = {name: one for name, one in self._found.items() if name in present}
+        return tuple(line for _, line in self._found.values())
 
 
 class KubeSigner:
@@ -137,8 +136,8 @@ class KubeSigner:
         """What is owned by the same words as last time: to find it takes a second with 5,000 nodes."""
         self._unknown: dict[str, float] = {}
         """Since when a request waits for its Node, by the clock that never jumps."""
-        self._grants_refused, self._answers_refused = _Refusals(), _Refusals()
-        self._issued: datetime | None = None
+        self._grants_refused, self._answers_refused = _Refusals("the grant of"), _Refusals("the answer to")
+        self._issued = datetime.min.replace(tzinfo=UTC)
         """The newest date of a grant that is known."""
         self._account = f"system:serviceaccount:{namespace}:{AGENT}"
 
@@ -160,7 +159,7 @@ class KubeSigner:
         for name in self._sent.keys() - nodes.keys():
             del self._sent[name]
         self._held = held = {name: self._present(name, facts) async for name, facts in in_turns(nodes.items())}
-        self._note_issued(one.grant.issued for one in held.values() if one.grant is not None)
+        self._issued = max([self._issued, *(one.grant.issued for one in held.values() if one.grant is not None)])
         seen = [
             node
             for name, facts in nodes.items()
@@ -174,21 +173,20 @@ class KubeSigner:
         granted, unsigned = [], []
         for claim in found.claims:
             grant = self._due(claim, by_name[claim.name], held[claim.name], now, dated, restored)
-            what = f"the grant of {claim.name}"
             if grant is None:
-                self._grants_refused.over(what)
-            elif not self._grants_refused.is_put_off(what):
+                self._grants_refused.over(claim.name)
+            elif not self._grants_refused.is_put_off(claim.name):
                 try:
                     await self._annotate(grant, now)
                 except SignerError as error:
                     unsigned.append(f"{claim.name}: {error}")
                     break
                 except ApiError as error:
-                    self._grants_refused.add(what, error)
+                    self._grants_refused.add(claim.name, error)
                     continue
-                self._grants_refused.over(what)
+                self._grants_refused.over(claim.name)
                 granted.append(claim.name)
-        refused = self._grants_refused.lines([f"the grant of {name}" for name in nodes])
+        refused = self._grants_refused.lines(nodes)
         return Passed(granted=tuple(granted), problems=(*unsigned, *refused, *found.problems))
 
     def _date(self, now: datetime) -> datetime:
@@ -196,10 +194,7 @@ class KubeSigner:
 
         Of a Node that was made anew under its name only the date tells peers which of the two is the newer one.
         """
-        return now if self._issued is None or now > self._issued else self._issued + timedelta(seconds=1)
-
-    def _note_issued(self, dates: Iterable[datetime]) -> None:
-        self._issued = max((*dates, *(() if self._issued is None else (self._issued,))), default=None)
+        return now if now > self._issued else self._issued + timedelta(seconds=1)
 
     def _seen(self, name: str, facts: NodeFacts, offered: Offered | None) -> SeenNode:
         present, sent = self._held[name].grant, self._sent[name].grant if name in self._sent else None
@@ -216,8 +211,7 @@ class KubeSigner:
         askers, denied = list[Asker](), list[tuple[Asker, str]]()
         self._unknown = {name: since for name, since in self._unknown.items() if name in requests}
         for request in requests.values():
-            what = f"the answer to {request.name}"
-            if self._answers_refused.is_put_off(what):
+            if self._answers_refused.is_put_off(request.name):
                 continue
             try:
                 why, certificate = await self._judge(request, nodes, now)
@@ -233,8 +227,8 @@ class KubeSigner:
                 unsigned.append(f"{request.name}: {error}")
                 break
             except ApiError as error:
-                self._answers_refused.add(what, error)
-        unsigned += self._answers_refused.lines([f"the answer to {name}" for name in requests])
+                self._answers_refused.add(request.name, error)
+        unsigned += self._answers_refused.lines(requests)
         return Passed((), tuple(certified), tuple(refused), tuple(askers), tuple(denied), tuple(unsigned))
 
     async def register(self, nodes: Mapping[str, NodeFacts], present: Collection[str]) -> tuple[str, ...]:
@@ -304,7 +298,7 @@ class KubeSigner:
         metadata = {"name": grant.node, "uid": grant.uid, "annotations": {GRANT: text}}
         body = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
         self._sent[grant.node] = _Sent(grant, by, now)  # also where no answer comes: it may be there
-        self._note_issued((grant.issued,))
+        self._issued = max(self._issued, grant.issued)
         self._doubted.add(grant.node)
         await self._api.apply(f"{NODES}/{grant.node}", body, manager=MANAGER, accept=METADATA)
         self._doubted.discard(grant.node)

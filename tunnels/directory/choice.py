@@ -16,7 +16,10 @@ def open_directory(chosen: FileDirectorySettings | KubeDirectorySettings, node: 
     try:
         from linkseal.tunnels.directory.kube import kube_directory  # noqa: PLC0415 - an extra, and 10 MiB
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the Kubernetes directory needs more: {error}; `pip install '.[kubernetes]'` in a clone of Linkseal"
-        ) from error
+        raise lacking("the Kubernetes directory", error) from error
     return kube_directory(chosen, node)
+
+
+def lacking(what: str, error: ModuleNotFoundError) -> ConfigError:
+    """Return what is said where the packages for Kubernetes are missing, which not everybody needs."""
+    return ConfigError(f"{what} needs more: {error}; `pip install '.[kubernetes]'` in a clone of Linkseal")

@@ -46,7 +46,7 @@ from linkseal.tunnels.directory.kubedocs import (
 )
 from linkseal.tunnels.directory.mirror import Mirror
 from linkseal.tunnels.directory.outbox import Outbox
-from linkseal.tunnels.directory.reporting import Reporter
+from linkseal.tunnels.directory.reporting import NEW_CRDS, Reporter
 from linkseal.tunnels.register import Finding, Snapshot
 from linkseal.tunnels.settings import KubeDirectorySettings
 from linkseal.tunnels.status import MAX_REPORT, MAX_REQUESTS, Request, parse_requests, requests_json
@@ -356,8 +356,7 @@ class KubeDirectory:
                 if error.status == HTTPStatus.UNPROCESSABLE_ENTITY:
                     raise ConfigError(
                         f"the API server refuses this request: {error}; if it does not know it, the CRDs there are "
-                        "older than this command: `kubectl apply --server-side --force-conflicts -f "
-                        "charts/linkseal/crds/`"
+                        f"older than this command: {NEW_CRDS}"
                     ) from error
                 raise
             return

@@ -14,6 +14,9 @@ from linkseal.tunnels.directory.kubeapi import METADATA, ApiError, KubeApi
 
 _LOG: Final = logging.getLogger("linkseal.agent")
 
+NEW_CRDS: Final = "`kubectl apply --server-side --force-conflicts -f charts/linkseal/crds/`"
+"""By force: the fields are Helm's, which made them."""
+
 UNDECLARED: Final = "field not declared in schema"
 """The API server's words (structured-merge-diff, typed/validate.go); it answers 500 with them."""
 
@@ -41,6 +44,7 @@ class Reporter:
             self._older = True
             _LOG.warning(
                 "the CRD nodeencryptions.linkseal.io is older than this agent, so a part of its reports is left out: "
-                "`kubectl apply --server-side --force-conflicts -f charts/linkseal/crds/`"
+                "%s",
+                NEW_CRDS,
             )
         await self._api.patch(path, [{"op": "add", "path": "/status", "value": status}])

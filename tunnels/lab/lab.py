@@ -22,6 +22,7 @@ from linkseal.tunnels.cli.load import Seen, look
 from linkseal.tunnels.cli.session import Session
 from linkseal.tunnels.controller import files as controller
 from linkseal.tunnels.controller.stageserver import Wish, asked
+from linkseal.tunnels.directory.choice import lacking
 from linkseal.tunnels.directory.files import CLUSTER
 from linkseal.tunnels.directory.inventory import parse_inventory
 from linkseal.tunnels.lab import namespaces, state
@@ -80,9 +81,7 @@ def kind_of(spec: LabSpec) -> type[Lab]:
     try:
         from linkseal.tunnels.lab.kube.lab import KubeLab  # noqa: PLC0415 - which is a kind of what follows
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--kubernetes needs more: {error}; `pip install '.[kubernetes]'` in a clone of Linkseal"
-        ) from error
+        raise lacking("--kubernetes", error) from error
     return KubeLab
 
 
