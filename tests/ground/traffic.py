@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ground.agents import Deployment
 from ground.net import Node
-from ground.probes import Connections, Loss, echo_server, loss_probe, tcp_probe
+from ground.probes import Connections, Flow, Loss, echo_server, loss_probes, tcp_probe
 from ground.service import Service
 from linkseal.tunnels.addressing import ProbeRange
 from linkseal.tunnels.codes import DRIFT_HEALED
@@ -84,9 +84,14 @@ def steady_traffic(a: Node, b: Node, c: Node, *, pps: int = 1000) -> Iterator[Tr
                 stack.enter_context(echo_server(backend, address))
         flows = [(a, b, b.pods[0].address4, pps), (c, a, a.pods[0].address4, pps // 10)]
         flows += [(b, a, a.pods[0].address6, pps // 10)] if a.address6 else []
-        for port, (source, target, address, rate) in enumerate(flows, 9000):
-            probe = loss_probe(source.pods[0], target.pods[0], str(address), pps=rate, port=port)
-            traffic.losses[f"{source.name} to {address}, packets a second: {rate}"] = stack.enter_context(probe)
+        ways = {
+            f"{source.name} to {address}, packets a second: {rate}": Flow(
+                source.pods[0], target.pods[0], str(address), rate, port=port
+            )
+            for port, (source, target, address, rate) in enumerate(flows, 9000)
+        }
+        losses = stack.enter_context(loss_probes(list(ways.values())))
+        traffic.losses = dict(zip(ways, losses, strict=True))
         for address in [service.address4] + ([service.address6] if a.address6 else []):
             connections = tcp_probe(a.pods[0], address, service.port, interval=0.5)
             traffic.connections[f"connections to {address}"] = stack.enter_context(connections)

@@ -15,7 +15,7 @@ from typing import Any
 from ground.agents import Deployment
 from ground.namespaces import ForkedProcess
 from ground.net import Cluster, Node
-from ground.probes import Connections, Loss, echo_server, loss_probe, tcp_probe
+from ground.probes import Connections, Flow, Loss, echo_server, loss_probes, tcp_probe
 from linkseal.keys import policydoc
 from linkseal.tunnels.cli.controller import _log_to_stderr
 from linkseal.tunnels.cli.main import main
@@ -146,13 +146,14 @@ def mesh_traffic(nodes: list[Node], *, flows: int = 2, pps: int = 50, connection
     before = overflown()
     with contextlib.ExitStack() as stack:
         pairs = [(a, b) for a in nodes for b in nodes if a is not b]
+        ways: dict[str, Flow] = {}
         for number, (a, b) in enumerate(pairs * flows):
             second = number >= len(pairs)
             source, target = a.pods[second], b.pods[not second]
-            address = target.address6 if second and target.address6 else target.address4
-            name = f"{source.ns} → {target.ns} {address}"
-            probe = loss_probe(source, target, str(address), pps=pps, port=9100 + number)
-            mesh.losses[name] = stack.enter_context(probe)
+            address = str(target.address6 if second and target.address6 else target.address4)
+            ways[f"{source.ns} → {target.ns} {address}"] = Flow(source, target, address, pps, port=9100 + number)
+        losses = stack.enter_context(loss_probes(list(ways.values())))
+        mesh.losses = dict(zip(ways, losses, strict=True))
         a, b = nodes[0], nodes[1]
         for client, server in ((a.pods[0], b.pods[1]), (b.pods[0], a.pods[1])):
             address = str(server.address4)

@@ -13,7 +13,7 @@ import pytest
 from ground.agents import Deployment, Nodes
 from ground.namespaces import Namespace
 from ground.net import Cluster, Node
-from ground.probes import Loss, echo_server, loss_probe, who_am_i
+from ground.probes import Flow, Loss, echo_server, loss_probes, who_am_i
 from ground.traffic import assert_no_drift
 from linkseal.tunnels.agent import main as agent
 from linkseal.tunnels.lab.capture import Capture
@@ -40,15 +40,14 @@ SABOTAGE = [
 @contextlib.contextmanager
 def traffic(cluster: Cluster, *, hosts: bool) -> Iterator[list[Loss]]:
     """Packets between pods, and with `hosts` between nodes, both ways and in both families."""
-    found: list[Loss] = []
-    with contextlib.ExitStack() as stack:
-        for number, (a, b) in enumerate(((cluster[0], cluster[1]), (cluster[1], cluster[0]))):
-            ends = [(a.pods[0], b.pods[0]), *([(a, b), (a, b.pods[1])] if hosts else [])]
-            for port, (source, target) in enumerate(ends, 9100 + 10 * number):
-                for offset, address in ((0, target.address4), (100, target.address6)):
-                    if address is not None:
-                        probe = loss_probe(source, target, address, pps=20, port=port + offset)
-                        found.append(stack.enter_context(probe))
+    flows: list[Flow] = []
+    for number, (a, b) in enumerate(((cluster[0], cluster[1]), (cluster[1], cluster[0]))):
+        ends = [(a.pods[0], b.pods[0]), *([(a, b), (a, b.pods[1])] if hosts else [])]
+        for port, (source, target) in enumerate(ends, 9100 + 10 * number):
+            for offset, address in ((0, target.address4), (100, target.address6)):
+                if address is not None:
+                    flows.append(Flow(source, target, address, 20, port=port + offset))
+    with loss_probes(flows) as found:
         yield found
 
 

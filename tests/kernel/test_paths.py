@@ -8,14 +8,13 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import NamedTuple
 
 import pytest
 from ground.agents import Deployment, Nodes
 from ground.namespaces import ForkedProcess, Namespace
 from ground.net import Cluster, Node
-from ground.probes import loss_probe
+from ground.probes import Flow, loss_probes
 from ground.wire import Capture
 from linkseal.tunnels import codes
 from linkseal.tunnels.addressing import ProbeRange
@@ -216,14 +215,11 @@ def key(node: Node) -> str:
 
 def flows_both_ways(*pairs: tuple[Node, Node], seconds: float) -> None:
     """No packet between pods of each pair is lost in so many seconds."""
-    with ExitStack() as stack:
-        probes = [
-            stack.enter_context(loss_probe(x.pods[0], y.pods[0], str(y.pods[0].address4), pps=20, port=9000 + x.index))
-            for pair in pairs
-            for x, y in (pair, pair[::-1])
-        ]
+    ways = [way for pair in pairs for way in (pair, pair[::-1])]
+    flows = [Flow(x.pods[0], y.pods[0], str(y.pods[0].address4), 20, port=9000 + x.index) for x, y in ways]
+    with loss_probes(flows) as probes:
         time.sleep(seconds)
-    names = [f"{x.name} → {y.name}" for pair in pairs for x, y in (pair, pair[::-1])]
+    names = [f"{x.name} → {y.name}" for x, y in ways]
     assert [f"{name}: {probe}" for name, probe in zip(names, probes, strict=True) if probe.lost] == []
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from ground.agents import Deployment, Nodes
 from ground.net import Node, Pod
-from ground.probes import Loss, loss_probe
+from ground.probes import Flow, Loss, loss_probes
 from ground.traffic import assert_no_drift
 from linkseal.tunnels.lab.cluster import POD_NETWORKS
 from linkseal.tunnels.model import Stage
@@ -67,12 +67,12 @@ def allowed_traffic(a: Node, b: Node) -> Iterator[list[Loss]]:
     """What must not notice anything: pods of two nodes, two pods of one, a node with its own pod, by both families."""
     first, second = a.pods
     ways = [(first, b.pods[0]), (b.pods[1], second), (first, second), (a, first), (first, a)]
-    with contextlib.ExitStack() as stack:
-        losses = []
-        for port, (source, target) in enumerate(ways, 9100):
-            for offset, address in ((0, target.address4), (100, target.address6)):
-                assert address is not None
-                losses.append(stack.enter_context(loss_probe(source, target, address, pps=20, port=port + offset)))
+    flows = [
+        Flow(source, target, str(address), 20, port=port + offset)
+        for port, (source, target) in enumerate(ways, 9100)
+        for offset, address in ((0, target.address4), (100, target.address6))
+    ]
+    with loss_probes(flows) as losses:
         yield losses
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import time
@@ -11,7 +10,7 @@ import pytest
 from ground.agents import Deployment, Nodes
 from ground.namespaces import Namespace
 from ground.net import Node
-from ground.probes import Loss, loss_probe
+from ground.probes import Flow, Loss, loss_probe, loss_probes
 from ground.traffic import TRIAL, assert_no_drift, steady_traffic, tunnels, watched
 from linkseal.tunnels.agent import main as agent
 
@@ -68,11 +67,10 @@ def about_directory(linkseal: Deployment, node: Node) -> list[str]:
 
 def sent(*ways: tuple[Namespace, Namespace, str | None]) -> list[Loss]:
     """What becomes of 100 packets a second for a second, by each of these ways (source, target, its address)."""
-    with contextlib.ExitStack() as stack:
-        probes = [
-            stack.enter_context(loss_probe(source, target, str(address), pps=100, port=port))
-            for port, (source, target, address) in enumerate(ways, 9000)
-        ]
+    flows = [
+        Flow(source, target, str(address), 100, port=port) for port, (source, target, address) in enumerate(ways, 9000)
+    ]
+    with loss_probes(flows) as probes:
         time.sleep(1)
     return probes
 

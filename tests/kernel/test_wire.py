@@ -8,16 +8,16 @@ import time
 import pytest
 from ground.agents import Deployment, Nodes
 from ground.net import Cluster
-from ground.probes import Loss, loss_probe
+from ground.probes import Flow, Loss, loss_probes
 
 pytestmark = pytest.mark.kernel
 
 DUAL = ("4", "6")
 
 
-def flows(stack: contextlib.ExitStack, cluster: Cluster, *, hosts: bool) -> list[Loss]:
-    """Traffic between all nodes: pod to pod, and with `hosts` node to node and node to pod; both families."""
-    probes = []
+def flows(cluster: Cluster, *, hosts: bool) -> contextlib.AbstractContextManager[list[Loss]]:
+    """Traffic in the block between all nodes: pod to pod, and with `hosts` node to node and to pod; both families."""
+    ways = []
     for source, target in ((0, 1), (1, 2), (2, 0)):
         a, b = cluster[source], cluster[target]
         ends = [(a.pods[0], b.pods[0], b.pods[0])]
@@ -25,15 +25,13 @@ def flows(stack: contextlib.ExitStack, cluster: Cluster, *, hosts: bool) -> list
             ends += [(a, b, b), (a, b.pods[1], b.pods[1])]
         for port, (sender, receiver, named) in enumerate(ends, 9000):
             for family, address in ((4, named.address4), (6, named.address6)):
-                probe = loss_probe(sender, receiver, address, pps=20, port=port + 100 * family + 10 * source)
-                probes.append(stack.enter_context(probe))
-    return probes
+                ways.append(Flow(sender, receiver, address, 20, port=port + 100 * family + 10 * source))
+    return loss_probes(ways)
 
 
 def plaintext_seen(cluster: Cluster, *, hosts: bool) -> int:
     """The negative control: how many plaintext packets the same flows put on the wire when nothing encrypts them."""
-    with cluster.capture() as wire, contextlib.ExitStack() as stack:
-        flows(stack, cluster, hosts=hosts)
+    with cluster.capture() as wire, flows(cluster, hosts=hosts):
         time.sleep(1)
     return len(wire.plaintext())
 
@@ -43,8 +41,7 @@ def test_overlay_carries_both_families_of_pods_and_nothing_else_crosses(nodes: N
     with Deployment(cluster) as linkseal:
         linkseal.start()
         linkseal.wait_sealed()
-        with cluster.capture() as wire, contextlib.ExitStack() as stack:
-            probes = flows(stack, cluster, hosts=False)
+        with cluster.capture() as wire, flows(cluster, hosts=False) as probes:
             time.sleep(3)
         assert [str(probe) for probe in probes if probe.lost] == []
         assert wire.plaintext() == []
@@ -58,8 +55,7 @@ def test_transparent_carries_pods_hosts_and_the_cnis_own_encapsulation(nodes: No
     with Deployment(cluster, scope="transparent") as linkseal:
         linkseal.start()
         linkseal.wait_sealed()
-        with cluster.capture() as wire, contextlib.ExitStack() as stack:
-            probes = flows(stack, cluster, hosts=True)
+        with cluster.capture() as wire, flows(cluster, hosts=True) as probes:
             time.sleep(3)
         assert [str(probe) for probe in probes if probe.lost] == []
         assert wire.plaintext() == []
