@@ -11,6 +11,7 @@ from typing import Any, Final
 from linkseal.keys.errors import HostError
 from linkseal.tunnels.host.nfnetlink import hook_devices, our_tables
 from linkseal.tunnels.host.nftcache import Remembered
+from linkseal.tunnels.host.programs import with_path
 from linkseal.tunnels.model import NftTransaction, Ruleset
 from linkseal.tunnels.nftables import adjust, commands, door_chain, parse
 
@@ -129,7 +130,9 @@ def _execute(wanted: Sequence[dict[str, Any]], *options: str) -> None:
 def run_nft(argv: Sequence[str], text: str = "") -> str:
     """Run nft, `text` on its standard input; return what it prints. HostError with its own words if it fails."""
     try:
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(
+            with_path(argv), input=text, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
     except FileNotFoundError:
         raise HostError("nft is not installed: install the package nftables (1.0.6 or later)") from None
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from linkseal.keys.errors import HostError
+from linkseal.tunnels.host.programs import with_path
 from linkseal.tunnels.lab.forked import ForkedProcess
 
 NETNS_FOLDER: Final = Path("/run/netns")
@@ -82,7 +83,7 @@ def ip_batch(lines: Iterable[str], *, namespace: str | None = None, tool: str = 
         return
     command = [tool, *(["-n", namespace] if namespace else []), "-batch", "-"]
     try:
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        done = subprocess.run(with_path(command), input=text, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise HostError(f"there is no `{tool}` on PATH: install iproute2") from None
     if done.returncode:
@@ -139,7 +140,7 @@ class Namespace:
 
     def _shell(self, command: str) -> list[str]:
         mounts = [] if self.holder is None else ["nsenter", f"--mount=/proc/{self.holder}/ns/mnt"]
-        return [*mounts, "sh", "-c", command]
+        return with_path([*mounts, "sh", "-c", command])
 
     def sysctl(self, values: Mapping[str, int | str]) -> None:
         """Set values below /proc/sys/net."""
