@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
+from ground import leftovers
 from linkseal.keys.errors import LinksealError
 from linkseal.tunnels.lab.uml import LabKernel
 
@@ -81,6 +84,7 @@ class Runner:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._labs: list[LabKernel] = []
         self._stopping = False
+        self._serial = itertools.count(1)
 
     def stop(self) -> None:
         """End everything, and start nothing more; each suite that ran reports that it was interrupted."""
@@ -166,20 +170,23 @@ class Runner:
 
     def _run(self, command: list[str], lines: Lines | None, env: dict[str, str] | None = None) -> tuple[int, bytes]:
         self._go_on()
+        suite = f"{self._folder}/{next(self._serial)}"
         process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **(env or {})},
+            command, cwd=ROOT, env={**os.environ, **(env or {}), leftovers.SUITE: suite},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self._processes.append(process)
         assert process.stdout is not None
-        output = b""
+        output: list[bytes] = []
+        take = output.append if lines is None else lines
+        reader = threading.Thread(target=_pass_on, args=(process.stdout, take))
+        reader.start()
         with process:
-            for line in process.stdout:
-                if lines is None:
-                    output += line
-                else:
-                    lines(line)
-        return process.returncode, output
+            process.wait()
+            if ended := leftovers.end(suite):  # they hold its output open
+                say(f"{ended} processes that it left behind were killed")
+            reader.join()
+        return process.returncode, b"".join(output)
 
     def _count(self, name: str, report: Path, status: int, seconds: float) -> Result:
         """Counts from pytest's own report; where it could not write one, the suite broke."""
@@ -191,6 +198,11 @@ class Runner:
         elif status == 1 and not result.failed:
             result.broke("pytest reports a failure but no failed test")
         return result
+
+
+def _pass_on(output: IO[bytes], take: Callable[[bytes], None]) -> None:
+    for line in output:
+        take(line)
 
 
 def _read_report(report: Path, result: Result) -> None:

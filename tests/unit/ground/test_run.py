@@ -63,6 +63,32 @@ def test_checks_count_by_exit_status(tmp_path: Path) -> None:
     assert (result.passed, result.failed) == (1, 1)
 
 
+def test_what_a_suite_leaves_behind_is_killed_and_does_not_hold_it_up(tmp_path: Path) -> None:
+    """A forked process of a session of its own, and one that it started; both have the suite's output open."""
+    numbers = tmp_path / "pids"
+    script = (
+        "import os, subprocess, sys, time\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    child = subprocess.Popen(['sleep', '600'])\n"
+        f"    open({str(numbers)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
+        "    time.sleep(600)\n"
+        f"while not os.path.exists({str(numbers)!r}): time.sleep(0.01)\n"
+        "time.sleep(0.1)\n"
+    )
+    result = Runner(tmp_path).checks([(Path(sys.executable).name, "-c", script)])
+    assert (result.passed, result.failed) == (1, 0)
+    assert [pid for pid in numbers.read_text().split() if alive(int(pid))] == []
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs: one that has ended may wait for whoever adopted it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_files_are_shared_out_by_how_long_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = tmp_path / "durations.json"
     known.write_text('{"a": 60, "b": 30, "c": 20, "d": 10}')
