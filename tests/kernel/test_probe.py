@@ -27,6 +27,9 @@ BASE, TABLE, MTU = 51820, 51820, 1420
 GENERATIONS = {1: 1, 2: 2}
 """By node index; of different parity, so that the slots at the two ends are not of one name."""
 
+TRIES = 3
+"""How often a size is looked for at most: an answer that is late on a busy machine makes one family's smaller."""
+
 GRACE = 3.0
 """Seconds an end goes on answering after its first outcome: the other end may be that late."""
 
@@ -226,13 +229,15 @@ def test_an_mtu_hole_is_told_with_the_size_that_crosses(nodes: Callable[..., Clu
     ends[1].node.run("nft add table netdev hole")
     ends[1].node.run("nft 'add chain netdev hole in { type filter hook ingress device \"eth0\" priority -300; }'")
     ends[1].node.run("nft add rule netdev hole in meta length gt 1400 drop")
-    outcomes = both(ends)
-    (first,) = diagnoses(outcomes[0], MTU_HOLE)
-    (second,) = diagnoses(outcomes[1], MTU_HOLE)
-    for told in (first, second):
-        # 1400 outer: 60 of WireGuard, and the inner packet padded to 16
-        assert told.size is not None
-        assert 1340 - 32 <= told.size <= 1340
+    for _ in range(TRIES):
+        outcomes = both(ends)
+        (first,) = diagnoses(outcomes[0], MTU_HOLE)
+        (second,) = diagnoses(outcomes[1], MTU_HOLE)
+        sizes = [one.size or 0 for one in (first, second)]
+        assert max(sizes) <= 1340, "1400 outer: 60 of WireGuard, and the inner packet padded to 16"
+        if min(sizes) >= 1340 - 32:
+            break
+    assert min(sizes) >= 1340 - 32, (first, second)
     assert f"do not cross to {ends[0].peer.name}" in first.detail
     assert f"from {ends[1].peer.name} to here" in second.detail
 

@@ -68,7 +68,7 @@ def test_enabling_transparent_under_traffic_loses_nothing(nodes: Nodes) -> None:
     with Deployment(cluster, scope="transparent") as linkseal:
         with contextlib.ExitStack() as stack:
             with cluster.capture() as before:
-                probes = flows(stack, cluster, hosts=True)
+                probes = stack.enter_context(flows(cluster, hosts=True))
                 time.sleep(1)
             linkseal.start()
             linkseal.wait_sealed()

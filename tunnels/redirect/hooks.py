@@ -132,14 +132,15 @@ class Hooks:
         self._take_out(index, hook, keep=number, place=place)
 
     def take_out(self, hook: Hook) -> None:
-        """Take out whatever of ours is at a hook; nothing there, or no such interface, is fine. HostError."""
+        """Take out whatever of ours is at a hook; nothing there, or no such interface, is fine. HostError.
+
+        A clsact qdisc stays, empty: to take it away stops the NIC as adding it does (`tc.add_clsact`).
+        """
         try:
             index = socket.if_nametoindex(hook.device)
         except OSError:
             return
         self._take_out(index, hook, keep=0, place=None)
-        if tc.qdisc_kind(self._sock, index) == "clsact" and not any(tc.filters(self._sock, index, way) for way in WAYS):
-            tc.remove_clsact(self._sock, index)  # empty: made for us, or of no use to anybody
 
     def tcx_usable(self) -> bool:
         """Whether this kernel has tcx and we may ask whose programs are there, without which it is of no use."""

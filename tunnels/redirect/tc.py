@@ -17,7 +17,7 @@ from linkseal.wireguard.netlink import NLM_F_CREATE, NLM_F_EXCL, Answer, Netlink
 from linkseal.wireguard.nlattr import attribute_text, attribute_u32, attributes, message, nested
 
 _TCMSG: Final = struct.Struct("=BxxxiIII")
-_NEW_QDISC, _DEL_QDISC, _GET_QDISC, _NEW_FILTER, _DEL_FILTER, _GET_FILTER = 36, 37, 38, 44, 45, 46
+_NEW_QDISC, _GET_QDISC, _NEW_FILTER, _DEL_FILTER, _GET_FILTER = 36, 38, 44, 45, 46
 _KIND, _OPTIONS = 1, 2
 _BPF_FD, _BPF_NAME, _BPF_FLAGS, _BPF_ID, _DIRECT_ACTION = 6, 7, 8, 11, 1
 """<linux/rtnetlink.h> and <linux/pkt_cls.h>."""
@@ -48,7 +48,11 @@ class Filter(NamedTuple):
 
 
 def add_clsact(sock: NetlinkSocket, index: int) -> bool:
-    """Give an interface its clsact qdisc; False: it has one. HostError, also where it has `ingress` instead."""
+    """Give an interface its clsact qdisc; False: it has one. HostError, also where it has `ingress` instead.
+
+    The kernel stops the interface for that (qdisc_graft of net/sched/sch_api.c) and drops what is sent in these few
+    milliseconds; so it does to remove it. So it is done once, and never undone.
+    """
     have = qdisc_kind(sock, index)
     if have == "clsact":
         return False
@@ -62,11 +66,6 @@ def add_clsact(sock: NetlinkSocket, index: int) -> bool:
         there = f" beside the qdisc {have} of somebody else" if have else ""
         raise HostError(f"cannot add a clsact qdisc{there}: {reason}", errno=error.errno) from None
     return True
-
-
-def remove_clsact(sock: NetlinkSocket, index: int) -> None:
-    """Take the clsact qdisc away, with all that hangs on it."""
-    sock.request_batch([message(_DEL_QDISC, _TCMSG.pack(0, index, _CLSACT_HANDLE, CLSACT, 0))])
 
 
 def qdisc_kind(sock: NetlinkSocket, index: int) -> str:
