@@ -58,6 +58,9 @@ UNKNOWN_TEST_SECONDS = 12.0
 
 DURATIONS = kernel.cache_folder() / "durations.json"
 
+SHARED_OUT = ("kube", "kernel", "pods")
+"""Suites whose files are sorted or shared out by how long they take."""
+
 FIRST_DURATIONS = Path(__file__).with_name("durations.json")
 """Seconds of the longest test files, for a machine on which none has run yet. Only their ratios matter."""
 
@@ -132,7 +135,8 @@ def remember_durations(results: Sequence[Result]) -> None:
     if DURATIONS.exists():
         known = json.loads(DURATIONS.read_text())
     for result in reversed(results):  # the first word counts: a second try is of a single test
-        known |= {file: round(seconds, 1) for file, seconds in result.durations.items()}
+        if result.name.split()[0] in SHARED_OUT:  # of a kernel test the host's suite runs a part at most
+            known |= {file: round(seconds, 1) for file, seconds in result.durations.items()}
     DURATIONS.parent.mkdir(parents=True, exist_ok=True)
     fresh = DURATIONS.with_suffix(f".{os.getpid()}")
     fresh.write_text(json.dumps(known, indent=0, sort_keys=True))
@@ -347,7 +351,8 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     results = interruptible(work, runner)
     text, status = summary(results, selective=bool(selection))
-    remember_durations(results)
+    if not selection:
+        remember_durations(results)
     if status == 0:
         shutil.rmtree(folder)
     else:
