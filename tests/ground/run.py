@@ -56,7 +56,7 @@ ONCE_MORE = 6
 UNKNOWN_TEST_SECONDS = 12.0
 """What a test takes that has not run yet, for sharing them out."""
 
-DURATIONS = kernel.cache_folder() / "durations.json"
+DURATIONS = kernel.cache_folder() / "seconds.json"
 
 SHARED_OUT = ("kube", "kernel", "pods")
 """Suites whose files are sorted or shared out by how long they take."""
