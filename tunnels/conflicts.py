@@ -3,7 +3,8 @@
 The answer depends on the accepted documents alone, never on the order in which they came, so every node of the cluster
 comes to the same one. A loser loses just what is contested; every finding names both sides.
 
-    prefix, address   the grant issued earlier keeps it, then the lower index, then the name
+    prefix, address   the grant issued earlier keeps it, then the lower index, then the name; whoever is there, where
+                      the other is gone and kept all the same
     index             the same; the loser is treated like a node without agent (no links), its grant stands
     public key        both have proven that they hold it (a cloned disk): the lower index, then the name
 """
@@ -54,11 +55,16 @@ class Loss:
         return replace(announcement, generations=left) if left else None
 
 
-def resolve(entries: Mapping[str, Entry]) -> tuple[dict[str, Loss], list[Finding]]:
-    """Return what each node in a conflict loses, and the findings, for all `entries` that have a grant."""
+def resolve(
+    entries: Mapping[str, Entry], absent: frozenset[str] = frozenset()
+) -> tuple[dict[str, Loss], list[Finding]]:
+    """Return what each node in a conflict loses, and the findings, for all `entries` that have a grant.
+
+    `absent`: those that are gone and kept; a controller that grants what they had knows that they are.
+    """
     findings: list[Finding] = []
     losses: dict[str, Loss] = {}
-    for name, other, index in _same_index(entries):
+    for name, other, index in _same_index(entries, absent):
         losses[name] = Loss(index=True)
         message = f"{name} and {other} were both granted index {index}: {other} keeps it, {name} gets no links"
         findings.append(Finding(codes.DUPLICATE_INDEX, name, message, other))
@@ -71,7 +77,7 @@ def resolve(entries: Mapping[str, Entry]) -> tuple[dict[str, Loss], list[Finding
         )
         findings.append(Finding(codes.DUPLICATE_KEY, name, message, other))
     contested: dict[tuple[str, str], list[Prefix]] = defaultdict(list)
-    for name, other, prefix in _overlaps(entries):
+    for name, other, prefix in _overlaps(entries, absent):
         loss = losses.get(name, Loss())
         losses[name] = replace(loss, prefixes=loss.prefixes | {prefix})
         contested[name, other].append(prefix)
@@ -85,14 +91,14 @@ def _overlap_finding(name: str, other: str, prefixes: list[Prefix]) -> Finding:
     return Finding(codes.GRANTS_OVERLAP, name, message, other)
 
 
-def _rank(name: str, entries: Mapping[str, Entry]) -> tuple[datetime, int, str]:
+def _rank(name: str, entries: Mapping[str, Entry], absent: frozenset[str]) -> tuple[bool, datetime, int, str]:
     """Order of precedence of a node's grant: lower keeps."""
     accepted = entries[name].grant
     assert accepted is not None
-    return accepted.value.issued, accepted.value.index, name
+    return name in absent, accepted.value.issued, accepted.value.index, name
 
 
-def _same_index(entries: Mapping[str, Entry]) -> Iterator[tuple[str, str, int]]:
+def _same_index(entries: Mapping[str, Entry], absent: frozenset[str]) -> Iterator[tuple[str, str, int]]:
     """Yield (loser, keeper, index)."""
     holders: dict[int, list[str]] = defaultdict(list)
     for name, entry in entries.items():
@@ -100,7 +106,7 @@ def _same_index(entries: Mapping[str, Entry]) -> Iterator[tuple[str, str, int]]:
             holders[entry.grant.value.index].append(name)
     for index, names in holders.items():
         if len(names) > 1:
-            keeper, *losers = sorted(names, key=lambda name: _rank(name, entries))
+            keeper, *losers = sorted(names, key=lambda name: _rank(name, entries, absent))
             yield from ((loser, keeper, index) for loser in losers)
 
 
@@ -117,13 +123,13 @@ def _same_key(entries: Mapping[str, Entry], losses: Mapping[str, Loss]) -> Itera
             yield from ((loser, keeper, number, key) for _, loser, number in losers)
 
 
-def _overlaps(entries: Mapping[str, Entry]) -> Iterator[tuple[str, str, Prefix]]:
+def _overlaps(entries: Mapping[str, Entry], absent: frozenset[str]) -> Iterator[tuple[str, str, Prefix]]:
     """Yield (loser, keeper, the loser's prefix)."""
     spans = [(span, name) for name, entry in entries.items() if entry.grant for span in entry.grant.spans]
     spans.sort(key=itemgetter(0))
     for cluster in _clusters(spans):
         if len({name for _, name in cluster}) > 1:
-            yield from _contest(cluster, entries)
+            yield from _contest(cluster, entries, absent)
 
 
 def _clusters(spans: Iterable[tuple[Span, str]]) -> Iterator[list[tuple[Span, str]]]:
@@ -141,12 +147,16 @@ def _clusters(spans: Iterable[tuple[Span, str]]) -> Iterator[list[tuple[Span, st
         yield cluster
 
 
-def _contest(cluster: list[tuple[Span, str]], entries: Mapping[str, Entry]) -> Iterator[tuple[str, str, Prefix]]:
+def _contest(
+    cluster: list[tuple[Span, str]], entries: Mapping[str, Entry], absent: frozenset[str]
+) -> Iterator[tuple[str, str, Prefix]]:
     """Give each span of the cluster to the first in rank; a span that meets one given to another node is lost."""
     lows: list[int] = []  # of the ranges given away, sorted; they do not touch each other
     given: list[tuple[int, str]] = []  # high and owner, in the same order
     # By rank, then wide before narrow: a node's own nested prefixes lie within a range it has already.
-    for span, name in sorted(cluster, key=lambda item: (_rank(item[1], entries), item[0].minus_high + item[0].low)):
+    for span, name in sorted(
+        cluster, key=lambda item: (_rank(item[1], entries, absent), item[0].minus_high + item[0].low)
+    ):
         low, high = span.low, -span.minus_high
         at = bisect_right(lows, low)
         around = given[at - 1] if at and given[at - 1][0] >= low else None

@@ -85,6 +85,8 @@ class Register:
     former: frozenset[str] = frozenset()
     """UIDs that nodes had in the cluster from which this one goes on: see `linkseal.tunnels.acceptance`."""
     _gone: Mapping[str, Memory] = field(default_factory=dict, repr=False)
+    held: frozenset[str] = frozenset()
+    """Nodes that are gone and kept for their number alone: they keep from nobody what he was granted since."""
     _trust: Trust | None = field(default=None, repr=False)
 
     @classmethod
@@ -119,12 +121,12 @@ class Register:
         entries, gone = dict(self._entries), dict(self._gone)
         touched = self._judge_changed(snapshot, trust, now, entries, gone)
         said = word is not None and -WORD_AHEAD <= now - word <= WORD_HOLDS
-        deletions, held = self._deletions(snapshot, said=said)
-        touched |= _remove(deletions, entries, gone)
+        deletions, held, many = self._deletions(snapshot, said=said)
+        touched |= _remove(deletions, entries, gone) or many != self.held
         for name in [n for n, e in entries.items() if e.grant is None and n not in snapshot.nodes]:
             del entries[name]  # nothing of it was ever accepted, so there is nothing to keep
         cluster_uid = self.cluster_uid or snapshot.cluster_uid
-        register = replace(self, cluster_uid=cluster_uid, _entries=entries, _gone=gone, _trust=trust)
+        register = replace(self, cluster_uid=cluster_uid, _entries=entries, _gone=gone, held=many, _trust=trust)
         changed: frozenset[str] = frozenset()
         if touched:
             register, changed = self.settled(entries, register)
@@ -150,8 +152,11 @@ class Register:
             touched = True
         return touched
 
-    def _deletions(self, snapshot: Snapshot, *, said: bool) -> tuple[list[str], list[Finding]]:
-        """Return the deletions that are carried out, and why others are not (law 5); `said`: by the operator."""
+    def _deletions(self, snapshot: Snapshot, *, said: bool) -> tuple[list[str], list[Finding], frozenset[str]]:
+        """Return the deletions that are carried out, why others are not (law 5), and which for their number.
+
+        `said`: by the operator. Those that are held already do not count with what goes later.
+        """
         gone = sorted(name for name in snapshot.confirmed_gone if name in self.peers and name not in snapshot.nodes)
         lost = [] if said else [name for name in gone if name in snapshot.rolled_back]
         held = [self._kept(lost, "an older state of the directory was put back")] if lost else []
@@ -159,12 +164,15 @@ class Register:
         held += [self._kept(left, "the cluster before knew them")] if left else []
         gone = [name for name in gone if name not in {*lost, *left}]
         others = len(self.peers) - (self.me in self.peers)
-        many = len(gone) >= HELD_FROM and HELD_SHARE_OF * len(gone) > others
         if gone and self.me in self.peers and self.me not in snapshot.nodes:
-            return [], [*held, self._kept(gone, "this node itself is absent")]
-        if many and not said:
-            return [], [*held, self._kept(gone, f"{len(gone)} of {others} disappeared at once")]
-        return gone, held
+            return [], [*held, self._kept(gone, "this node itself is absent")], self.held & frozenset(gone)
+        many = frozenset[str]() if said else self.held & frozenset(gone)
+        fresh = [name for name in gone if name not in many]
+        if not said and len(fresh) >= HELD_FROM and HELD_SHARE_OF * len(fresh) > others:
+            many, fresh = frozenset(gone), []
+        if many:
+            held.append(self._kept(sorted(many), f"{len(many)} of {others} disappeared at once"))
+        return fresh, held, many
 
     def is_of_another(self, snapshot: Snapshot) -> bool:
         """Whether the directory belongs to another cluster than this node, or does not say to which."""
@@ -185,7 +193,7 @@ class Register:
         self, entries: Mapping[str, Entry], register: Register | None = None
     ) -> tuple[Register, frozenset[str]]:
         """Settle the conflicts among `entries`; return the register with new peers, and the names that changed."""
-        losses, conflicts = resolve(entries)
+        losses, conflicts = resolve(entries, (register or self).held)
         peers: dict[str, Peer] = {}
         changed = {name for name in self.peers if name not in entries}
         for name, entry in entries.items():

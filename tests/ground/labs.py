@@ -10,14 +10,17 @@ from ground.namespaces import NETNS_FOLDER
 from linkseal.tunnels.lab import state
 from linkseal.tunnels.lab.namespaces import processes_in
 
+KUBERNETES = ("kube-", "/etcd ", "agent run", "controller run", "sleep infinity")
+"""In the command lines of a control plane, of Linkseal's pods and of those that hold namespaces."""
+
 
 def namespaces_of(lab: str) -> list[str]:
-    """Names of the network namespaces of a lab."""
-    return [path.name for path in NETNS_FOLDER.glob(f"ls-{lab}-*")] if NETNS_FOLDER.is_dir() else []
+    """Names of the network namespaces of a lab, and of labs whose names begin like its."""
+    return [path.name for path in NETNS_FOLDER.glob(f"ls-{lab}*")] if NETNS_FOLDER.is_dir() else []
 
 
 def left_over(lab: str) -> list[str]:
-    """Namespaces and folders of a lab, and of labs whose names begin like its."""
+    """Namespaces and folders of these labs."""
     return namespaces_of(lab) + [name for name in state.names() if name.startswith(lab)]
 
 
@@ -29,14 +32,14 @@ def run_on(lab: str, place: str, *words: str) -> tuple[int, str]:
 
 
 def processes_of(lab: str) -> dict[int, str]:
-    """Number and command line of what runs in a lab's network namespaces, or is told of its folder."""
+    """Number and command line of what a lab with Kubernetes has, in its network namespaces or told of its folder."""
     folder = str(state.load(lab).folder)
     inside = set(processes_in(namespaces_of(lab)))
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             line = command_line(int(entry.name))
-            if line and (int(entry.name) in inside or folder in line):
+            if any(word in line for word in KUBERNETES) and (int(entry.name) in inside or folder in line):
                 found[int(entry.name)] = line
     return found
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 
 SUITE = "LINKSEAL_SUITE"
 """Variable by which a suite's processes are known: children inherit it, forked or started."""
+
+
+GRACE_SECONDS = 2.0
+"""For workers of pytest that clean up when it is interrupted."""
+
+KILL_SECONDS = 10.0
+"""After this a process that was killed hangs in the kernel."""
 
 
 def left_behind(suite: str) -> list[int]:
@@ -24,11 +32,17 @@ def left_behind(suite: str) -> list[int]:
 
 
 def end(suite: str) -> int:
-    """Kill what a suite left behind; returns how many that were."""
-    ended = 0
-    while left := left_behind(suite):
+    """Kill what a suite left behind and what does not end by itself; returns how many that were."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while (left := left_behind(suite)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    ended: set[int] = set()
+    deadline += KILL_SECONDS
+    while left and time.monotonic() < deadline:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-                ended += 1
-    return ended
+        ended.update(left)
+        time.sleep(0.05)  # one that was killed is seen until the kernel has taken it apart
+        left = left_behind(suite)
+    return len(ended)

@@ -25,6 +25,9 @@ BIN = Path(sys.executable).parent
 SUITE_SECONDS = 4200.0
 """A suite that takes longer hangs; pytest ends a single test after 600 s."""
 
+OUTPUT_SECONDS = 30.0
+"""How long output is waited for after a suite has ended."""
+
 NO_TESTS = 5
 """pytest's exit status when nothing was selected."""
 
@@ -179,13 +182,18 @@ class Runner:
         assert process.stdout is not None
         output: list[bytes] = []
         take = output.append if lines is None else lines
-        reader = threading.Thread(target=_pass_on, args=(process.stdout, take))
+        reader = threading.Thread(target=_pass_on, args=(process.stdout, take), daemon=True)
         reader.start()
-        with process:
+        try:
             process.wait()
             if ended := leftovers.end(suite):  # they hold its output open
                 say(f"{ended} processes that it left behind were killed")
-            reader.join()
+            reader.join(OUTPUT_SECONDS)
+            if reader.is_alive():
+                say(f"somebody else holds its output open after {OUTPUT_SECONDS:.0f} s: what it prints is not shown")
+        finally:
+            process.kill()
+            process.wait()
         return process.returncode, b"".join(output)
 
     def _count(self, name: str, report: Path, status: int, seconds: float) -> Result:
@@ -201,8 +209,9 @@ class Runner:
 
 
 def _pass_on(output: IO[bytes], take: Callable[[bytes], None]) -> None:
-    for line in output:
-        take(line)
+    with output:  # nobody reads on where `take` fails: who prints there must not wait for that
+        for line in output:
+            take(line)
 
 
 def _read_report(report: Path, result: Result) -> None:

@@ -138,7 +138,13 @@ def heal(linkseal: Deployment, node: Node) -> None:
         ask(linkseal.run_folder(node), {"do": "reconcile"})
         return says(linkseal, node)[0] is LinkState.SEALED
 
+    def still() -> bool:
+        passes = ask(linkseal.run_folder(node), {"do": "status"})["passes"]
+        time.sleep(0.5)
+        return bool(ask(linkseal.run_folder(node), {"do": "status"})["passes"] == passes)
+
     linkseal.until(sealed, "healed", 60.0)
+    linkseal.until(still, "no pass under way", 60.0)
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -1,4 +1,7 @@
-"""`linkseal lab up --kubernetes`: a cluster that Helm installs Linkseal on, used, broken and taken down."""
+"""`linkseal lab up --kubernetes`: a cluster that Helm installs Linkseal on, used, broken and taken down.
+
+In the kernel's own tunnels pods of such a cluster are in tests/kube/test_pods.py.
+"""
 
 from __future__ import annotations
 

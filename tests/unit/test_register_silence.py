@@ -8,7 +8,7 @@ import pytest
 from linkseal.keys import codes
 from linkseal.keys.grant import SignedGrant
 from linkseal.tunnels.register import NodeDocuments, Refresh, Register, Snapshot
-from unit.keys.cluster import GOOD, NOW, TWO, altered, fresh, nodes, see, told, trust
+from unit.keys.cluster import GOOD, NOW, TWO, Node, altered, fresh, nodes, see, told, trust
 
 
 def without(count: int, *, of: int) -> Refresh:
@@ -77,6 +77,38 @@ def test_a_deletion_beside_those_of_an_older_state_is_carried_out() -> None:
     after = fresh(docs).refresh(Snapshot("c1", rest, frozenset({"n2", "n3"}), frozenset({"n3"})), trust(), NOW)
     assert after.changed == {"n2"}
     assert told(after) == [(codes.DELETIONS_HELD, "n1", None)]
+
+
+def test_who_is_held_for_their_number_alone_keeps_nothing_from_those_who_are_there() -> None:
+    """Three nodes are scaled down, and the next one gets an index and a network of theirs."""
+    docs = {node.name: node.documents() for node in nodes(9)}
+    gone = {"n2", "n3", "n4"}
+    rest = {name: found for name, found in docs.items() if name not in gone}
+    held = see(fresh(docs), rest, gone)
+    assert told(held) == [(codes.DELETIONS_HELD, "n1", None)]
+    new = Node("n10", "uid-10", 3)
+    later = new.documents(issued=NOW + timedelta(minutes=1))
+    both = see(held.register, {**rest, "n10": later}, gone)
+    peer = both.register.peers["n10"]
+    assert peer.announcement is not None
+    assert (peer.grant.index, [str(one) for one in peer.grant.prefixes]) == (3, ["10.244.3.0/24"])
+    loser = both.register.peers["n3"]
+    assert (loser.announcement, loser.grant.prefixes, loser.grant.addresses) == (None, (), ())
+    assert both.register.peers["n2"].announcement is not None, "who loses nothing keeps it"
+    back = see(both.register, {**rest, "n10": later, "n3": docs["n3"]}, gone - {"n3"})
+    assert back.register.peers["n10"].announcement is None, "of two that are there the earlier grant counts"
+
+
+def test_those_that_are_held_do_not_hold_what_goes_later() -> None:
+    docs = {node.name: node.documents() for node in nodes(9)}
+    gone = {"n2", "n3", "n4"}
+    rest = {name: found for name, found in docs.items() if name not in gone}
+    held = see(fresh(docs), rest, gone)
+    after = see(held.register, {n: d for n, d in rest.items() if n != "n5"}, {*gone, "n5"})
+    assert (after.changed, told(after)) == ({"n5"}, [(codes.DELETIONS_HELD, "n1", None)])
+    many = {"n6", "n7", "n8"}
+    more = see(after.register, {n: d for n, d in rest.items() if n not in {*many, "n5"}}, {*gone, *many, "n5"})
+    assert (more.changed, more.register.held) == (set(), {*gone, *many})
 
 
 @pytest.mark.parametrize("cluster_uid", ["c2", ""])

@@ -30,6 +30,10 @@ TURN: Final = 0.05
 
 SOON: Final = 0.1
 
+CHECK: Final = 3600.0
+"""Seconds after which at the latest it is looked whether the certificate is due; each node has its own, of the second
+half of that, lest all ask in one moment."""
+
 AFTER_REFUSAL: Final = (15.0, 900.0)
 """Seconds until another request after one that was denied, from the first to the last. Where a pod was replaced while
 its request waited it is denied, once; denied ones stay at the API server for an hour: there must not be many."""
@@ -55,9 +59,10 @@ class Enrolment:
         self._signing = ""
 
     async def step(self) -> float:
-        """Do what is needed now; returns the seconds until it is worth another look, 0.0 if nothing is to come.
+        """Do what is needed now; returns the seconds until it is worth another look.
 
-        Less and less often: a signer may be away for months, and a directory tells when something comes.
+        Less and less often: a signer may be away for months, and a directory tells when something comes. That a
+        certificate is due nobody tells.
         """
         if steady_now() < self._not_before:
             return self._not_before - steady_now()
@@ -71,7 +76,8 @@ class Enrolment:
             return pause
         self._pauses.reset()
         self._refusals.reset()
-        return 0.0 if self._since is None else max(SOON, self._since + self._turn() - steady_now())
+        again = CHECK * (1 + self._share()) / 2
+        return again if self._since is None else min(again, max(SOON, self._since + self._turn() - steady_now()))
 
     def soon(self) -> float:
         """Seconds until `step` is wanted, since a pass has learnt that another CA signs; 0.0: it has not."""
@@ -130,7 +136,11 @@ class Enrolment:
         """Seconds by which this node waits for its turn: by its name, so that not all ask at once."""
         register = self._knowledge.register
         nodes = 1 if register is None else len(register.peers)
-        return TURN * nodes * crc32(self._keyring.node.encode()) / (1 << 32)
+        return TURN * nodes * self._share()
+
+    def _share(self) -> float:
+        """This node's part of 0 to 1, by its name."""
+        return crc32(self._keyring.node.encode()) / (1 << 32)
 
     def _take(self, offered: str, now: datetime) -> bool:
         trust = self._knowledge.trust

@@ -121,8 +121,8 @@ def cleanup(session: Session, yes: bool, keep_directory: bool) -> int:  # noqa: 
 
     Interfaces, routes, rules, nftables and changed settings go, and so does the announcement in the directory; what
     was removed is listed, and what could not be, or is not ours: exit code 1 then. The keys stay in the state
-    directory. From then on this host's traffic is NOT encrypted, and peers keep sending into the tunnel, where it is
-    lost, until this node is removed from the directory or opted out.
+    directory, an empty clsact qdisc on the NIC (docs/guard.md). From then on this host's traffic is NOT encrypted, and
+    peers keep sending into the tunnel, where it is lost, until this node is removed from the directory or opted out.
     """
     from linkseal.tunnels.agent import main
     from linkseal.tunnels.boot.install import FAILED, LEFT

@@ -18,6 +18,7 @@ import time
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterable, Mapping
 from http import HTTPStatus
+from random import uniform
 from secrets import token_hex
 from typing import Any, Final, NamedTuple
 
@@ -65,6 +66,9 @@ MAX_BUNDLE: Final = 64 * 1024
 FIRST_LOOK: Final = 10.0
 """Seconds a first copy may take."""
 
+CONFIRM_AGAIN: Final = (2.0, 20.0)
+"""Seconds after which they are asked for again where that failed: by chance, since all agents ask at once."""
+
 CONFIRMING: Final = 8
 """Nodes asked for at once to confirm that they are gone."""
 
@@ -103,6 +107,8 @@ class KubeDirectory:
         self._denied = ""
         """What the next request's name ends in, since the one before was denied: it stays there for an hour."""
         self._request: Mapping[str, Any] = {}
+        self._answered = ""
+        """The request whose certificate came: the server forgets it after an hour, as it may."""
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -130,7 +136,7 @@ class KubeDirectory:
         """Return the certificate that was issued for our request. CertificateRefusedError: it was denied, and why."""
         if not self._asked:
             return None
-        found = await self._outbox.send("certificate", self._answer_to(self._asked))
+        found = await self._outbox.ask(f"certificate {self._asked}", self._answer_to(self._asked))
         if found is None:
             return None
         status = found.get("status") or {}
@@ -140,7 +146,10 @@ class KubeDirectory:
                 refused, self._asked, self._denied = self._asked, "", token_hex(3)
                 raise CertificateRefusedError(f"the certificate request {refused} of {node} was refused: {said}")
         issued = status.get("certificate")
-        return None if not issued else _pem(str(issued), self._asked)
+        if not issued:
+            return None
+        self._answered = self._asked
+        return _pem(str(issued), self._asked)
 
     async def status(self, node: str) -> str | None:
         """Return one node's report as published, None while there is none."""
@@ -265,7 +274,10 @@ class KubeDirectory:
             system = await self._api.get(NAMESPACES, _named(KUBE_SYSTEM), accept=METADATA_LIST)
             if [uid_of(one, None) for one in system.get("items") or ()] != [uid]:
                 return
-        except DirectoryError:  # proves nothing; asked again at the next look
+        except DirectoryError as error:  # proves nothing; who is gone keeps what it had until that is known
+            pause = uniform(*CONFIRM_AGAIN)  # noqa: S311 - no secret
+            await asyncio.sleep(max(getattr(error, "after", 0.0), pause))
+            self._news.set()
             return
         self._gone |= {name: None for name, gone in zip(asked, answers, strict=True) if gone}
         self._news.set()
@@ -323,9 +335,9 @@ class KubeDirectory:
         await self._outbox.send("certificate request", self._create_request(body))
 
     async def _answer_to(self, name: str) -> dict[str, Any] | None:
-        """Return our request as it is there; one that is not there (lost on the way, or cleaned up) is made again."""
+        """Return our request as it is there; one that is not (lost on the way, cleaned up too early) is made again."""
         found = await self._api.find(f"{CSRS}/{name}")
-        if found is None:
+        if found is None and name != self._answered:
             await self._create_request(self._request)
         return found
 

@@ -19,6 +19,8 @@ class Outbox:
 
     def __init__(self) -> None:
         self._under_way: dict[str, asyncio.Task[Any]] = {}
+        self._late: set[str] = set()
+        """Kinds whose answer somebody still wants."""
 
     async def send(self, kind: str, request: Coroutine[Any, Any, Any], failed: Failed = unheard) -> Any:
         """Begin a request; return its answer, or None if it takes longer than a moment: it goes on alone then.
@@ -39,12 +41,28 @@ class Outbox:
         task.add_done_callback(partial(_ended_late, failed))
         return None
 
+    async def ask(self, kind: str, request: Coroutine[Any, Any, Any]) -> Any:
+        """As `send`, for what is asked again and again: an answer, or error, that came too late is the next call's."""
+        before = self._under_way.get(kind)
+        if before is None or kind not in self._late:
+            answer = await self.send(kind, request)
+            if not self._under_way[kind].done():
+                self._late.add(kind)
+            return answer
+        request.close()
+        await asyncio.wait({before}, timeout=PATIENCE)
+        if not before.done():
+            raise DirectoryError(f"the directory has not answered yet ({kind})")
+        self._late.discard(kind)
+        return before.result()
+
     async def close(self) -> None:
         """Break off what is under way."""
         for task in self._under_way.values():
             task.cancel()
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
         self._under_way.clear()
+        self._late.clear()
 
 
 def _ended_late(failed: Failed, task: asyncio.Task[Any]) -> None:

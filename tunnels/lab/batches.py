@@ -115,7 +115,8 @@ class Incoming(_Batch):
             got = _LIBC.recvmmsg(self._sock.fileno(), self._messages, len(self._messages), socket.MSG_DONTWAIT, None)
             if got < 0 and ctypes.get_errno() not in {errno.EAGAIN, errno.EINTR}:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            seen += [(self._number(at), self._time(at)) for at in range(got)]
+            whole = [at for at in range(got) if self._messages[at].length >= NUMBER.size]
+            seen += [(self._number(at), self._time(at)) for at in whole]
             self._make_room(got)
             if 0 <= got < len(self._messages) or (got < 0 and ctypes.get_errno() == errno.EAGAIN):
                 return seen

@@ -34,6 +34,8 @@ _PACKETS_AT_ONCE = 256
 
 _SO_RCVBUFFORCE = 33
 """include/uapi/asm-generic/socket.h: SO_RCVBUF without the limit of net.core.rmem_max, 0.2 s of packets."""
+_SO_SNDBUFFORCE = 32
+"""Likewise of SO_SNDBUF: a flow whose packets wait somewhere must not hold up the others, which one process sends."""
 _BUFFER = 1 << 23
 """Bytes: ten seconds of packets, so that a receiver without CPU loses none; that would be blamed on the tunnels."""
 
@@ -132,6 +134,7 @@ def _ends(flow: Flow, stack: contextlib.ExitStack) -> tuple[Incoming, socket.soc
     with flow.source.entered():
         outlet = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
     inlet.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+    outlet.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER)
     incoming = Incoming(inlet, packets=_PACKETS_AT_ONCE, size=NUMBER.size)  # the rest is cut off
     inlet.bind((flow.address, flow.port))
     outlet.connect((flow.address, flow.port))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from aiohttp import web
 from linkseal.keys.announcement import SignedAnnouncement
-from linkseal.tunnels.directory import base
+from linkseal.tunnels.directory import base, kube, outbox
 from linkseal.tunnels.directory.kube import KubeDirectory, kube_directory
 from linkseal.tunnels.settings import KubeDirectorySettings
 
@@ -53,6 +55,26 @@ class Server:
 
     kubeconfig: Path
     asked: set[tuple[str, str, str]] = field(default_factory=set)
+    failing: int = 0
+    """How often it does not say whether n3 is there."""
+    requests: list[str] = field(default_factory=list)
+    """Names of certificate requests, as they were made."""
+    kept: set[str] = field(default_factory=set)
+    """Those that are there still."""
+    slow: float = 0.0
+    """Seconds until it says what became of one."""
+
+    async def sign(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "POST":
+            name = yaml.safe_load(await request.text())["metadata"]["name"]
+            self.requests.append(name)
+            self.kept.add(name)
+            return web.json_response(_object(name), status=201)
+        await asyncio.sleep(self.slow)
+        name = request.path.rpartition("/")[2]
+        if name not in self.kept:
+            return web.json_response({"message": "there is none"}, status=404)
+        return web.json_response({**_object(name), "status": {"certificate": b64encode(b"the certificate").decode()}})
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         watched = "watch" in request.query
@@ -63,7 +85,12 @@ class Server:
             await response.prepare(request)
             await asyncio.Event().wait()
         if path == "/api/v1/nodes/n3":
+            if self.failing:
+                self.failing -= 1
+                return web.json_response({"message": "too many"}, status=429)
             return web.json_response({"message": "there is none"}, status=404)
+        if "/certificatesigningrequests" in path:
+            return await self.sign(request)
         return web.json_response(_collection(path) or _object(path.rpartition("/")[2]))
 
     def of_nodes(self) -> set[tuple[str, str, str]]:
@@ -124,6 +151,44 @@ async def test_of_nodes_an_agent_asks_for_metadata_alone(
         *(("GET", f"/api/v1/nodes/{name}", METADATA) for name in ("n1", "n2", "n3")),
         ("PATCH", "/api/v1/nodes/n1", METADATA),
     }
+
+
+async def test_a_confirmation_that_failed_is_asked_for_again_though_nothing_else_happens(
+    server: Server, directory: KubeDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "CONFIRM_AFTER", 0.0)
+    monkeypatch.setattr(kube, "CONFIRM_AGAIN", (0.01, 0.02))
+    server.failing = 3
+    while "n3" not in (await directory.view("", known=["n3"])).snapshot.confirmed_gone:
+        assert await directory.wait_for_change(20.0)
+    assert server.failing == 0
+
+
+async def test_a_request_is_not_made_again_once_its_certificate_came(server: Server, directory: KubeDirectory) -> None:
+    await directory.view("")
+    await directory.request_certificate("n1", "csr")
+    server.kept.clear()
+    assert await directory.certificate("n1") is None
+    assert len(server.requests) == 2, "it was lost"
+    assert await directory.certificate("n1") == "the certificate"
+    server.kept.clear()
+    assert await directory.certificate("n1") is None, "the API server forgets what was answered"
+    assert len(server.requests) == 2
+    await directory.request_certificate("n1", "another")
+    assert await directory.certificate("n1") == "the certificate"
+    assert len(set(server.requests)) == 2
+
+
+async def test_a_certificate_that_comes_late_comes(
+    server: Server, directory: KubeDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "PATIENCE", 0.05)
+    await directory.view("")
+    await directory.request_certificate("n1", "csr")
+    server.slow = 0.3
+    assert await directory.certificate("n1") is None
+    await asyncio.sleep(0.5)
+    assert await directory.certificate("n1") == "the certificate"
 
 
 async def test_an_agents_process_never_loads_the_typed_models_of_kubernetes(server: Server) -> None:

@@ -80,3 +80,28 @@ async def test_its_end_breaks_off_what_is_under_way() -> None:
         await box.send("a", slow(asyncio.Event(), done, "never"))
     await box.close()
     assert done == []
+
+
+async def test_an_answer_that_comes_late_is_that_of_the_next_call(box: Outbox) -> None:
+    gate, done = asyncio.Event(), list[str]()
+    assert await box.ask("a", slow(gate, done, "first")) is None
+    with pytest.raises(DirectoryError, match="has not answered yet"):
+        await box.ask("a", slow(gate, done, "second"))
+    gate.set()
+    assert await box.ask("a", slow(gate, done, "third")) == "first"
+    assert await box.ask("a", slow(gate, done, "fourth")) == "fourth"
+    assert done == ["first", "fourth"]
+
+
+async def test_so_is_an_error(box: Outbox) -> None:
+    gate = asyncio.Event()
+
+    async def fail() -> None:
+        await gate.wait()
+        raise DirectoryError("no")
+
+    assert await box.ask("a", fail()) is None
+    gate.set()
+    with pytest.raises(DirectoryError, match="no"):
+        await box.ask("a", fail())
+    assert await box.ask("a", asyncio.sleep(0, "anew")) == "anew"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,22 +72,28 @@ def test_what_a_suite_leaves_behind_is_killed_and_does_not_hold_it_up(tmp_path: 
         "if os.fork() == 0:\n"
         "    os.setsid()\n"
         "    child = subprocess.Popen(['sleep', '600'])\n"
-        f"    open({str(numbers)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
+        f"    open({str(numbers) + '.new'!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
+        f"    os.rename({str(numbers) + '.new'!r}, {str(numbers)!r})\n"
         "    time.sleep(600)\n"
         f"while not os.path.exists({str(numbers)!r}): time.sleep(0.01)\n"
-        "time.sleep(0.1)\n"
     )
     result = Runner(tmp_path).checks([(Path(sys.executable).name, "-c", script)])
     assert (result.passed, result.failed) == (1, 0)
-    assert [pid for pid in numbers.read_text().split() if alive(int(pid))] == []
+    forked, started = map(int, numbers.read_text().split())
+    assert not alive(forked)
+    assert not alive(started)
 
 
 def alive(pid: int) -> bool:
-    """Whether it runs: one that has ended may wait for whoever adopted it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    """Whether it is not taken apart within a second; one that has ended may wait for whoever adopted it."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return False
+        except OSError:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def test_files_are_shared_out_by_how_long_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
