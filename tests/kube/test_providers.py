@@ -171,7 +171,7 @@ async def test_calicos_blocks_and_borrowed_addresses_are_granted_and_move(
             put(nodes, BLOCKS, block("10.0.0.0/29", "n1", {0: "n1", 5: borrower}))
             await until(lambda who=borrower: "10.0.0.5/32" in (prefixes(nodes, who) or ()))
             assert prefixes(nodes, "n1") == split
-        assert prefixes(nodes, "n3") == ()
+        await until(lambda: prefixes(nodes, "n3") == ())
         broken = block("10.0.0.0/29", "n3", {})
         broken["spec"]["cidr"] = "10.0.0.1/29"
         put(nodes, BLOCKS, broken)
@@ -236,7 +236,7 @@ async def test_a_cilium_nodes_networks_and_pools_are_granted(
     async with never_twice(plane, tmp_path), running(plane, nodes, tmp_path, chosen=granting("cilium")):
         await until(lambda: prefixes(nodes, "n2") == ("10.2.0.0/27", "10.3.0.0/27"))
         assert prefixes(nodes, "n1") == ("10.1.0.0/24",)
-        assert prefixes(nodes, "n3") == (), "its node addresses are granted before it has a CiliumNode"
+        await until(lambda: prefixes(nodes, "n3") == ())  # its node addresses are granted before it has a CiliumNode
         put(nodes, CILIUM_NODES, cilium_node("n1", {"podCIDRs": ["10.1.0.9/24"]}))
         nodes.post(CILIUM_NODES, cilium_node("n3", {"pool": {"10.1.0.7": {}, "10.4.0.7": {}}}))
         await until(lambda: prefixes(nodes, "n3") == ("10.4.0.7/32",))
@@ -289,7 +289,7 @@ async def test_addresses_of_pods_are_granted_while_they_run(
         start("thief", "n3", "10.0.0.1")
         await until(lambda: prefixes(nodes, "n2") == ("10.0.0.3/32",))
         await until(lambda: prefixes(nodes, "n1") == ("10.0.0.1/32", "10.0.0.2/32", "fd00::1/128"))
-        assert prefixes(nodes, "n3") == ()
+        await until(lambda: prefixes(nodes, "n3") == ())
         nodes.patch(f"{PODS}/b/status", {"status": {"phase": "Succeeded"}})
         await until(lambda: prefixes(nodes, "n1") == ("10.0.0.1/32", "fd00::1/128"))
         nodes.delete(f"{PODS}/a?gracePeriodSeconds=0")
