@@ -26,7 +26,7 @@ ARRIVES = 1.5
 """Seconds a packet may take: a handshake with 5 s between attempts would be too late, and need not be waited for."""
 
 TRIES = 3
-"""How often an act is done at most until the agent makes no pass meanwhile: probes that are late bring one."""
+"""How often an act is done at most where a pass puts it back at once: probes that are late bring one."""
 
 PARTS = 4
 """Tests that the acts are dealt out to: one takes the lab kernel 10 s."""
@@ -161,11 +161,11 @@ def test_sealed_is_said_only_of_what_goes_encrypted(nodes: Nodes, part: int) -> 
         acts = [*BREAKING, *HARMLESS]
         random.Random(4).shuffle(acts)
         for act in acts[part::PARTS]:
-            assert any(undisturbed(linkseal, cluster, act) for _ in range(TRIES)), act
+            assert any(is_told(linkseal, cluster, act) for _ in range(TRIES)), act
 
 
-def undisturbed(linkseal: Deployment, cluster: Cluster, act: Sabotage) -> bool:
-    """Do it, and see that what is said is true; False: the agent made a pass meanwhile, and may have put it back."""
+def is_told(linkseal: Deployment, cluster: Cluster, act: Sabotage) -> bool:
+    """Do it, and see that what is said is true; False: the agent made a pass meanwhile, and has put it back."""
     a = cluster[0]
     first = ask(linkseal.run_folder(a), {"do": "status"})
     a.run(act.do)
@@ -175,10 +175,9 @@ def undisturbed(linkseal: Deployment, cluster: Cluster, act: Sabotage) -> bool:
     print(f"{state.value:8} {code} {'encrypted' if went else 'NOT encrypted'}: {act.do}")
     assert went or state is not LinkState.SEALED, act
     after = ask(linkseal.run_folder(a), {"do": "status"})
-    quiet = bool(first["passes"] == after["passes"])
-    if quiet:
-        assert (state is LinkState.SEALED) == act.harmless, (act, code)
-        assert after["writes"] == before["writes"], "looking writes nothing"
+    assert after["writes"] == before["writes"] or after["passes"] > before["passes"], "looking writes nothing"
+    right = (state is LinkState.SEALED) == act.harmless
+    assert right or after["passes"] > first["passes"], (act, code)
     a.run(act.undo or "true")
     heal(linkseal, a)
-    return quiet
+    return right
