@@ -7,9 +7,9 @@ from math import inf
 from typing import Final
 
 from linkseal.keys.values import PublicKey
-from linkseal.tunnels.addressing import slot_name
+from linkseal.tunnels.addressing import slot_name, slot_port
 from linkseal.tunnels.model import LinkKey
-from linkseal.wireguard.model import Endpoint
+from linkseal.wireguard.model import Endpoint, PeerState
 
 HANDSHAKE_FRESH: Final = 180.0
 """Seconds. REJECT_AFTER_TIME of the WireGuard paper: a session older than this carries nothing."""
@@ -68,6 +68,11 @@ class LinkRecord:
         """Generations: ours, the peer's."""
         return self.key.own, self.key.remote
 
+    def is_as_before(self, state: PeerState) -> bool:
+        """Whether the kernel says of it what it said at the last look."""
+        said = (state.endpoint, state.last_handshake, state.rx_bytes, state.tx_bytes)
+        return self.installed and said == (self.endpoint, self.kernel_handshake, self.rx_bytes, self.tx_bytes)
+
     def fresh(self, now: float) -> bool:
         """Whether the session can carry data."""
         return self.handshake_at is not None and now - self.handshake_at <= HANDSHAKE_FRESH
@@ -86,3 +91,8 @@ class LinkRecord:
         """The link after the kernel forgot its session: the peer, and where it was heard from last, are still there."""
         bare = replace(self, handshake_at=None, session_lost_at=now)
         return replace(bare, provoke=True, lost=self.proven_at is not None)
+
+
+def slot_endpoint(base: Endpoint, key: LinkKey) -> Endpoint:
+    """The peer's endpoint of one link."""
+    return Endpoint(base.host, slot_port(base.port, key.remote, key.own))

@@ -20,8 +20,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from linkseal.keys.values import PublicKey
-from linkseal.tunnels.addressing import slot_port
-from linkseal.tunnels.linkrecord import LinkRecord
+from linkseal.tunnels.linkrecord import LinkRecord, slot_endpoint
 from linkseal.tunnels.model import KeyOfGeneration, LinkKey, LinkState
 from linkseal.tunnels.plan import initiates, pair_links
 from linkseal.tunnels.world import Me, Peer, PeerLinks
@@ -209,6 +208,8 @@ class LinkBook:
             handshake = None
         answered = handshake is not None and handshake != record.handshake_at
         announced = self.announced_endpoint(record.key)
+        if record.is_as_before(state) and (record.endpoint_set == announced or state.endpoint != announced):
+            return record
         adopted = not record.installed and record.endpoint_set is None and not record.provoke
         return replace(
             record,
@@ -234,7 +235,7 @@ class LinkBook:
     def remember_endpoint(self, name: str, base: Endpoint, now: float) -> None:
         """Before a restart this base endpoint was the announced one: a change since then is to be written."""
         for key in self._by_peer.get(name, ()):
-            self.records[key] = replace(self.records[key], endpoint_set=_of_slot(base, key))
+            self.records[key] = replace(self.records[key], endpoint_set=slot_endpoint(base, key))
         if base != self.announced.get(name):
             self._left[name] = (base, now)
 
@@ -310,9 +311,9 @@ class LinkBook:
         return {
             name: PeerLinks(
                 self.current.get(name),
-                frozenset(key[1:] for key in keys if self._wants_endpoint(self.records[key], now)),
+                frozenset([key[1:] for key in keys if self._wants_endpoint(self.records[key], now)]),
                 self.path_mtu.get(name),
-                frozenset(key[1:] for key in keys if self.records[key].provoke),
+                frozenset([key[1:] for key in keys if self.records[key].provoke]),
                 name in entered,
             )
             for name, keys in {**dict.fromkeys(entered, ()), **self._by_peer}.items()
@@ -374,12 +375,12 @@ class LinkBook:
     def announced_endpoint(self, key: LinkKey) -> Endpoint | None:
         """Where the peer says this link's slot is; None: it cannot be reached."""
         base = self.announced.get(key.peer)
-        return None if base is None else _of_slot(base, key)
+        return None if base is None else slot_endpoint(base, key)
 
     def insists(self, key: LinkKey, now: float) -> bool:
         """Whether a link has just gone from its peer's former endpoint, or came back to it, and is to leave it."""
         base, since = self._left.get(key.peer, (None, -inf))
-        return base is not None and now - since <= INSIST and self.records[key].endpoint == _of_slot(base, key)
+        return base is not None and now - since <= INSIST and self.records[key].endpoint == slot_endpoint(base, key)
 
     def _wants_endpoint(self, record: LinkRecord, now: float) -> bool:
         """Tell whether to write the announced endpoint: once; a roamed one stays until it proves dead."""
@@ -393,8 +394,3 @@ class LinkBook:
         changed = record.endpoint_set is not None and record.endpoint_set != announced
         waiting_since = max(record.since, record.session_lost_at or 0.0)
         return changed or (not record.fresh(now) and now - waiting_since > ENDPOINT_PATIENCE)
-
-
-def _of_slot(base: Endpoint, key: LinkKey) -> Endpoint:
-    """The peer's endpoint of one link."""
-    return Endpoint(base.host, slot_port(base.port, key.remote, key.own))

@@ -15,6 +15,8 @@ SOCKET_FOLDER = Path("/var/run/wireguard")
 
 _ANSWER_SECONDS = 10.0
 """`get` of 5,000 peers takes 24 ms."""
+_AT_ONCE = 1 << 20
+"""Bytes of an answer."""
 
 _CREDENTIALS = struct.Struct("=iII")
 """struct ucred: pid, uid, gid (socket(7), SO_PEERCRED)."""
@@ -39,20 +41,24 @@ def connect(name: str) -> socket.socket:
 
 def exchange(name: str, request: bytes) -> list[str]:
     """Return the lines of the answer without its `errno`; SendRefused if that is not 0 or there is no whole answer."""
-    lines: list[str] = []
-    with connect(name) as link, link.makefile("r", encoding="ascii", newline="\n") as answer:
+    said = bytearray()
+    with connect(name) as link:
         try:
             link.sendall(request)
-            for line in answer:
-                field, _, value = line.rstrip("\n").partition("=")
-                if field == "errno":
-                    if errno := abs(int(value)):
-                        raise SendRefused(0, errno)
-                    return lines
-                lines.append(line.rstrip("\n"))
+            while not said.endswith(b"\n\n"):
+                more = link.recv(_AT_ONCE)
+                if not more:
+                    raise SendRefused(0, ENODEV, "its daemon ended in the middle of an answer")
+                said += more
         except OSError as error:
             raise SendRefused(0, error.errno or ENODEV, "its daemon does not answer") from None
-    raise SendRefused(0, ENODEV, "its daemon ended in the middle of an answer")
+    *lines, last = said.decode("ascii").rstrip("\n").split("\n")
+    field, _, value = last.partition("=")
+    if field != "errno":
+        raise SendRefused(0, ENODEV, "its daemon's answer does not say how it went")
+    if errno := abs(int(value)):
+        raise SendRefused(0, errno)
+    return lines
 
 
 def serves(name: str) -> bool:

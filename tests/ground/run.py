@@ -94,6 +94,14 @@ class Selection:
         return inside + [path for path in asked if path.split("::")[0] in marked]
 
 
+def benches(asked: Sequence[str]) -> list[str]:
+    """Paths (from the root) of the benches asked for, by path or name; all if none is. SystemExit names a stranger."""
+    there = {path.stem: str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("tests/bench/bench_*.py"))}
+    if strangers := [one for one in asked if Path(one).stem not in there]:
+        raise SystemExit(f"no such bench: {', '.join(strangers)}; there are {', '.join(there)}")
+    return [there[Path(one).stem] for one in asked] or list(there.values())
+
+
 def _names_a_file(argument: str) -> bool:
     return (ROOT / argument.split("::", maxsplit=1)[0]).exists()
 
@@ -189,11 +197,8 @@ class Session:
 
     def bench(self) -> list[Result]:
         """Each bench is a program that prints figures; one at a time, and never beside anything else."""
-        files = self._selection.paths or sorted(
-            str(path.relative_to(ROOT)) for path in ROOT.glob("tests/bench/bench_*.py")
-        )
         results = []
-        for file in files:
+        for file in benches([*self._selection.paths, *self._selection.options]):
             inside = self._missing and "NEEDS_KERNEL = True" in (ROOT / file).read_text()
             results.append(self._runner.program(file, kernel.lab_kernel() if inside else None))
         return results
@@ -250,6 +255,7 @@ class Session:
         return self.prepare_kernel() or self.prepare_control_plane() or self.kernel()
 
     def only_bench(self) -> list[Result]:
+        benches([*self._selection.paths, *self._selection.options])  # before anything is built for it
         return self.prepare_kernel() or self.bench()
 
     def _in_kernel(self, name: str, files: Sequence[str], mark: str, options: list[str], shards: int) -> list[Result]:

@@ -14,11 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from ipaddress import ip_address, ip_network
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Any, Final, Literal, cast
 
 from linkseal.keys.errors import HostError
-from linkseal.keys.values import Prefix
 from linkseal.tunnels import codes
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.guard.diff import is_whole
@@ -233,16 +233,22 @@ class _Owners:
     """Which peer has an address."""
 
     def __init__(self, world: World) -> None:
-        self._protected = [ip_network(one) for one in world.layout.protected_cidrs]
-        self._by_length: dict[tuple[int, int], dict[int, str]] = {}
-        for peer in (*world.peers.values(), *world.opted_out.values()):
-            for prefix in protected(world.layout.scope, peer.addresses, peer.prefixes):
-                self._add(prefix, peer.name)
+        self._world = world
 
-    def _add(self, prefix: Prefix, name: str) -> None:
-        network = ip_network(prefix)
-        known = self._by_length.setdefault((network.version, network.prefixlen), {})
-        known[int(network.network_address)] = name
+    @cached_property
+    def _protected(self) -> list[IPv4Network | IPv6Network]:
+        return [ip_network(one) for one in self._world.layout.protected_cidrs]
+
+    @cached_property
+    def _by_length(self) -> dict[tuple[int, int], dict[int, str]]:
+        """Made when it is asked for first: as a rule there was no packet to ask for."""
+        found: dict[tuple[int, int], dict[int, str]] = {}
+        for peer in (*self._world.peers.values(), *self._world.opted_out.values()):
+            for prefix in protected(self._world.layout.scope, peer.addresses, peer.prefixes):
+                network = ip_network(prefix)
+                known = found.setdefault((network.version, network.prefixlen), {})
+                known[int(network.network_address)] = peer.name
+        return found
 
     def of(self, text: str) -> str:
         """The peer with the longest prefix around an address; "" if none has one."""

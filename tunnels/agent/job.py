@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from linkseal.keys.announcement import SignedAnnouncement
@@ -26,6 +26,8 @@ class Job:
     """The same instant by a clock that never jumps; None: `now`."""
     speak: bool = True
     """Whether generations may be raised and retired, and announcements signed: not in `agent restore`."""
+    yields: Callable[[], bool] = bool
+    """Whether something more urgent has come up: a pass that has found the host as it should be ends there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +44,5 @@ class Result:
     """What the pass touched and nobody reports: to be looked at once more."""
     wake_in: float = 60.0
     """Seconds until the next pass at the latest."""
+    yielded: bool = False
+    """It found the host as it should be, which the next pass need not look at again, and ended there."""

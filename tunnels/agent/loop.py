@@ -23,6 +23,7 @@ from linkseal.tunnels.agent.control import ControlServer
 from linkseal.tunnels.agent.enrolment import Enrolment
 from linkseal.tunnels.agent.evidence import News
 from linkseal.tunnels.agent.insight import Insight
+from linkseal.tunnels.agent.memory import settle
 from linkseal.tunnels.agent.outgoing import PUBLISHING, REPORTING, Outgoing
 from linkseal.tunnels.agent.paths import PathMeter
 from linkseal.tunnels.agent.picture import picture_of
@@ -94,6 +95,9 @@ class Agent:
         self._news = News()
         self._path_mtus: dict[str, int] = {}
         self._polls = 0
+        self._polled = True
+        """Whether the kernel was polled when it was due last; a look at the directory may go before it once."""
+        self._settled = self._yielded = False  # yielded: the last pass ended early, for the directory's sake
         self._next = 0.0
         self._poll_due = 0.0
         self._passes = 0
@@ -199,7 +203,8 @@ class Agent:
                 await self._wake.wait()
         except TimeoutError:
             return
-        await asyncio.sleep(DEBOUNCE)
+        if not self._yielded:
+            await asyncio.sleep(DEBOUNCE)
 
     # --- one pass -----------------------------------------------------------------------------------------------
 
@@ -207,7 +212,9 @@ class Agent:
         """Wait for something to do and do it; returns the seconds until the next turn at the latest."""
         clock = asyncio.get_running_loop().time
         await self._wait(max(0.0, min(self._next, self._poll_due) - clock()))
-        polled = clock() >= self._poll_due
+        overdue = clock() >= self._poll_due
+        polled = overdue and not (self._look and self._polled)  # what the directory has goes first, but once
+        self._polled = polled or not overdue
         if polled:
             self._polls += 1
             self._dirty |= ALL if self._polls % FULL_LOOK_EVERY == 0 else POLLED
@@ -217,6 +224,10 @@ class Agent:
         began = clock()
         done = await self._pass(view)
         if done is None:
+            return 0.0
+        if done.result.yielded:
+            if polled:  # what it saw is what the next pass goes by
+                self._poll_due = clock() + self.worker.settings.poll
             return 0.0
         self._after(done)
         result = done.result
@@ -240,21 +251,30 @@ class Agent:
     async def _pass(self, view: DirectoryView | None) -> Done | None:
         """One pass in the worker's thread; None if it failed, after a pause: what it was given is kept for the next."""
         job = Job(unix_now(), frozenset(self._dirty), view, tuple(self._outcomes), dict(self._path_mtus), steady_now())
+        if not self._yielded:  # once: however often the directory changes, passes go on
+            job = replace(job, yields=lambda: self._look)
         self._dirty.clear()
         self._outcomes.clear()
         self._path_mtus.clear()
         try:
             done = await self._in_worker(lambda: self.insight.measured(lambda: self._work(job)))
         except Exception as error:  # noqa: BLE001 - whatever it is, tunnels must go on being looked after
-            self._outcomes[:0] = job.outcomes
-            self._outcomes = latest(self._outcomes)
-            self._path_mtus = {**job.path_mtus, **self._path_mtus}
+            self._keep(job)
             self._dirty |= ALL
             self._look = self._look or view is not None
             await self._rest(self._trouble.failed(PASS, error))
             return None
         self._trouble.over(PASS)
+        self._yielded = done.result.yielded
+        if self._yielded:
+            self._keep(job)
         return done
+
+    def _keep(self, job: Job) -> None:
+        """Have the next pass take in what this one was given and did not."""
+        self._outcomes[:0] = job.outcomes
+        self._outcomes = latest(self._outcomes)
+        self._path_mtus = {**job.path_mtus, **self._path_mtus}
 
     def _work(self, job: Job) -> Done:
         """What a pass does in the worker's thread; requests wait until the first pass has made a world to act on."""
@@ -266,6 +286,12 @@ class Agent:
         except Exception:
             self.desk.put_off()
             raise
+        if not self._settled and not result.yielded:  # what was made to begin with stays
+            self._settled = True
+            settle()
+        if result.yielded:
+            self.desk.put_off()
+            return Done(result, None, 0.0, unsaved=False, log=[])
         self.desk.reconsider()
         worker.knowledge.cross(worker.settings.state_directory, job.now)
         picture = picture_of(worker, result)

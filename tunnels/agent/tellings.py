@@ -11,8 +11,9 @@ from linkseal.tunnels import codes
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.guard.model import GuardTransaction
 from linkseal.tunnels.host.host import ALL, Aspect, Failure
-from linkseal.tunnels.model import Step
+from linkseal.tunnels.model import NftTransaction, RemoveRoute, SetRoute, Step
 from linkseal.tunnels.render import render_steps
+from linkseal.wireguard.model import RemovePeer, ReprovokePeer, SetPeer
 
 _LOG: Final = logging.getLogger("linkseal.agent")
 
@@ -44,7 +45,17 @@ def tell_drift(findings: ActiveFindings, undone: Sequence[Step], failures: Seque
 
 
 def touched(steps: Sequence[Step]) -> frozenset[Aspect]:
-    """What is to be looked at once more after these steps: all, the guard's tables (two runs of nft) if they were."""
-    if not steps:
-        return frozenset()
-    return ALL if any(isinstance(step, GuardTransaction) for step in steps) else ALL - {Aspect.GUARD}
+    """What is to be looked at once more after these steps: where what they change lies, and all if it is a device."""
+    found: set[Aspect] = set()
+    for step in steps:
+        if isinstance(step, SetPeer | RemovePeer | ReprovokePeer):
+            found.add(Aspect.WIREGUARD)
+        elif isinstance(step, SetRoute | RemoveRoute):
+            found.add(Aspect.ROUTES)
+        elif isinstance(step, NftTransaction):
+            found.add(Aspect.NFT)
+        elif isinstance(step, GuardTransaction):
+            return ALL
+        else:
+            found |= ALL - {Aspect.GUARD}
+    return frozenset(found)

@@ -23,6 +23,7 @@ from linkseal.tunnels.agent.breakglass import BreakGlass
 from linkseal.tunnels.agent.clock import steady_now, unix_now, utc
 from linkseal.tunnels.agent.evidence import take_outcomes
 from linkseal.tunnels.agent.facts import (
+    Peers,
     addresses_on,
     behind,
     endpoints_to_announce,
@@ -31,7 +32,6 @@ from linkseal.tunnels.agent.facts import (
     nics_of,
     opted_out,
     overrides_of,
-    peers_of,
     underlay_of,
 )
 from linkseal.tunnels.agent.firstguard import FirstGuard
@@ -103,6 +103,9 @@ class Worker:
         self.observed = Observed()
         self.desired = Desired()
         self.world: World | None = None
+        self._planned: World | None = None
+        """Of which `desired` was made."""
+        self._peers = Peers()
         self.features = host.features()
         self.door = self.features.door
         self.healed = 0
@@ -137,6 +140,8 @@ class Worker:
             self.ahead = job.now - steady
         changed = self.knowledge.learn(job.view, job.now) if job.view is not None else frozenset[str]()
         self.observed = self.host.observe(job.aspects | ({Aspect.ROUTES} if changed else frozenset()), self.observed)
+        if job.view is None and job.yields() and not diff(self.desired, self.observed):  # what is amiss cannot wait
+            return Result(yielded=True)
         self._ensure_generation(job)
         world = self._world(job, steady)
         if world is None:
@@ -218,7 +223,7 @@ class Worker:
             me,
             layout_of(policy, opted_out=grant.opted_out, node=me.name),
             underlay,
-            self.book.retain(peers_of(register.peers, me.name, policy)),
+            self.book.retain(self._peers.of(register.peers, me.name, policy)),
             {},
             self.door,
             overrides_of(self.settings.peer_endpoints, policy.wireguard.port),
@@ -277,7 +282,8 @@ class Worker:
     # --- steps --------------------------------------------------------------------------------------------------
 
     def _steps(self, world: World) -> tuple[Step, ...]:
-        self.desired = plan(world)
+        if world != self._planned:  # as a rule only handshakes and counters are new
+            self.desired, self._planned = plan(world), world
         return (*diff(self.desired, self.observed), *self._loosened.due(world.layout.stage, self.observed))
 
     def _provocations(self, job: Job, now: float) -> tuple[Step, ...]:

@@ -20,6 +20,11 @@ _TABLE, _SET, _ELEMENTS, _OBJECT_NAME, _OBJECT_DATA = 1, 2, 3, 2, 4
 _KEY, _FLAGS, _EXPRESSION, _EXPRESSIONS, _VALUE, _EXPRESSION_DATA = 1, 3, 7, 11, 1, 2
 _BYTES, _PACKETS = 1, 2
 _INTERVAL_END: Final = 1
+_SILENT: Final = struct.pack("=HH8xHH8x", 12, _BYTES, 12, _PACKETS)
+"""What a counter that has counted nothing says: thousands of peers have one each, and hardly one sends past the
+tunnels."""
+_COUNTER_BYTES: Final = 4 + 12 + 4 + len(_SILENT)
+"""Of an expression "counter": what is shorter has none, as the ends of intervals."""
 _NUMBERS: Final[dict[Family, int]] = {"inet": 1, "netdev": 5}
 _SIZES: Final = {4: 4, 6: 16}
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -33,12 +38,13 @@ def read_counters(table: str, sets: Iterator[Place], families: list[Family]) -> 
     with NetlinkSocket(NETLINK_NETFILTER) as sock:
         for family, name in sets:
             version = 6 if name.endswith("6") else 4
-            for key, count in _elements(sock, family, table, name):
+            dynamic = name.startswith(("flow", "plain"))
+            for key, count in _elements(sock, family, table, name, silent=dynamic):
                 address = socket.inet_ntop(_FAMILIES[version], key[: _SIZES[version]])
-                if name.startswith(("flow", "plain")):
+                if dynamic:
                     flow = Flow(name.partition("_")[2][:-1], address, *_rest(key[_SIZES[version] :]))
                     flows[flow] = flows.get(flow, Count()) + count
-                elif count.packets:  # thousands of peers, of which hardly one sends past the tunnels
+                elif count.packets:
                     spots[Spot(family, name, address)] = count
         for family in families:
             counters.update(_objects(sock, family, table))
@@ -60,13 +66,17 @@ def _dump(sock: NetlinkSocket, family: Family, kind: int, body: bytes) -> list[A
         raise
 
 
-def _elements(sock: NetlinkSocket, family: Family, table: str, name: str) -> Iterator[tuple[bytes, Count]]:
+def _elements(
+    sock: NetlinkSocket, family: Family, table: str, name: str, *, silent: bool
+) -> Iterator[tuple[bytes, Count]]:
+    """Yield keys and counts of a set; `silent`: those that have counted nothing too."""
     for answer in _dump(sock, family, _GET_ELEMENTS, attribute_text(_TABLE, table) + attribute_text(_SET, name)):
         data = answer.data
         for kind, start, end in attributes(data, answer.start + NFGEN.size, answer.end):
             if kind == _ELEMENTS:
                 for _, begin, stop in attributes(data, start, end):
-                    yield from _element(data, begin, stop)
+                    if stop - begin >= _COUNTER_BYTES and (silent or data.find(_SILENT, begin, stop) < 0):
+                        yield from _element(data, begin, stop)
 
 
 def _element(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, Count]]:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from linkseal.keys.errors import HostError
@@ -99,7 +100,8 @@ class Nft:
             return None
         devices = hook_devices() if "netdev" in families else {}
         # One nft for both would be enough, but 1.0.6 then finds only one of the tables.
-        listings = [run_nft(["nft", *LISTING, family, "linkseal"]) for family in families]
+        with ThreadPoolExecutor(len(families)) as side_by_side:
+            listings = list(side_by_side.map(_listing, families))
         return parse(listings, devices)
 
     def apply(self, transaction: NftTransaction) -> None:
@@ -121,6 +123,10 @@ class Nft:
             if wanted := commands(left):
                 self.writes += 1
                 _execute(wanted)
+
+
+def _listing(family: str) -> str:
+    return run_nft(["nft", *LISTING, family, "linkseal"])
 
 
 def _execute(wanted: Sequence[dict[str, Any]], *options: str) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from linkseal.keys.announcement import AnnouncedEndpoint
 from linkseal.keys.grant import Grant
-from linkseal.tunnels.agent.facts import behind, endpoints_to_announce, opted_out, peers_of
+from linkseal.tunnels.agent.facts import Peers, behind, endpoints_to_announce, opted_out, peers_of
 from linkseal.tunnels.model import Observed, Stage
 from linkseal.tunnels.policy import Policy, Pool
 from linkseal.tunnels.register import NodeDocuments
@@ -54,3 +54,25 @@ def test_whom_a_pool_leaves_at_stage_off_is_no_peer_and_is_known_by_what_it_owns
         assert set(found) == others
         assert set(peers_of(accepted, "n1", policy)) == {"n2", "n3"} - others
         assert all(one.prefixes == GRANT.prefixes for one in found.values())
+
+
+def test_who_said_nothing_new_is_the_same_peer_as_before_and_who_went_is_forgotten() -> None:
+    accepted = {
+        name: Accepted(name, "u", replace(GRANT, node=name), None, NodeDocuments()) for name in ("n1", "n2", "n3", "n4")
+    }
+    peers, policy = Peers(), Policy()
+    first = peers.of(accepted, "n1", policy)
+    moved = replace(accepted["n3"], grant=replace(accepted["n3"].grant, addresses=("192.0.2.33",)))
+    second = peers.of({**{name: accepted[name] for name in ("n1", "n2")}, "n3": moved}, "n1", policy)
+    assert set(first) == {"n2", "n3", "n4"}
+    assert set(second) == {"n2", "n3"}
+    assert set(peers._known) == {"n1", "n2", "n3"}
+    assert second["n2"] is first["n2"]
+    assert second["n3"].addresses == ("192.0.2.33",)
+    staged = peers.of(accepted, "n1", Policy(stage=Stage.PREPARE, pool=Pool(Stage.ENFORCE, frozenset({"n1", "n2"}))))
+    assert {name: peer.stage for name, peer in staged.items()} == {
+        "n2": Stage.ENFORCE,
+        "n3": Stage.PREPARE,
+        "n4": Stage.PREPARE,
+    }
+    assert peers.of(accepted, "n1", policy)["n2"].stage is None

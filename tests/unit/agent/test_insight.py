@@ -90,6 +90,16 @@ def test_passes_are_counted_with_their_errors(node: Node) -> None:
     assert len(loop.by_bucket) == len(BUCKETS) + 1
 
 
+def test_half_a_pass_is_no_pass_and_makes_nobody_less_ready(node: Node) -> None:
+    insight = Insight(node.worker)
+    node.host.kernel.slots.clear()
+    assert passed(node, insight, T + 1).result.steps
+    before, touched = insight.picture.loop, insight._touched
+    insight.measured(lambda: Done(Result(yielded=True), None))
+    assert (insight.picture.loop, insight._touched) == (before, touched)
+    assert insight.picture.loop.ready
+
+
 def test_what_others_changed_is_counted_as_healed(node: Node) -> None:
     insight = Insight(node.worker)
     passed(node, insight, T + 1)

@@ -72,9 +72,15 @@ class Scripted(Worker):
     fail: list[Exception]
     jobs: list[Job]
     publish: SignedAnnouncement | None = None
+    meanwhile: Callable[[], object] | None = None
+    """What happens while it looks at the host."""
 
     def run(self, job: Job) -> Result:
         self.jobs.append(job)
+        if self.meanwhile is not None:
+            self.meanwhile()
+            if job.view is None and job.yields():
+                return Result(yielded=True)
         if job.view is not None:
             self.knowledge.learn(job.view, job.now)
         if self.fail:
@@ -172,6 +178,51 @@ async def test_what_a_failed_pass_was_told_reaches_the_next(agent: Running, erro
         assert (list(job.outcomes), dict(job.path_mtus)) == ([LOST], {"n2": 1400})
         assert job.view is not None
     assert (agent.worker.jobs[3].outcomes, agent.worker.jobs[3].path_mtus) == ((), {})
+
+
+async def test_a_look_at_the_directory_ends_a_pass_that_has_only_looked_at_the_host_and_that_once(
+    agent: Running,
+) -> None:
+    loop = agent.agent
+    loop._on_outcome(LOST)
+    loop._on_path("n2", 1400)
+    agent.worker.meanwhile = lambda: setattr(loop, "_look", True)
+    ended = []
+    for _ in range(3):
+        done = await loop._pass(None)
+        assert done is not None
+        ended.append(done.result.yielded)
+    assert ended == [True, False, True]
+    given = [(list(job.outcomes), dict(job.path_mtus)) for job in agent.worker.jobs]
+    assert given == [([LOST], {"n2": 1400})] * 2 + [([], {})], "nothing of it is lost, or taken twice"
+
+
+async def test_a_pass_that_ends_early_puts_a_poll_off_only_if_it_did_it(agent: Running) -> None:
+    loop, clock = agent.agent, asyncio.get_running_loop().time
+    agent.worker.meanwhile = lambda: setattr(loop, "_look", True)
+
+    async def turn(due: float) -> tuple[bool, float]:
+        """A turn without a look at the directory before; whether it ended early, and when the next poll is due."""
+        loop._look, loop._yielded, loop._poll_due = False, False, due
+        loop._wake.set()
+        await loop._turn()
+        return loop._yielded, loop._poll_due
+
+    soon = clock() + 5
+    assert await turn(soon) == (True, soon)
+    ended, due = await turn(0.0)
+    assert ended
+    assert due > soon
+
+
+async def test_the_kernel_is_polled_in_time_though_the_directory_goes_first(agent: Running) -> None:
+    agent.agent._dirty.clear()
+    agent.worker.meanwhile = lambda: setattr(agent.agent, "_look", True)
+    async with agent.running():
+        await agent.until(lambda: len(agent.worker.jobs) > 1)
+    first, second = agent.worker.jobs[:2]
+    assert (first.view is None, first.aspects) == (False, frozenset())
+    assert (second.view is None, second.aspects) == (False, loop_module.POLLED)
 
 
 async def test_a_failing_pass_is_tried_with_pauses_however_much_wakes_it(

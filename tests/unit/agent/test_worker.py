@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from linkseal.keys import policydoc
 from linkseal.keys.policydoc import PolicyDocument
-from linkseal.tunnels.model import AddRule, LinkState, NftTransaction
+from linkseal.tunnels.agent import worker as worker_module
+from linkseal.tunnels.agent.worker import Result
+from linkseal.tunnels.model import AddRule, Desired, LinkState, NftTransaction, Stage
+from linkseal.tunnels.plan import plan
 from linkseal.tunnels.register import NodeDocuments
+from linkseal.tunnels.world import World
 from unit.agent.pair import CA, NOW, MemoryHost, Node, T, sealed_pair, view
 
 
@@ -190,3 +195,34 @@ def test_what_is_counted_in_the_pass_that_moves_a_peer_went_before_the_move(tmp_
     a.worker.guard.look = lambda _world, _guard, carried, _now: seen.append(carried)  # type: ignore[method-assign]
     a.run(T + 2, view=replace(view(a, b), policy=again))
     assert (seen[0], a.worker.carried) == (frozenset(), {"n2"})
+
+
+def test_a_pass_that_something_waits_for_ends_where_all_is_as_it_should_be(tmp_path: Path) -> None:
+    a, b = sealed_pair(tmp_path)
+    a.run(T + 1)
+    a.handshakes(T + 2)
+    assert a.run(T + 2, yields=lambda: True) == Result(yielded=True)
+    again = a.run(T + 2, view=view(a, b), yields=lambda: True)
+    assert not again.yielded, "what the directory has is what was waited for"
+    a.host.kernel.rules.clear()
+    healed = a.run(T + 3, yields=lambda: True)
+    assert not healed.yielded
+    assert a.host.kernel.rules, "what is amiss does not wait for the directory"
+
+
+def test_what_is_as_it_was_is_not_planned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = sealed_pair(tmp_path)
+    planned: list[World] = []
+
+    def counted(world: World) -> Desired:
+        planned.append(world)
+        return plan(world)
+
+    monkeypatch.setattr(worker_module, "plan", counted)
+    a.run(T + 1)
+    a.handshakes(T + 2)
+    a.run(T + 2)
+    assert planned == []
+    a.run(T + 3, view=view(a, b, stage="prepare"))
+    assert [world.layout.stage for world in planned] == [Stage.PREPARE]
+    assert a.worker.desired.guard is not None

@@ -311,3 +311,13 @@ def test_once_it_is_interrupted_nothing_more_is_started(tmp_path: Path) -> None:
     with pytest.raises(InterruptedRunError):
         runner.pytest_in_lab("kernel", tmp_path / "linux", [], {})
     assert not ran.exists()
+
+
+def test_a_bench_is_named_by_path_or_name_and_a_stranger_is_told() -> None:
+    assert run.benches([]) == run.benches(sorted(path.stem for path in Path("tests/bench").glob("bench_*.py")))
+    assert run.benches(["tests/bench/bench_plan.py", "bench_kube"]) == [
+        "tests/bench/bench_plan.py",
+        "tests/bench/bench_kube.py",
+    ]
+    with pytest.raises(SystemExit, match="no such bench: plan; there are bench_agent, "):
+        run.benches(["bench_plan", "plan"])
