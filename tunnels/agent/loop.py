@@ -44,8 +44,8 @@ from linkseal.tunnels.status import NodeStatus, to_json
 _LOG: Final = logging.getLogger("linkseal.agent")
 _T = TypeVar("_T")
 
-DEBOUNCE: Final = 0.03
-"""Seconds: one change of the kernel comes as several events."""
+DEBOUNCE, GATHER = 0.03, 0.005
+"""Seconds: one change of the kernel comes as several events; of the directory, all of it by one answer as a rule."""
 POLLED: Final = frozenset({Aspect.WIREGUARD, Aspect.LINKS, Aspect.REDIRECT})
 """What has no events: WireGuard's configuration, and accept_local and rp_filter of interfaces when set by netlink.
 Reading 120 interfaces takes 25 ms: 0.25 % of a core at a poll every 10 s."""
@@ -203,8 +203,7 @@ class Agent:
                 await self._wake.wait()
         except TimeoutError:
             return
-        if not self._yielded:
-            await asyncio.sleep(DEBOUNCE)
+        await asyncio.sleep(GATHER if self._look else DEBOUNCE)
 
     # --- one pass -----------------------------------------------------------------------------------------------
 
