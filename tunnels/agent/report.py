@@ -53,7 +53,7 @@ def node_status(
         for name, (state, code) in sorted(states.items())
         if state is not LinkState.SEALED
     ]
-    shown = worker.findings.shown(now)
+    shown, shown_links = worker.findings.shown(now), sorted(worker.book.records)[:MAX_PAIRS]
     return NodeStatus(
         observed_at=now,
         stage=policy.stage_of(worker.knowledge.node) if policy is not None else Stage.OFF,
@@ -69,9 +69,7 @@ def node_status(
         generations=tuple(_generations(worker)),
         links=LinkCounts(total=len(states), **{state.value: counts[state] for state in LinkState}),
         unsealed=tuple(sorted(unsealed, key=lambda entry: WORST_FIRST.index(entry.state))[:MAX_UNSEALED]),
-        pairs=tuple(_pair(worker, record, now, untrue) for _, record in sorted(worker.book.records.items()))[
-            :MAX_PAIRS
-        ],
+        pairs=tuple(_pair(worker, worker.book.records[key], now, untrue) for key in shown_links),
         findings=tuple(FindingStatus(f.code, f.subject, f.message, f.since) for f in shown)[:MAX_PAIRS],
         requests=dict(requests),
         policy=worker.applied,

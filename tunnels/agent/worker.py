@@ -140,14 +140,14 @@ class Worker:
             self.ahead = job.now - steady
         changed = self.knowledge.learn(job.view, job.now) if job.view is not None else frozenset[str]()
         self.observed = self.host.observe(job.aspects | ({Aspect.ROUTES} if changed else frozenset()), self.observed)
-        if job.view is None and job.yields() and not diff(self.desired, self.observed):  # what is amiss cannot wait
-            return Result(yielded=True)
         self._ensure_generation(job)
         world = self._world(job, steady)
         if world is None:
             self.applied = AppliedStatus(self.knowledge.policy_serial)
             return Result(wake_in=5.0)
         self.book.observe(self.observed.devices, steady, down=self._down(), wall=job.now)
+        if job.view is None and job.yields() and not diff(self.desired, self.observed):  # what is amiss cannot wait
+            return Result(yielded=True)
         take_outcomes(self.book, self.findings, job.outcomes, job.path_mtus, job.now, steady)
         moves = self.book.choose(steady)
         world = self.world = replace(world, links=self.book.peer_links(steady))
