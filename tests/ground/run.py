@@ -195,10 +195,10 @@ class Session:
         results += self._in_kernel("pods", whole, KERNEL_TESTS, ["-v"], 1) if whole else []
         return with_second_try(results, lambda failed: self._in_kernel("again", failed, KERNEL_TESTS, ["-v"], 1))
 
-    def bench(self) -> list[Result]:
+    def bench(self, files: Sequence[str]) -> list[Result]:
         """Each bench is a program that prints figures; one at a time, and never beside anything else."""
         results = []
-        for file in benches([*self._selection.paths, *self._selection.options]):
+        for file in files:
             inside = self._missing and "NEEDS_KERNEL = True" in (ROOT / file).read_text()
             results.append(self._runner.program(file, kernel.lab_kernel() if inside else None))
         return results
@@ -255,8 +255,8 @@ class Session:
         return self.prepare_kernel() or self.prepare_control_plane() or self.kernel()
 
     def only_bench(self) -> list[Result]:
-        benches([*self._selection.paths, *self._selection.options])  # before anything is built for it
-        return self.prepare_kernel() or self.bench()
+        files = benches([*self._selection.paths, *self._selection.options])  # before anything is built for them
+        return self.prepare_kernel() or self.bench(files)
 
     def _in_kernel(self, name: str, files: Sequence[str], mark: str, options: list[str], shards: int) -> list[Result]:
         env = {"LINKSEAL_KERNEL_REQUIRED": "1"}

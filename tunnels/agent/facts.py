@@ -98,14 +98,19 @@ class Peers:
     def __init__(self) -> None:
         self._known: dict[str, tuple[Accepted, Peer]] = {}
 
-    def of(self, accepted: Mapping[str, Accepted], own: str, policy: Policy) -> dict[str, Peer]:
+    def of(self, accepted: Mapping[str, Accepted], own: str, policy: Policy | None) -> dict[str, Peer]:
         """Return `peers_of`; a peer that is as it was accepted before is the very same."""
         before = self._known
         self._known = {
             name: known if (known := before.get(name)) is not None and known[0] is entry else (entry, _peer(entry))
             for name, entry in accepted.items()
         }
-        return _taking_part({name: peer for name, (_, peer) in self._known.items()}, accepted, own, policy)
+        entries = self._known.items()
+        peers = {name: peer for name, (one, peer) in entries if name != own and not one.grant.opted_out}
+        if policy is None or policy.pool is None:
+            return peers
+        staged = ((name, peer, policy.stage_of(name)) for name, peer in peers.items())
+        return {name: replace(peer, stage=stage) for name, peer, stage in staged if stage is not Stage.OFF}
 
 
 def peers_of(accepted: Mapping[str, Accepted], own: str, policy: Policy | None = None) -> dict[str, Peer]:
@@ -113,17 +118,7 @@ def peers_of(accepted: Mapping[str, Accepted], own: str, policy: Policy | None =
 
     Where a pool goes first, those outside it that are still off have nothing to make a link with.
     """
-    return _taking_part({name: _peer(entry) for name, entry in accepted.items()}, accepted, own, policy)
-
-
-def _taking_part(
-    known: Mapping[str, Peer], accepted: Mapping[str, Accepted], own: str, policy: Policy | None
-) -> dict[str, Peer]:
-    peers = {name: known[name] for name, one in accepted.items() if name != own and not one.grant.opted_out}
-    if policy is None or policy.pool is None:
-        return peers
-    staged = ((name, peer, policy.stage_of(name)) for name, peer in peers.items())
-    return {name: replace(peer, stage=stage) for name, peer, stage in staged if stage is not Stage.OFF}
+    return Peers().of(accepted, own, policy)
 
 
 def opted_out(accepted: Mapping[str, Accepted], own: str) -> dict[str, Peer]:

@@ -82,8 +82,8 @@ class Insight:
             self._touched = True
             self._count(began, failed=1, ready=False)
             raise
-        self._turned = steady_now()
         if done.result.yielded:  # it is half a pass, and the next one is the other half
+            self._turned = steady_now()
             return done
         self._touched = bool(done.result.steps)
         refused = bool(done.result.failures)

@@ -285,12 +285,12 @@ class Agent:
         except Exception:
             self.desk.put_off()
             raise
-        if not self._settled and not result.yielded:  # what was made to begin with stays
-            self._settled = True
-            settle()
         if result.yielded:
             self.desk.put_off()
             return Done(result, None, 0.0, unsaved=False, log=[])
+        if not self._settled:  # what was made to begin with stays
+            self._settled = True
+            settle()
         self.desk.reconsider()
         worker.knowledge.cross(worker.settings.state_directory, job.now)
         picture = picture_of(worker, result)

@@ -10,7 +10,7 @@ from linkseal.tunnels.guard.model import Guard, GuardTransaction
 from linkseal.tunnels.guard.readings import Readings
 from linkseal.tunnels.host.guardread import read_counters
 from linkseal.tunnels.host.nfnetlink import hook_devices, our_tables
-from linkseal.tunnels.host.nft import LISTING, run_nft
+from linkseal.tunnels.host.nft import listings, run_nft
 from linkseal.tunnels.host.nftcache import Remembered
 
 
@@ -33,8 +33,7 @@ class GuardTables:
             return None
         devices = hook_devices(self.table) if "netdev" in families else {}
         items = []
-        for family in families:  # one nft for both finds only one of the tables (1.0.6)
-            listing = run_nft(["nft", *LISTING, family, self.table])
+        for listing in listings(families, self.table):
             try:
                 items += json.loads(listing)["nftables"]
             except ValueError:

@@ -14,7 +14,7 @@ from linkseal.tunnels.host.nfnetlink import hook_devices, our_tables
 from linkseal.tunnels.host.nftcache import Remembered
 from linkseal.tunnels.host.programs import with_path
 from linkseal.tunnels.model import NftTransaction, Ruleset
-from linkseal.tunnels.nftables import adjust, commands, door_chain, parse
+from linkseal.tunnels.nftables import TABLE, adjust, commands, door_chain, parse
 
 _SECONDS = 30
 """5,000 elements take 0.04 s to add (0.8 s in the lab kernel); past this nft hangs."""
@@ -22,7 +22,7 @@ _SECONDS = 30
 _STDIN = "/proc/self/fd/0"
 """Not `-`: nft opens /dev/stdin for that, which only udev or a container runtime makes."""
 
-LISTING: Final = ("-j", "--numeric-protocol", "list", "table")
+_LISTING: Final = ("-j", "--numeric-protocol", "list", "table")
 """How a table is asked for: names of protocols depend on /etc/protocols, which slim images do not have."""
 
 _TRIAL: Final = NftTransaction(create=True, set_chains=(door_chain()._replace(name="trial", device="lo"),))
@@ -99,10 +99,7 @@ class Nft:
         if not families:
             return None
         devices = hook_devices() if "netdev" in families else {}
-        # One nft for both would be enough, but 1.0.6 then finds only one of the tables.
-        with ThreadPoolExecutor(len(families)) as side_by_side:
-            listings = list(side_by_side.map(_listing, families))
-        return parse(listings, devices)
+        return parse(listings(families, TABLE), devices)
 
     def apply(self, transaction: NftTransaction) -> None:
         """Carry out a transaction. HostError.
@@ -125,8 +122,13 @@ class Nft:
                 _execute(wanted)
 
 
-def _listing(family: str) -> str:
-    return run_nft(["nft", *LISTING, family, "linkseal"])
+def listings(families: Sequence[str], table: str) -> list[str]:
+    """Return what nft prints of a table in each of these families, asked side by side. HostError.
+
+    One nft for all would be enough, but 1.0.6 then finds only one of the tables.
+    """
+    with ThreadPoolExecutor(len(families)) as side_by_side:
+        return list(side_by_side.map(lambda family: run_nft(["nft", *_LISTING, family, table]), families))
 
 
 def _execute(wanted: Sequence[dict[str, Any]], *options: str) -> None:

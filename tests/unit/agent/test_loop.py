@@ -197,6 +197,15 @@ async def test_a_look_at_the_directory_ends_a_pass_that_has_only_looked_at_the_h
     assert given == [([LOST], {"n2": 1400})] * 2 + [([], {})], "nothing of it is lost, or taken twice"
 
 
+async def test_what_the_first_whole_pass_made_is_settled_once(agent: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: list[int] = []
+    monkeypatch.setattr(loop_module, "settle", lambda: settled.append(len(agent.worker.jobs)))
+    agent.worker.meanwhile = lambda: setattr(agent.agent, "_look", True)
+    for _ in range(4):
+        await agent.agent._pass(None)
+    assert settled == [2], "the first one ended early"
+
+
 async def test_a_pass_that_ends_early_puts_a_poll_off_only_if_it_did_it(agent: Running) -> None:
     loop, clock = agent.agent, asyncio.get_running_loop().time
     agent.worker.meanwhile = lambda: setattr(loop, "_look", True)
