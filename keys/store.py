@@ -6,8 +6,8 @@
       generations.json            never a secret
       keys/gen-NUMBER.key         0600: the seed of one generation
 
-A store belongs to one node: copied to another machine it is refused, because two machines with one key would take each
-other's traffic.
+A store belongs to one node: copied to another node's machine it is refused, because two machines with one key would
+take each other's traffic.
 """
 
 from __future__ import annotations
@@ -70,19 +70,19 @@ class KeyStore:
         if (owner.node, owner.uid) != (node, uid):
             raise HostError(
                 f"{self.state_dir} holds the keys of node {owner.node} (UID {owner.uid}), and this is {node} "
-                f"(UID {uid}). If this disk was copied from that node, or the node was made anew, run `linkseal agent "
+                f"(UID {uid}). If this disk was copied from that node, or the UID is another now, run `linkseal agent "
                 f"cleanup`, move {self.state_dir} away and start again: new keys are made. Never use one store on two "
                 "machines"
             )
         return owner
 
     def move(self, node: str, uid: str, cluster_uid: str) -> None:
-        """Have the store belong to this node of another cluster, with its keys.
+        """Have the store belong to this node under another UID, or in another cluster, with the keys that it has.
 
         The certificate goes, before: it is for the old UID, and nothing is ever announced with that under the new one.
         """
         check_identity(node, uid)
-        erase_file(self.state_dir / "identity.crt")
+        self.erase_certificate()
         self._save_owner(StoreOwner(node, uid, cluster_uid))
 
     def _save_owner(self, owner: StoreOwner) -> None:
@@ -173,6 +173,10 @@ class KeyStore:
     def save_certificate(self, pem: str) -> bool:
         """Store the node's certificate; return whether anything was written."""
         return atomic_write(self.state_dir / "identity.crt", pem.encode(), PUBLIC)
+
+    def erase_certificate(self) -> None:
+        """Remove the node's certificate; absent is fine."""
+        erase_file(self.state_dir / "identity.crt")
 
     def load_certificate(self) -> str | None:
         """Return the node's certificate (PEM), None if there is none."""

@@ -152,8 +152,8 @@ DOCUMENTS: Final = (
         "LS1017",
         "warning",
         "node announces itself but was granted nothing",
-        "There is an announcement and no grant for this node: the cluster has not said what it owns, so nothing is "
-        "routed to it.",
+        "There is an announcement and no grant for this node, or none for the UID by which it was registered again: "
+        "the cluster has not said what it owns, so nothing is routed to it.",
         "Add the node to the signer's inventory, or look why the controller grants it nothing.",
         hold=30,
     ),

@@ -142,9 +142,12 @@ def parse_agent_settings(data: object, source: str, *, hostname: str) -> AgentSe
         raise ConfigError(
             f"{source}: node: {error}; the host name (or {NODE_VARIABLE}) does not serve, so set `node`"
         ) from error
+    directory = _directory(config.directory)
+    if config.uid is not None and isinstance(directory, KubeDirectorySettings):
+        raise ConfigError(f"{source}: uid: {config.uid!r} is another's to say: leave it out, the Node has one")
     return AgentSettings(
         node=node,
-        directory=_directory(config.directory),
+        directory=directory,
         uid=config.uid,
         state_directory=Path(config.state_directory),
         run_directory=Path(config.run_directory),

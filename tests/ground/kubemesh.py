@@ -87,14 +87,32 @@ class KubeDeployment(Deployment):
     def _join(self) -> ForkedProcess:
         """What kubelets and the chart's pods put into the API, and a controller."""
         for node in self.cluster:
-            create_node(self._recorder, node.name, addresses=node.addresses, pod_cidrs=node.pod_cidrs)
+            self._register(node)
         token = unbound_token(self._recorder, NAMESPACE, CONTROLLER)
         self._access = Access(self.plane.kubeconfig(self.folder / "controller.kubeconfig", token))
         controller = self._controller()
         for node in self.cluster:
-            bound = bound_token(self._recorder, agent_pod(self._recorder, node.name, AGENT))
-            self.plane.kubeconfig(self._kubeconfig(node), bound)
+            self._make_pod(node)
         return controller
+
+    def _register(self, node: Node) -> None:
+        create_node(self._recorder, node.name, addresses=node.addresses, pod_cidrs=node.pod_cidrs)
+
+    def _make_pod(self, node: Node) -> None:
+        pod = agent_pod(self._recorder, node.name, AGENT)
+        self.plane.kubeconfig(self._kubeconfig(node), bound_token(self._recorder, pod))
+
+    def delete_node(self, node: Node) -> None:
+        """As a cloud does when the machine was stopped; what its Node owns goes with it."""
+        self.plane.admin.delete(f"/api/v1/nodes/{node.name}")
+        self.plane.admin.delete(f"{NODE_ENCRYPTIONS}/{node.name}", missing_ok=True)
+
+    def register_again(self, node: Node) -> None:
+        """What its kubelet does when it was started again. Its pod goes, another comes with its credentials."""
+        self._register(node)
+        pod = f"/api/v1/namespaces/{NAMESPACE}/pods/{AGENT}-{node.name}"
+        self.plane.admin.delete(pod, missing_ok=True)
+        self._make_pod(node)
 
     def join_anew(self) -> None:
         """Do so once more, on a control plane that has lost all, where the chart was installed again."""

@@ -55,6 +55,28 @@ def test_restore_needs_no_address_and_finishes_when_there_is_one(nodes: Nodes, s
 
 
 @pytest.mark.userspace
+@pytest.mark.parametrize("lost", ["keys/gen-1.key", "generations.json", "identity.key"])
+def test_keys_that_cannot_be_read_keep_no_guard_away(nodes: Nodes, lost: str) -> None:
+    """Nothing is carried until peers know the new key, which the agent announces; nothing leaks meanwhile."""
+    with without_power(nodes, "transparent") as (linkseal, node):
+        (linkseal.state(node) / lost).write_text("damaged\n")
+        with pytest.raises(HostError, match=f"restored with a new key, .*{lost} is damaged"):
+            linkseal.run_in(node, agent.restore, linkseal.agent_settings(node))
+        linkseal.cluster.new_nic(node)
+        with linkseal.cluster.capture() as wire:
+            node.pods[0].run(f"ping -c 2 -i 0.2 -W 1 {linkseal.cluster[1].pods[0].address4}", check=False)
+            node.run(f"ping -c 2 -i 0.2 -W 1 {linkseal.cluster[1].address4}", check=False)
+        assert wire.plaintext() == []
+        if lost == "identity.key":
+            (linkseal.state(node) / lost).unlink()  # as its error says, and then the signer's
+            (linkseal.directory / "nodes" / node.name / "certificate.pem").unlink()
+        linkseal.start(node)
+        signer_runs = "every link sealed, by new certificates too"
+        linkseal.until(lambda: linkseal.sign() or linkseal.all_sealed(), signer_runs)  # type: ignore[func-returns-value]
+        assert [one.number for one in linkseal.status(node).generations] == [2]
+
+
+@pytest.mark.userspace
 def test_a_wait_for_addresses_ends(nodes: Nodes) -> None:
     with without_power(nodes, "overlay") as (linkseal, node):
         linkseal.run_in(node, rescue.wait_for_address, linkseal.agent_settings(node), 0.5)

@@ -42,6 +42,7 @@ def reported(plane: ControlPlane) -> list[str]:
 def test_it_writes_nothing_but_its_lease_and_reads_no_more_than_before(cluster: Cluster, tmp_path: Path) -> None:
     with deployed(cluster, tmp_path) as (plane, linkseal, at):
         linkseal.to_prefer(at)
+        linkseal.until(lambda: all(linkseal.status(n).boot.state == "installed" for n in cluster), "boot units")
         mark = [plane.audit_mark()]
 
         def quiet() -> bool:

@@ -55,6 +55,13 @@ def test_a_minimal_file_gets_the_documented_defaults() -> None:
         settings.node = "n2"  # type: ignore[misc]
 
 
+def test_a_uid_is_for_a_directory_of_files() -> None:
+    """The Node has its own, and may get another."""
+    (line,) = refused({**MINIMAL, "uid": "uid-1", "directory": {"kubernetes": {}}})
+    assert line == "agent.yaml: uid: 'uid-1' is another's to say: leave it out, the Node has one"
+    assert parse_agent_settings({**MINIMAL, "uid": "uid-1"}, "agent.yaml", hostname="host").uid == "uid-1"
+
+
 def test_the_host_name_names_the_node_in_lower_case() -> None:
     data = {key: value for key, value in MINIMAL.items() if key != "node"}
     assert parse_agent_settings(data, "agent.yaml", hostname="Worker-1").node == "worker-1"

@@ -119,7 +119,7 @@ class Enrolment:
             known = trust.verify_certificate(certificate, self._keyring.node, self._keyring.uid, now)
         except PeerError:
             return True
-        if self._replaced(known):
+        if self._replaced(known) or not self._keyring.is_ours(known):
             return True
         return now >= known.not_before + (known.not_after - known.not_before) * RENEW_AT
 

@@ -6,6 +6,7 @@ before it is published.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +19,15 @@ from linkseal.keys import announcement as documents
 from linkseal.keys import ca, generations
 from linkseal.keys.announcement import AnnouncedEndpoint, Announcement, GenerationKey, SignedAnnouncement
 from linkseal.keys.ca import NodeCertificate
-from linkseal.keys.errors import DirectoryError, HostError, PeerError
+from linkseal.keys.errors import ConfigError, DirectoryError, HostError, PeerError
 from linkseal.keys.generations import Generations, State
 from linkseal.keys.secrets import PrivateKey, fingerprint
 from linkseal.keys.store import KeyStore
 from linkseal.keys.values import PublicKey
 from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.model import KeyOfGeneration
+
+_LOG: Final = logging.getLogger("linkseal.agent")
 
 CLOCK_TOLERANCE: Final = 60.0
 """Seconds a clock may step back unnoticed: less than WireGuard's own tolerance for one peer's handshakes never matters,
@@ -56,12 +59,21 @@ class Keyring:
         self.last: SignedAnnouncement | None = None
         self.last_parsed: Announcement | None = None
         self.floor = Floor()
+        self.damage = ""
+        """What of the keys on disk could not be read."""
+        self.superseded = False
+        """Whether the disk is being made that of another UID: nothing that this holds is written there any more."""
         self._store = KeyStore(state_dir)
         self._known = KnownGood(state_dir)
         self._keys: dict[int, PrivateKey] = {}
         self._identity: ec.EllipticCurvePrivateKey | None = None
 
     # --- opening ------------------------------------------------------------------------------------------------
+
+    def uid_in(self, cluster_uid: str) -> str | None:
+        """The UID under which this store was used in that cluster last; None: it was not."""
+        owner = self._store.owner()
+        return owner.uid if owner is not None and owner.cluster_uid == cluster_uid else None
 
     def open(self, uid: str | None, cluster_uid: str) -> None:
         """Open the store; a first start makes the UID (where none is given) and the identity key."""
@@ -70,29 +82,42 @@ class Keyring:
         self._store.open(self.node, self.uid, cluster_uid)
         self._known.open()
         self._load()
+        if self.generations is not None:
+            self._sweep()
         if self._identity is None:
-            self._identity = ca.generate_identity()
-            self._store.save_identity(self._identity)
+            self._make_identity()
 
     def open_existing(self) -> bool:
-        """Open what is on disk, for `agent restore`; False: this node has never been set up."""
+        """Open what is on disk, for `agent restore`; False: this node has never been set up.
+
+        Keys that are lost or damaged stop nothing: others are made, which peers do not know yet, and the guard comes
+        back (`damage`).
+        """
         owner = self._store.owner()
         if owner is None:
             return False
-        self.uid = owner.uid
         self._store.open(owner.node, owner.uid, owner.cluster_uid)
+        try:
+            self.take_up()
+        except HostError as error:
+            self.damage, self.generations, self._keys = str(error), None, {}
+        return True
+
+    def take_up(self) -> None:
+        """Read what is on disk, whosever it is."""
+        owner = self._store.owner()
+        self.uid = "" if owner is None else owner.uid
         self._load()
-        return self.generations is not None
 
     def _load(self) -> None:
-        self._identity = self._store.load_identity()
-        self.generations = self._store.load_generations()
         self.last = self._known.own()
         if self.last is not None:
             try:
                 self.last_parsed = documents.parse(self.last.text, node=self.node)
             except PeerError:
                 self.last, self.last_parsed = None, None
+        self._identity = self._store.load_identity()
+        self.generations = self._store.load_generations()
         if self.generations is not None:
             for number in self.generations.numbers:
                 key = self._store.load_key(number)
@@ -107,11 +132,42 @@ class Keyring:
         """Make a first generation where there is none, above all this node ever published; whether one was made."""
         if self.generations is not None:
             return False
+        self._adopt(generations.recover(self._given(published), now))
+        return True
+
+    def _given(self, published: Announcement | None) -> list[int]:
+        """Numbers that were given to generations, the highest of them at least."""
         known = [entry for entry in (published, self.last_parsed) if entry is not None]
         numbers = [generation.number for entry in known for generation in entry.generations]
-        numbers.extend((*self._store.key_numbers(), self.floor.generation))
-        self._adopt(generations.recover(numbers, now))
-        return True
+        highest = 0 if self.generations is None else self.generations.highest
+        return [*numbers, *self._store.key_numbers(), self.floor.generation, highest]
+
+    def renew(self, uid: str, now: datetime) -> int:
+        """Belong to another UID of this name, as a new node would: with other keys. Returns the generation's number.
+
+        At any time the disk has what `agent restore` wants, so the old keys go last. It can be done again, and then
+        takes up the key that nobody has heard of yet.
+        """
+        owner = self._store.owner()
+        if owner is None:
+            raise HostError(f"{self._store.state_dir} belongs to no node: start the agent, which makes its keys")
+        unheard = self.generations is not None and not self.generations.announced
+        if not unheard:
+            self._adopt(generations.recover(self._given(None), now))
+        self._make_identity()
+        self._store.move(owner.node, uid, owner.cluster_uid)
+        self.uid = uid
+        self._sweep()
+        return self._live().newest.number
+
+    def _sweep(self) -> None:
+        """Erase keys of generations that are no more: a crash may have left one."""
+        for number in sorted(set(self._store.key_numbers()) - set(self._live().numbers)):
+            self._keys.pop(number, None)
+            try:
+                self._store.erase_key(number)
+            except HostError as error:
+                _LOG.error("the key of generation %d is used no more and could not be erased: %s", number, error)
 
     def raise_generation(self, now: datetime) -> int:
         """Make the key of a new generation and return its number. ConfigError while two are live."""
@@ -175,6 +231,7 @@ class Keyring:
 
     def save_certificate(self, pem: str) -> None:
         """Keep a certificate that was verified."""
+        self._require_present()
         self._store.save_certificate(pem)
 
     def ca_bundle(self) -> str | None:
@@ -219,6 +276,7 @@ class Keyring:
         self, statement: Statement, certificate: str, numbers: Sequence[int], above: int, now: datetime
     ) -> SignedAnnouncement:
         """Sign and store a new announcement with a serial above `above` and above every one used here."""
+        self._require_present()
         serial = max(above, self.last_parsed.serial if self.last_parsed is not None else self.floor.serial) + 1
         entry = Announcement(
             node=self.node,
@@ -248,7 +306,19 @@ class Keyring:
             raise HostError("the identity key is missing: restart the agent, which makes and certifies a new one")
         return self._identity
 
+    def _make_identity(self) -> None:
+        self._store.erase_certificate()  # nothing is announced with one that is for another key
+        self._identity = ca.generate_identity()
+        self._store.save_identity(self._identity)
+
+    def _require_present(self) -> None:
+        if self.superseded:
+            raise ConfigError(
+                "this node was registered again, and what it had of keys changes no more: ask again later"
+            )
+
     def _adopt(self, raised: Generations) -> None:
+        self._require_present()
         number = raised.newest.number
         key = PrivateKey.generate()
         self._store.erase_key(number)  # one that a crash left between the two writes below; it was never used
@@ -258,6 +328,7 @@ class Keyring:
         self.generations = raised
 
     def _save(self, changed: Generations) -> None:
+        self._require_present()
         self._store.save_generations(changed)
         self.generations = changed
 

@@ -23,6 +23,7 @@ from linkseal.tunnels import codes
 from linkseal.tunnels.agent.anchors import Anchors
 from linkseal.tunnels.agent.keyring import Keyring
 from linkseal.tunnels.agent.pinned import pinned
+from linkseal.tunnels.agent.registration import begin_again, registered_again
 from linkseal.tunnels.agent.state import KnownGood, SavedCluster, SavedFormer
 from linkseal.tunnels.agent.succession import Present, Succession, cross, successor
 from linkseal.tunnels.directory.base import DirectoryView
@@ -60,6 +61,7 @@ class Knowledge:
         self.policy: Policy | None = None
         self.register: Register | None = None
         self.anchors = Anchors(keyring)
+        self._keyring = keyring
         self._known = known
         self._findings = findings
         self.policy_serial = 0
@@ -74,8 +76,10 @@ class Knowledge:
         """Whether a policy came with other numbers that are for an agent begun anew."""
         self.succession: Succession | None = None
         """The cluster that goes on from this one, if this node can come over to it now."""
+        self.new_uid: str | None = None
+        """That of this node now, if it was deleted and registered again."""
         self.crossed = False
-        """Whether the disk is that of a node of the other cluster: an agent begun anew is one."""
+        """Whether the disk is that of a node of the other cluster, or of another UID: an agent begun anew is one."""
         self.deferred = False
         """Whether what is learnt is not written down yet: by the disk one knows what to remove."""
         self._passed = 0
@@ -118,14 +122,23 @@ class Knowledge:
         return self.outgrown or self.crossed
 
     def cross(self, state: Path, now: float) -> None:
-        """Become a node of the cluster that goes on from this one, if there is one. What the disk refuses is told."""
-        if self.succession is None or self.register is None or self.crossed:
+        """Become a node of the cluster that goes on from this one, or the one registered again, if there is one.
+
+        What the disk refuses is told.
+        """
+        if self.register is None or self.crossed:
             return
         try:
-            cross(state, self.node, self.succession, self.register)
+            if self.succession is not None:
+                cross(state, self.node, self.succession, self.register)
+            elif self.new_uid is not None:
+                self._keyring.superseded = True
+                begin_again(state, self.node, self.new_uid, datetime.fromtimestamp(now, UTC))
+            else:
+                return
             self.crossed = True
         except HostError as error:
-            self.succession = None
+            self.succession = self.new_uid = None
             self._unsaved.add(_CLUSTER)  # so that it is tried again
             self._findings.raise_(codes.STATE_NOT_SAVED, HOST_SUBJECT, str(error), now)
 
@@ -133,6 +146,10 @@ class Knowledge:
         """Whether the directory is that of another cluster: nothing is taken from it, and nothing done for it."""
         register = self.register
         return register is not None and self.trust is not None and register.is_of_another(view.snapshot)
+
+    def is_at_home(self, view: DirectoryView) -> bool:
+        """Whether the directory knows this node by its UID: what it says and asks for is for that one."""
+        return not self.is_abroad(view) and view.uid in (None, self._keyring.uid)
 
     def former(self) -> FormerStatus | None:
         """The cluster from which this node comes, or to which it belongs while the directory is another's."""
@@ -168,7 +185,7 @@ class Knowledge:
 
     def learn(self, view: DirectoryView, now: float) -> frozenset[str]:
         """Take in what the directory says; returns the names of nodes that changed."""
-        self.abroad, self.succession = self.is_abroad(view), None
+        self.abroad, self.succession, self.new_uid = self.is_abroad(view), None, None
         if self.abroad and self.register is not None and self.trust is not None:
             self._learn_of_another(view, self.register, self.trust, now)
             return frozenset()
@@ -183,9 +200,27 @@ class Knowledge:
         word = None if self.policy is None else self.policy.restored_at
         refresh = self.register.refresh(view.snapshot, self.trust, datetime.fromtimestamp(now, UTC), word)
         self.register = refresh.register
-        self._tell((*refresh.findings, *view.findings, *broken, *wrong), now)
+        waits = self._follow_registration(view, self.trust)
+        self._tell((*refresh.findings, *view.findings, *broken, *wrong, *waits), now)
         self._save(refresh.changed, view, now)
+        if self.unsaved:  # what is not on disk would be lost on the way
+            self.new_uid = None
         return refresh.changed
+
+    def _follow_registration(self, view: DirectoryView, trust: Trust) -> tuple[Finding, ...]:
+        """Find out whether this node was registered again; returns what it waits for."""
+        own = self._keyring
+        if self.is_at_home(view):
+            self.crossed = self.crossed or own.superseded  # and back: there may be half of another on the disk
+            return ()
+        self.new_uid = registered_again(view, self.node, own.uid, self.grant, trust)
+        if self.new_uid is not None:
+            return ()
+        message = (
+            f"the directory knows {self.node} by the UID {view.uid}, and by {own.uid} before: registered again, it "
+            "waits for a grant for the new one"
+        )
+        return (Finding(documents.NO_GRANT, self.node, message),)
 
     def _learn_of_another(self, view: DirectoryView, register: Register, trust: Trust, now: float) -> None:
         """Take nothing from the directory of another cluster, but that it goes on from this one."""

@@ -235,7 +235,7 @@ class Agent:
         due = clock() + wake_in
         self._poll_due = due if polled else min(self._poll_due, due)
         # before the first look nobody knows whose directory it is
-        at_home = self._view is not None and not self.worker.knowledge.is_abroad(self._view)
+        at_home = self._view is not None and self.worker.knowledge.is_at_home(self._view)
         publish = result.publish if at_home else None
         announced = await self._trouble.guard(PUBLISHING, self._outgoing.publish(publish))
         reported = await self._trouble.guard(REPORTING, self._outgoing.report(self._node_status))
@@ -277,7 +277,7 @@ class Agent:
 
     def _work(self, job: Job) -> Done:
         """What a pass does in the worker's thread; requests wait until the first pass has made a world to act on."""
-        if self._view is not None and not self.worker.knowledge.is_abroad(self._view):
+        if self._view is not None and self.worker.knowledge.is_at_home(self._view):
             self.desk.take(self._view.requests, job.now)
         worker = self.worker
         try:
@@ -348,7 +348,7 @@ class Agent:
         if self._view is not None and set(self._view.snapshot.nodes) - set(view.snapshot.nodes):
             self._again.within("a second look", SECOND_LOOK)
         self._view = view
-        if self.worker.knowledge.is_abroad(view):
+        if not self.worker.knowledge.is_at_home(view):
             return view
         self._again.within(COMPARING, await self._trouble.guard(COMPARING, self._outgoing.compare(view)))
         self._again.within(ENROLLING, await self._trouble.guard(ENROLLING, self._enrolment.step()))

@@ -104,6 +104,8 @@ def restore(settings: AgentSettings) -> int:
             )
         if result.failures:
             raise HostError(f"not everything could be restored: {result.failures[0].error}")
+        if keyring.damage:
+            raise HostError(f"restored with a new key, of which peers do not know yet: {keyring.damage}")
         _LOG.info("restored from %s: %d steps, %d peers", settings.state_directory, steps, len(worker.book.current))
         return steps
 
@@ -306,12 +308,10 @@ async def _prepare(
     async with answering(settings.metrics if saved is None else None):
         view = await _first_view(directory, settings.node, patient=saved is None)
     # What another cluster calls this node says nothing of the one it belongs to (LS1023).
-    known_cluster = view is not None and (saved is None or view.snapshot.cluster_uid == saved.uid)
-    uid = settings.uid or (view.uid if view is not None and known_cluster else None)
-    if saved is not None:
-        keyring.open(uid, saved.uid)
-    else:
-        keyring.open(uid, "" if view is None else view.snapshot.cluster_uid)
+    there = "" if view is None else view.snapshot.cluster_uid
+    cluster = there if saved is None else saved.uid
+    named = view.uid if view is not None and there == cluster else None
+    keyring.open(settings.uid or keyring.uid_in(cluster) or named, cluster)  # another UID is for its grant to say
     if keyring.last_parsed is None:  # nothing of it was ever announced from this disk
         keyring.floor = await floor_of(directory, settings.node)
     knowledge.recall()

@@ -11,6 +11,7 @@ from linkseal.keys.ca import make_csr
 from linkseal.keys.errors import CertificateRefusedError, DirectoryError
 from linkseal.tunnels.agent import enrolment
 from linkseal.tunnels.agent.enrolment import CHECK, Enrolment
+from linkseal.tunnels.agent.keyring import Keyring
 from unit.agent.test_anchors import NEW, OLD, crosses, name, signed, view
 from unit.agent.test_knowledge import TIME, start
 from unit.keys.cluster import NOW, authority
@@ -147,6 +148,22 @@ async def test_a_certificate_for_another_key_or_by_a_stranger_is_not_taken(site:
         assert await site.enrolment.step() > 0
         assert words in site.warned[-1]
     assert site.issuer() == name(OLD)
+
+
+async def test_a_certificate_for_a_key_that_is_gone_is_asked_for_anew(site: Site, tmp_path: Path) -> None:
+    """The one for the key before goes with it: what is announced with that is refused by all."""
+    folder = tmp_path / "state"
+    before = site.certificate()
+    (folder / "identity.key").unlink()
+    keyring = Keyring(folder, "n1")
+    keyring.open("uid-1", "c1")
+    assert keyring.certificate() is None
+    keyring.save_certificate(before)  # as an agent left it that was of another opinion
+    site.enrolment._keyring = keyring
+    assert await site.enrolment.step() > 0
+    assert CHECK / 2 <= await site.enrolment.step() <= CHECK
+    assert len(site.signer.asked) == 2
+    assert site.certificate() != before
 
 
 async def test_a_certificate_is_renewed_at_two_thirds_of_its_life_and_not_before(site: Site) -> None:

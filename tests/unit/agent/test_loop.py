@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from linkseal.keys.announcement import SignedAnnouncement
 from linkseal.keys.errors import DirectoryError, HostError
+from linkseal.keys.store import KeyStore
 from linkseal.tunnels import codes
 from linkseal.tunnels.agent import loop as loop_module
 from linkseal.tunnels.agent import trouble
@@ -28,12 +29,12 @@ from linkseal.tunnels.findings import ActiveFindings
 from linkseal.tunnels.host.host import Features
 from linkseal.tunnels.model import LinkKey
 from linkseal.tunnels.probe.outcomes import Diagnosis, Lost
-from linkseal.tunnels.register import Snapshot
+from linkseal.tunnels.register import NodeDocuments, Snapshot
 from linkseal.tunnels.settings import parse_agent_settings
 from linkseal.tunnels.status import Request
 from linkseal.tunnels.world import Layout, Me, Underlay, World
 from unit.agent.pair import NoCounters
-from unit.keys.cluster import GOOD, NOW, ONE, authority, policy
+from unit.keys.cluster import GOOD, NOW, ONE, Node, authority, policy
 
 LOST = Lost(LinkKey("n2", 1, 1), Diagnosis(LinkKey("n2", 1, 1), "LS2001", "gone"))
 
@@ -97,6 +98,7 @@ class Folder:
         self.calls: list[str] = []
         self.offered: str | None = None
         self.cluster, self.policy = "c1", policy()
+        self.nodes, self.uid = GOOD, "uid-1"
         self.requests: tuple[Request, ...] = ()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -109,7 +111,8 @@ class Folder:
             match name:
                 case "view":
                     bundle = authority().certificate_pem()
-                    return DirectoryView(Snapshot(self.cluster, GOOD), self.policy, bundle, self.requests)
+                    snapshot = Snapshot(self.cluster, self.nodes)
+                    return DirectoryView(snapshot, self.policy, bundle, self.requests, uid=self.uid)
                 case "wait_for_change":
                     await asyncio.sleep(0.05)
                     return True
@@ -297,6 +300,22 @@ async def test_before_the_first_look_nothing_is_announced(agent: Running) -> Non
         assert "publish" not in agent.directory.calls
         agent.directory.away = set()
         await agent.until(lambda: "publish" in agent.directory.calls)
+
+
+async def test_a_node_registered_again_announces_nothing_until_it_begins_anew(agent: Running) -> None:
+    """What it has is for the UID before; when the new one is granted, it ends for that."""
+    agent.directory.uid = "uid-again"
+    agent.worker.publish = ONE.announce()
+    task = asyncio.ensure_future(agent.agent.run())
+    await agent.until(lambda: len(agent.worker.jobs) > 5)
+    granted = NodeDocuments(None, Node("n1", "uid-again", 1).grant(issued=NOW + timedelta(1)))
+    agent.directory.nodes = {**GOOD, "n1": granted}
+    await asyncio.wait_for(task, 10)
+    assert agent.worker.knowledge.over
+    assert "publish" not in agent.directory.calls
+    owner = KeyStore(agent.worker.settings.state_directory).owner()
+    assert owner is not None
+    assert owner.uid == "uid-again"
 
 
 async def test_a_disk_that_refuses_to_come_over_is_told_and_tried_again_in_the_same_agent(
