@@ -206,6 +206,22 @@ def test_back_under_the_uid_before_it_begins_anew_from_what_is_on_the_disk(
     assert knowledge.over
 
 
+def test_a_grant_that_is_not_on_the_disk_does_not_count_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its agent would begin anew without: a reboot just then would bring back nothing that peers agree with."""
+    folder = tmp_path / "state"
+    _, knowledge = node(folder)
+
+    def fail(*_: object) -> None:
+        raise HostError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KnownGood, "save_peer", fail)
+        knowledge.learn(view(AGAIN.uid, GRANTED), LATER.timestamp())
+        assert (knowledge.unsaved, knowledge.new_uid) == (True, None)
+    knowledge.learn(view(AGAIN.uid, GRANTED), LATER.timestamp())
+    assert knowledge.new_uid == AGAIN.uid
+
+
 def test_it_says_what_it_waits_for(tmp_path: Path) -> None:
     folder, findings = tmp_path / "state", ActiveFindings()
     node(folder)
