@@ -41,7 +41,7 @@ from linkseal.tunnels.model import (
     SetRpFilter,
     Step,
 )
-from linkseal.tunnels.nftables import diff_ruleset
+from linkseal.tunnels.nftables import diff_ruleset, joined
 from linkseal.tunnels.redirect.diff import diff_redirect
 from linkseal.wireguard.diff import diff_device
 from linkseal.wireguard.model import DeviceState, RemovePeer, SetPeer, WireguardStep
@@ -60,6 +60,15 @@ def diff(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     rules = sorted(desired.rules - observed.rules, key=_rule_order)
     redirect = diff_redirect(desired.redirect, observed.redirect, observed.interfaces.keys())
     misfits = _misfits(desired, observed)
+    between = (
+        *routes,
+        *(AddRule(rule) for rule in rules if not (floors and _is_floor(rule, floors))),
+        *_look_again(desired, observed, changed),
+        *(RemoveRule(rule) for rule in sorted(observed.rules - desired.rules, key=_rule_order, reverse=True)),
+        *_old_routes(desired, observed, changed),
+    )
+    if not between:  # one run of nft for both
+        early, late = joined(early, late)
     return (
         *(() if close is None else (close,)),
         *floors,
@@ -70,11 +79,7 @@ def diff(desired: Desired, observed: Observed) -> tuple[Step, ...]:
         *(step for step in devices if not _takes_away(step)),
         *redirect.early,
         *(() if early is None else (early,)),
-        *routes,
-        *(AddRule(rule) for rule in rules if not (floors and _is_floor(rule, floors))),
-        *_look_again(desired, observed, changed),
-        *(RemoveRule(rule) for rule in sorted(observed.rules - desired.rules, key=_rule_order, reverse=True)),
-        *_old_routes(desired, observed, changed),
+        *between,
         *(() if late is None else (late,)),
         *(step for step in devices if _takes_away(step)),
         *_old_addresses(desired, observed),

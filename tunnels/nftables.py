@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final, Literal, cast
 
 from linkseal.keys.errors import HostError
@@ -29,6 +30,8 @@ __all__ = [
     "commands",
     "diff_ruleset",
     "door_chain",
+    "joined",
+    "moved",
     "parse",
     "probe_chains",
     "render",
@@ -78,6 +81,15 @@ def diff_ruleset(
     return None if early == nothing else early, None if late == nothing else late
 
 
+def joined(
+    early: NftTransaction | None, late: NftTransaction | None
+) -> tuple[NftTransaction | None, NftTransaction | None]:
+    """Return the two as one, where nothing is done between them; what drops the tables stays by itself."""
+    if early is None or late is None or late.drop_tables:
+        return early, late
+    return early._replace(moves=(*early.moves, *late.moves), remove_chains=late.remove_chains), None
+
+
 def _move_order(move: MoveSlot) -> str:
     return move.prefix
 
@@ -93,6 +105,19 @@ def adjust(transaction: NftTransaction, actual: Ruleset | None) -> NftTransactio
         ),
         remove_chains=tuple(chain for chain in transaction.remove_chains if (chain.family, chain.name) in have.chains),
     )
+
+
+def moved(ruleset: Ruleset | None, transaction: NftTransaction) -> Ruleset | None:
+    """Return what a transaction of moves alone makes of a ruleset, None if it does anything else or fits no ruleset."""
+    if ruleset is None or transaction != NftTransaction(moves=transaction.moves):
+        return None
+    slots = dict(ruleset.slots)
+    for move in transaction.moves:
+        if slots.pop(move.prefix, None) != move.old:
+            return None
+        if move.new is not None:
+            slots[move.prefix] = move.new
+    return replace(ruleset, slots=slots)
 
 
 # --- building ------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from linkseal.tunnels.addressing import DOOR, PROBE, SLOT_ADDRESS
 from linkseal.tunnels.diff import diff
 from linkseal.tunnels.host.cleanup import cleanup
 from linkseal.tunnels.host.host import Aspect, Host
+from linkseal.tunnels.host.nft import Nft
 from linkseal.tunnels.model import (
     AddAddress,
     AddInterface,
@@ -173,6 +174,22 @@ def test_a_move_survives_elements_changed_behind_our_back(host: Host) -> None:
     moved = NftTransaction(moves=(MoveSlot(Prefix("10.244.2.0/24"), "lsl00", "lsl01"),))
     assert host.apply([moved], secrets) == ()
     assert host.observe().nft.slots[Prefix("10.244.2.0/24")] == "lsl01"
+
+
+@pytest.mark.kernel
+def test_what_is_taken_for_granted_of_the_door_is_what_is_there(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    reconcile(host, desired())
+    host.observe()
+    pod, new = Prefix("10.244.2.0/24"), Prefix("10.77.0.0/24")
+    steps = (MoveSlot(pod, "lsl00", "lsl01"), MoveSlot(new, None, "lsl00")), (MoveSlot(new, "lsl00", None),)
+    for moves in steps:
+        assert host.apply([NftTransaction(moves=moves)], secrets) == ()
+        with monkeypatch.context() as patch:
+            patch.setattr(Nft, "read", None)  # it is not asked
+            granted = host.observe().nft
+        assert granted == Nft().read()
+    sh("nft 'delete element netdev linkseal slot4 { 10.244.2.0/24 }'")
+    assert pod not in host.observe().nft.slots, "what another did since is seen"
 
 
 @pytest.mark.kernel

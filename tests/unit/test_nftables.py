@@ -19,6 +19,8 @@ from linkseal.tunnels.nftables import (
     commands,
     diff_ruleset,
     door_chain,
+    joined,
+    moved,
     parse,
     probe_chains,
     render,
@@ -103,6 +105,39 @@ def test_removals_come_late_unless_they_are_in_the_way() -> None:
     assert set(early.moves) == {MoveSlot(wide, None, "lsl00"), MoveSlot(narrow, "lsl00", None)}
     assert late == NftTransaction(moves=(MoveSlot(other, "lsl01", None),))
     assert [verb for verb, _, _ in element_commands(early)] == ["delete", "add"]
+
+
+def test_early_and_late_are_one_but_for_what_drops_the_tables() -> None:
+    early = NftTransaction(create=True, moves=(MoveSlot(POD4, None, "lsl00"),))
+    late = NftTransaction(moves=(MoveSlot(ONE, "lsl01", None),), remove_chains=(clamp_chain(),))
+    both = early._replace(moves=(*early.moves, *late.moves), remove_chains=late.remove_chains)
+    assert joined(early, late) == (both, None)
+    drops = NftTransaction(drop_tables=True)
+    assert joined(early, drops) == (early, drops)
+    assert joined(early, None) == (early, None)
+    assert joined(None, late) == (None, late)
+
+
+SLOTS = st.dictionaries(st.sampled_from([POD4, POD6, ONE]), st.sampled_from(["lsl00", "lsl01"]))
+
+
+@given(SLOTS, SLOTS)
+def test_what_moves_make_of_a_ruleset_is_what_was_wanted(have: dict[Prefix, str], want: dict[Prefix, str]) -> None:
+    before = ruleset(have)
+    one, none = joined(*diff_ruleset(ruleset(want), before))
+    both = one or none or NftTransaction()
+    assert moved(before, both) == ruleset(want)
+
+
+def test_what_else_becomes_of_a_ruleset_has_to_be_read() -> None:
+    have, move = ruleset({POD4: "lsl00"}), NftTransaction(moves=(MoveSlot(POD4, "lsl00", "lsl01"),))
+    assert moved(None, move) is None
+    assert moved(have, move._replace(create=True)) is None
+    assert moved(have, move._replace(set_chains=(clamp_chain(),))) is None
+    assert moved(have, move._replace(remove_chains=(clamp_chain(),))) is None
+    assert moved(have, NftTransaction(drop_tables=True)) is None
+    assert moved(have, NftTransaction(moves=(MoveSlot(POD4, "lsl01", None),))) is None, "it was not what was thought"
+    assert moved(have, NftTransaction(moves=(MoveSlot(ONE, "lsl01", None),))) is None
 
 
 def test_no_ruleset_wanted_drops_the_tables_late() -> None:

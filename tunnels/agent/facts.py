@@ -112,6 +112,14 @@ class Peers:
         staged = ((name, peer, policy.stage_of(name)) for name, peer in peers.items())
         return {name: replace(peer, stage=stage) for name, peer, stage in staged if stage is not Stage.OFF}
 
+    def own_anew(self, accepted: Mapping[str, Accepted], names: Iterable[str]) -> bool:
+        """Whether any of these nodes owns something else than at the last `of`, has come to speak, or is gone."""
+        return any(_part(accepted.get(name)) != _part(self._known.get(name, (None,))[0]) for name in names)
+
+
+def _part(accepted: Accepted | None) -> tuple[Grant, bool] | None:
+    return None if accepted is None else (accepted.grant, accepted.announcement is not None)
+
 
 def peers_of(accepted: Mapping[str, Accepted], own: str, policy: Policy | None = None) -> dict[str, Peer]:
     """Every other node that has a grant and has not opted out, as `plan` sees it.

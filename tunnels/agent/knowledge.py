@@ -7,7 +7,7 @@ good in place.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import HOST_SUBJECT, ActiveFindings
 from linkseal.tunnels.model import Stage
 from linkseal.tunnels.policy import Policy, changes, read_signed
-from linkseal.tunnels.register import Finding, Register
+from linkseal.tunnels.register import Finding, Peer, Register
 from linkseal.tunnels.statusparts import FormerStatus
 
 _LOG: Final = logging.getLogger(__name__)
@@ -99,6 +99,11 @@ class Knowledge:
     def trust(self) -> Trust | None:
         """The CAs by which what is new is judged, None before the first."""
         return self.anchors.trust
+
+    @property
+    def accepted(self) -> Mapping[str, Peer]:
+        """All nodes that are accepted, none before the first."""
+        return {} if self.register is None else self.register.peers
 
     @property
     def grant(self) -> Grant | None:

@@ -97,7 +97,7 @@ class Agent:
         self._polls = 0
         self._polled = True
         """Whether the kernel was polled when it was due last; a look at the directory may go before it once."""
-        self._settled = self._yielded = False  # yielded: the last pass ended early, for the directory's sake
+        self._settled = self._yielded = self._unsaid = False  # the last pass ended early, the last report was put off
         self._next = 0.0
         self._poll_due = 0.0
         self._passes = 0
@@ -235,10 +235,11 @@ class Agent:
         due = clock() + wake_in
         self._poll_due = due if polled else min(self._poll_due, due)
         # before the first look nobody knows whose directory it is
-        at_home = self._view is not None and self.worker.knowledge.is_at_home(self._view)
-        publish = result.publish if at_home else None
+        publish = result.publish if self._view is not None and self.worker.knowledge.is_at_home(self._view) else None
         announced = await self._trouble.guard(PUBLISHING, self._outgoing.publish(publish))
-        reported = await self._trouble.guard(REPORTING, self._outgoing.report(self._node_status))
+        self._unsaid = self._look and not self._unsaid  # what the directory has goes before a report, but once
+        report = None if self._unsaid else self._outgoing.report(self._node_status)
+        reported = 0.0 if report is None else await self._trouble.guard(REPORTING, report)
         wake = min(wake_in, announced, reported)
         if result.again:
             self._dirty |= result.again

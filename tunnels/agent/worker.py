@@ -139,7 +139,8 @@ class Worker:
         if abs(job.now - steady - self.ahead) > STEP:
             self.ahead = job.now - steady
         changed = self.knowledge.learn(job.view, job.now) if job.view is not None else frozenset[str]()
-        self.observed = self.host.observe(job.aspects | ({Aspect.ROUTES} if changed else frozenset()), self.observed)
+        anew = self._peers.own_anew(self.knowledge.accepted, changed)  # by which ways they are reached nobody tells
+        self.observed = self.host.observe(job.aspects | ({Aspect.ROUTES} if anew else frozenset()), self.observed)
         self._ensure_generation(job)
         world = self._world(job, steady)
         if world is None:

@@ -43,6 +43,7 @@ from linkseal.tunnels.model import (
     SetRpFilter,
     Step,
 )
+from linkseal.tunnels.nftables import moved
 from linkseal.tunnels.plan import FALLBACK_TABLE
 from linkseal.tunnels.redirect.kernel import Redirector
 from linkseal.tunnels.redirect.model import AttachRedirect, DetachRedirect, ForgetRedirect, RedirectState, SetRedirect
@@ -243,7 +244,9 @@ class Host:
             case NftTransaction():
                 before = generation()
                 self._nft.apply(step)
-                self.guard.remembered.outlasts(before, generation())
+                after = generation()
+                self.guard.remembered.outlasts(before, after)
+                self._nft.remembered.becomes(before, after, lambda ruleset: moved(ruleset, step))
             case GuardTransaction():
                 before = generation()
                 self.guard.apply(step)

@@ -13,6 +13,7 @@ from linkseal.tunnels.policy import Policy, Pool
 from linkseal.tunnels.register import NodeDocuments
 from linkseal.tunnels.register import Peer as Accepted
 from linkseal.tunnels.settings import parse_agent_settings
+from unit.keys.cluster import fresh
 
 CONFIG = {"apiVersion": "linkseal.io/v1alpha1", "kind": "AgentConfig", "uid": "u", "directory": {"path": "/d"}}
 GRANT = Grant("n1", "u", 1, 1, datetime.now(UTC), ("192.0.2.11",), ("10.244.1.0/24",))
@@ -76,3 +77,21 @@ def test_who_said_nothing_new_is_the_same_peer_as_before_and_who_went_is_forgott
         "n4": Stage.PREPARE,
     }
     assert peers.of(accepted, "n1", policy)["n2"].stage is None
+
+
+def test_ways_are_looked_for_anew_when_somebody_owns_something_else_or_has_come_to_speak() -> None:
+    one = Accepted("n2", "u", replace(GRANT, node="n2"), None, NodeDocuments())
+    peers = Peers()
+    assert peers.own_anew({"n2": one}, ["n2"]), "nobody knew of it"
+    peers.of({"n2": one}, "n1", Policy())
+    assert not peers.own_anew({"n2": one}, ["n2"])
+    assert not peers.own_anew({}, [])
+    said = fresh().peers["n2"].announcement
+    assert said is not None
+    speaks = replace(one, announcement=said)
+    assert peers.own_anew({"n2": speaks}, ["n2"])
+    peers.of({"n2": speaks}, "n1", Policy())
+    assert not peers.own_anew({"n2": replace(speaks, announcement=replace(said, serial=9))}, ["n2"]), "another key"
+    moved = replace(speaks, grant=replace(speaks.grant, addresses=("192.0.2.33",)))
+    assert peers.own_anew({"n2": moved}, ["n2"])
+    assert peers.own_anew({}, ["n2"]), "it is gone"

@@ -1,0 +1,32 @@
+"""What the agent's loop does first when there is more than one thing to do."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from linkseal.keys.announcement import SignedAnnouncement
+from unit.agent.test_loop import Running
+
+
+async def test_a_report_waits_once_for_what_the_directory_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Running(tmp_path, ThreadPoolExecutor(1, thread_name_prefix="worker")).agent
+    reports: list[int] = []
+    news = [True, True, True, True, False, False]
+    """Whether something came while the pass was under way."""
+
+    async def publish(_: SignedAnnouncement | None) -> float:
+        loop._look = news.pop(0)
+        return 60.0
+
+    async def report(_: object) -> float:
+        reports.append(loop._passes)
+        return 60.0
+
+    monkeypatch.setattr(loop._outgoing, "publish", publish)
+    monkeypatch.setattr(loop._outgoing, "report", report)
+    while news:
+        loop._wake.set()
+        await loop._turn()
+    assert reports == [2, 4, 5, 6]
