@@ -84,10 +84,14 @@ def diff_ruleset(
 def joined(
     early: NftTransaction | None, late: NftTransaction | None
 ) -> tuple[NftTransaction | None, NftTransaction | None]:
-    """Return the two as one, where nothing is done between them; what drops the tables stays by itself."""
-    if early is None or late is None or late.drop_tables:
+    """Return the two as one, if both are of moves alone; what else there is may fail, and must not hold these up."""
+    if early is None or late is None or not (_moves_alone(early) and _moves_alone(late)):
         return early, late
-    return early._replace(moves=(*early.moves, *late.moves), remove_chains=late.remove_chains), None
+    return NftTransaction(moves=(*early.moves, *late.moves)), None
+
+
+def _moves_alone(transaction: NftTransaction) -> bool:
+    return transaction == NftTransaction(moves=transaction.moves)
 
 
 def _move_order(move: MoveSlot) -> str:
@@ -109,7 +113,7 @@ def adjust(transaction: NftTransaction, actual: Ruleset | None) -> NftTransactio
 
 def moved(ruleset: Ruleset | None, transaction: NftTransaction) -> Ruleset | None:
     """Return what a transaction of moves alone makes of a ruleset, None if it does anything else or fits no ruleset."""
-    if ruleset is None or transaction != NftTransaction(moves=transaction.moves):
+    if ruleset is None or not _moves_alone(transaction):
         return None
     slots = dict(ruleset.slots)
     for move in transaction.moves:

@@ -55,25 +55,68 @@ def test_restore_needs_no_address_and_finishes_when_there_is_one(nodes: Nodes, s
 
 
 @pytest.mark.userspace
-@pytest.mark.parametrize("lost", ["keys/gen-1.key", "generations.json", "identity.key"])
-def test_keys_that_cannot_be_read_keep_no_guard_away(nodes: Nodes, lost: str) -> None:
-    """Nothing is carried until peers know the new key, which the agent announces; nothing leaks meanwhile."""
+@pytest.mark.parametrize("damaged", ["keys/gen-1.key", "generations.json"])
+def test_keys_that_cannot_be_read_keep_no_guard_away(nodes: Nodes, damaged: str) -> None:
+    """Nothing is carried until there is another key, which the agent makes; nothing leaks meanwhile."""
     with without_power(nodes, "transparent") as (linkseal, node):
-        (linkseal.state(node) / lost).write_text("damaged\n")
-        with pytest.raises(HostError, match=f"restored with a new key, .*{lost} is damaged"):
-            linkseal.run_in(node, agent.restore, linkseal.agent_settings(node))
+        file = linkseal.state(node) / damaged
+        file.write_text("damaged\n")
+        settings = linkseal.agent_settings(node)
+
+        def restore() -> None:
+            with pytest.raises(HostError, match=f"so the guard is there: .*{damaged} is damaged"):
+                linkseal.run_in(node, agent.restore, settings)
+
+        restore()
         linkseal.cluster.new_nic(node)
+        restore()  # with what is on the NIC, as units do
+        assert sorted(one.name for one in file.parent.glob("gen*")) in (["gen-1.key"], ["generations.json"])
         with linkseal.cluster.capture() as wire:
             node.pods[0].run(f"ping -c 2 -i 0.2 -W 1 {linkseal.cluster[1].pods[0].address4}", check=False)
             node.run(f"ping -c 2 -i 0.2 -W 1 {linkseal.cluster[1].address4}", check=False)
         assert wire.plaintext() == []
-        if lost == "identity.key":
-            (linkseal.state(node) / lost).unlink()  # as its error says, and then the signer's
-            (linkseal.directory / "nodes" / node.name / "certificate.pem").unlink()
+        file.unlink()  # as the error says
+        with pytest.raises(HostError, match="has lost the keys that it announced"):
+            linkseal.run_in(node, agent.restore, settings)
+        linkseal.start(node)
+        linkseal.wait_sealed()
+        assert [one.number for one in linkseal.status(node).generations] == [2]
+
+
+@pytest.mark.userspace
+def test_an_identity_that_cannot_be_read_keeps_no_tunnel_away(nodes: Nodes) -> None:
+    with without_power(nodes, "transparent") as (linkseal, node):
+        file = linkseal.state(node) / "identity.key"
+        file.write_text("damaged\n")
+        linkseal.cluster.new_nic(node)
+        with pytest.raises(HostError, match=r"so the guard is there: .*identity\.key is damaged"):
+            linkseal.run_in(node, agent.restore, linkseal.agent_settings(node))
+        peer = linkseal.cluster[1].pods[0]
+        node.pods[0].run(f"ping -c 20 -i 0.5 -W 1 {peer.address4}")  # fails if none is answered
+        file.unlink()  # as its error says, and then the signer's
+        (linkseal.directory / "nodes" / node.name / "certificate.pem").unlink()
         linkseal.start(node)
         signer_runs = "every link sealed, by new certificates too"
         linkseal.until(lambda: linkseal.sign() or linkseal.all_sealed(), signer_runs)  # type: ignore[func-returns-value]
-        assert [one.number for one in linkseal.status(node).generations] == [2]
+        assert [one.number for one in linkseal.status(node).generations] == [1]
+
+
+@pytest.mark.userspace
+def test_where_tunnels_stand_a_damaged_key_takes_none_down(nodes: Nodes) -> None:
+    """As break-glass without an agent would."""
+    cluster = nodes(2, cni="host-gw", families=("4", "6"))
+    with Deployment(cluster, scope="transparent", stage="enforce") as linkseal:
+        for node in cluster:
+            node.hold()
+            linkseal.settings[node.name] = {"wireguard": {"driver": "userspace"}}
+        linkseal.start()
+        linkseal.wait_sealed()
+        node = cluster[0]
+        linkseal.stop(node, signal.SIGKILL)
+        (linkseal.state(node) / "keys" / "gen-1.key").write_text("damaged\n")
+        with pytest.raises(HostError, match="the tunnels that stand are left as they are"):
+            linkseal.run_in(node, agent.restore, linkseal.agent_settings(node))
+        node.pods[0].run(f"ping -c 3 -i 0.2 -W 1 {cluster[1].pods[0].address4}")
 
 
 @pytest.mark.userspace

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import inf
+from typing import Any
 
 import pytest
 from ground.hosts import PEER, TABLE, desired, fresh_namespace, reconcile, secrets, sh
@@ -13,6 +15,7 @@ from linkseal.keys.errors import HostError
 from linkseal.keys.values import Prefix
 from linkseal.tunnels.addressing import DOOR, PROBE, SLOT_ADDRESS
 from linkseal.tunnels.diff import diff
+from linkseal.tunnels.host import nft, nftcache
 from linkseal.tunnels.host.cleanup import cleanup
 from linkseal.tunnels.host.host import Aspect, Host
 from linkseal.tunnels.host.nft import Nft
@@ -188,8 +191,31 @@ def test_what_is_taken_for_granted_of_the_door_is_what_is_there(host: Host, monk
             patch.setattr(Nft, "read", None)  # it is not asked
             granted = host.observe().nft
         assert granted == Nft().read()
+        assert host.granted == {Aspect.NFT}
+    monkeypatch.setattr(nftcache, "monotonic", lambda: inf)
+    assert host.observe().nft == Nft().read()
+    assert host.granted == frozenset()
     sh("nft 'delete element netdev linkseal slot4 { 10.244.2.0/24 }'")
     assert pod not in host.observe().nft.slots, "what another did since is seen"
+
+
+@pytest.mark.kernel
+def test_what_another_did_while_ours_did_nothing_is_seen(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ruleset's number has risen by one, as it would have by ours."""
+    reconcile(host, desired())
+    assert host.observe().nft is not None
+    real, once = nft._execute, ["nft flush ruleset"]
+
+    def execute(wanted: Sequence[dict[str, Any]], *options: str) -> None:
+        while once:
+            sh(once.pop())
+        real(wanted, *options)
+
+    monkeypatch.setattr(nft, "_execute", execute)
+    gone = NftTransaction(moves=(MoveSlot(Prefix("10.244.2.0/24"), "lsl00", None),))
+    assert host.apply([gone], secrets) == ()
+    seen = host.observe()
+    assert (seen.nft, seen.guard) == (None, None)
 
 
 @pytest.mark.kernel

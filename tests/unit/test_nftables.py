@@ -107,13 +107,16 @@ def test_removals_come_late_unless_they_are_in_the_way() -> None:
     assert [verb for verb, _, _ in element_commands(early)] == ["delete", "add"]
 
 
-def test_early_and_late_are_one_but_for_what_drops_the_tables() -> None:
-    early = NftTransaction(create=True, moves=(MoveSlot(POD4, None, "lsl00"),))
-    late = NftTransaction(moves=(MoveSlot(ONE, "lsl01", None),), remove_chains=(clamp_chain(),))
-    both = early._replace(moves=(*early.moves, *late.moves), remove_chains=late.remove_chains)
-    assert joined(early, late) == (both, None)
-    drops = NftTransaction(drop_tables=True)
-    assert joined(early, drops) == (early, drops)
+def test_early_and_late_are_one_where_both_are_moves_alone() -> None:
+    early, late = (
+        NftTransaction(moves=(MoveSlot(POD4, None, "lsl00"),)),
+        NftTransaction(moves=(MoveSlot(ONE, "a", None),)),
+    )
+    assert joined(early, late) == (NftTransaction(moves=(*early.moves, *late.moves)), None)
+    for other in (early._replace(create=True), early._replace(set_chains=(clamp_chain(),))):
+        assert joined(other, late) == (other, late)
+    for other in (NftTransaction(drop_tables=True), late._replace(remove_chains=(clamp_chain(),))):
+        assert joined(early, other) == (early, other)
     assert joined(early, None) == (early, None)
     assert joined(None, late) == (None, late)
 

@@ -50,7 +50,10 @@ class Floor(NamedTuple):
 
 
 class Keyring:
-    """Opened once at start; every change is on disk before the method returns. Raises HostError."""
+    """Opened once at start; every change is on disk before the method returns. Raises HostError.
+
+    Once the disk is made another UID's (`superseded`) every change raises ConfigError.
+    """
 
     def __init__(self, state_dir: Path, node: str) -> None:
         self.node = node
@@ -71,9 +74,10 @@ class Keyring:
     # --- opening ------------------------------------------------------------------------------------------------
 
     def uid_in(self, cluster_uid: str) -> str | None:
-        """The UID under which this store was used in that cluster last; None: it was not."""
+        """The UID under which this node's store was used in that cluster last; None: it was not."""
         owner = self._store.owner()
-        return owner.uid if owner is not None and owner.cluster_uid == cluster_uid else None
+        ours = owner is not None and (owner.node, owner.cluster_uid) == (self.node, cluster_uid)
+        return owner.uid if owner is not None and ours else None
 
     def open(self, uid: str | None, cluster_uid: str) -> None:
         """Open the store; a first start makes the UID (where none is given) and the identity key."""
@@ -90,50 +94,76 @@ class Keyring:
     def open_existing(self) -> bool:
         """Open what is on disk, for `agent restore`; False: this node has never been set up.
 
-        Keys that are lost or damaged stop nothing: others are made, which peers do not know yet, and the guard comes
-        back (`damage`).
+        Keys that are lost or damaged stop nothing (`damage`): the guard comes back, and all else that needs none.
         """
         owner = self._store.owner()
         if owner is None:
             return False
-        self._store.open(owner.node, owner.uid, owner.cluster_uid)
         try:
-            self.take_up()
+            self._store.open(owner.node, owner.uid, owner.cluster_uid)
         except HostError as error:
-            self.damage, self.generations, self._keys = str(error), None, {}
+            self.damage = str(error)
+        self.take_up()
         return True
 
     def take_up(self) -> None:
-        """Read what is on disk, whosever it is."""
+        """Read what of the keys on disk can be read, whosever it is; `damage` says what could not."""
         owner = self._store.owner()
         self.uid = "" if owner is None else owner.uid
-        self._load()
+        self._load_last()
+        for load in (self._load_generations, self._load_identity):
+            try:
+                load()
+            except HostError as error:
+                self.damage = self.damage or str(error)
+        if self.generations is None and self.last is not None:
+            self.damage = self.damage or f"{self._store.state_dir} has lost the keys that it announced"
 
     def _load(self) -> None:
+        self._load_last()
+        self._load_identity()
+        self._load_generations()
+
+    def _load_last(self) -> None:
         self.last = self._known.own()
         if self.last is not None:
             try:
                 self.last_parsed = documents.parse(self.last.text, node=self.node)
             except PeerError:
                 self.last, self.last_parsed = None, None
+
+    def _load_identity(self) -> None:
         self._identity = self._store.load_identity()
-        self.generations = self._store.load_generations()
-        if self.generations is not None:
-            for number in self.generations.numbers:
-                key = self._store.load_key(number)
-                if key is None:
-                    self.generations, self._keys = None, {}  # a lost key: taken up above what is published
-                    return
-                self._keys[number] = key
+
+    def _load_generations(self) -> None:
+        known = self._store.load_generations()
+        keys = {} if known is None else {number: self._store.load_key(number) for number in known.numbers}
+        self._keys = {number: key for number, key in keys.items() if key is not None}
+        if len(self._keys) == len(keys):  # else one is lost: taken up above what is published
+            self.generations = known
+        else:
+            self._keys = {}
 
     # --- generations --------------------------------------------------------------------------------------------
 
-    def ensure(self, published: Announcement | None, now: datetime) -> bool:
-        """Make a first generation where there is none, above all this node ever published; whether one was made."""
+    def ensure(self, published: Announcement | None, now: datetime, *, keep: bool = True) -> bool:
+        """Make a first generation where there is none, above all this node ever published; whether one was kept.
+
+        `keep` False: in memory alone, so that a restore can plan all that needs no key of ours.
+        """
         if self.generations is not None:
             return False
-        self._adopt(generations.recover(self._given(published), now))
-        return True
+        first = generations.recover(self._given(published), now)
+        if keep:
+            self._adopt(first)
+        else:
+            self.generations, self._keys = first, {first.newest.number: PrivateKey.generate()}
+        return keep
+
+    def is_announced(self, public_key: PublicKey | None) -> bool:
+        """Whether peers know this key for one of ours, by what was announced last."""
+        said = () if self.last_parsed is None else self.last_parsed.generations
+        return any(generation.public_key == public_key for generation in said)
 
     def _given(self, published: Announcement | None) -> list[int]:
         """Numbers that were given to generations, the highest of them at least."""
@@ -151,14 +181,21 @@ class Keyring:
         owner = self._store.owner()
         if owner is None:
             raise HostError(f"{self._store.state_dir} belongs to no node: start the agent, which makes its keys")
-        unheard = self.generations is not None and not self.generations.announced
-        if not unheard:
+        if self.generations is not None:
+            self._sweep()
+        if not self._is_unheard():
             self._adopt(generations.recover(self._given(None), now))
         self._make_identity()
         self._store.move(owner.node, uid, owner.cluster_uid)
         self.uid = uid
         self._sweep()
         return self._live().newest.number
+
+    def _is_unheard(self) -> bool:
+        """Whether all that there is of keys is one that was never announced."""
+        if self.generations is None or self.generations.announced:
+            return False
+        return not any(self.is_announced(key.public_key) for key in self._keys.values())
 
     def _sweep(self) -> None:
         """Erase keys of generations that are no more: a crash may have left one."""

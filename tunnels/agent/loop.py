@@ -216,7 +216,7 @@ class Agent:
         self._polled = polled or not overdue
         if polled:
             self._polls += 1
-            self._dirty |= ALL if self._polls % FULL_LOOK_EVERY == 0 else POLLED
+            self._dirty |= ALL if self._polls % FULL_LOOK_EVERY == 0 else POLLED | self.worker.host.granted
         self._wake.clear()
         self._passes += 1
         view = await self._look_at_directory()

@@ -91,6 +91,8 @@ def restore(settings: AgentSettings) -> int:
             raise HostError(f"{settings.state_directory} knows no cluster policy: start the agent, which reads it")
         host = Host(driver, knowledge.policy.routing.table, knowledge.policy.guard.table)
         worker = Worker(settings, host, keyring, knowledge, known, findings)
+        if keyring.damage and any(keyring.is_announced(d.public_key) for d in worker.host.observe().devices.values()):
+            raise HostError(f"{keyring.damage}; the tunnels that stand are left as they are")
         steps = 0
         for _ in range(3):  # the second pass puts in what the first made possible, the third finds nothing to do
             result = worker.run(Job(unix_now(), steady=steady_now(), speak=False))
@@ -105,7 +107,7 @@ def restore(settings: AgentSettings) -> int:
         if result.failures:
             raise HostError(f"not everything could be restored: {result.failures[0].error}")
         if keyring.damage:
-            raise HostError(f"restored with a new key, of which peers do not know yet: {keyring.damage}")
+            raise HostError(f"restored as far as possible, so the guard is there: {keyring.damage}")
         _LOG.info("restored from %s: %d steps, %d peers", settings.state_directory, steps, len(worker.book.current))
         return steps
 

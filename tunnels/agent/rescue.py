@@ -34,7 +34,7 @@ def recalled(settings: AgentSettings) -> Knowledge:
 def check(settings: AgentSettings) -> str:
     """Say what a restore would start from; changes nothing, and needs neither /proc nor the kernel's WireGuard.
 
-    Raises HostError, ConfigError with what a restore would stop at.
+    Raises HostError, ConfigError with what a restore would stop at, or could not bring back whole.
     """
     no_core()
     store = KeyStore(settings.state_directory)

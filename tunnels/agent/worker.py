@@ -203,7 +203,7 @@ class Worker:
         if register is None or self.knowledge.grant is None:
             return
         own = register.peers.get(self.knowledge.node)
-        if self.keyring.ensure(None if own is None else own.announcement, utc(job.now)):
+        if self.keyring.ensure(None if own is None else own.announcement, utc(job.now), keep=job.speak):
             _LOG.info("made the key of generation %d", self.keyring.own_keys()[-1].number)
 
     def _world(self, job: Job, steady: float) -> World | None:

@@ -47,9 +47,10 @@ class GuardTables:
         sets = (place for place, one in guard.sets.items() if one.counted)
         return read_counters(self.table, sets, sorted({family for family, _ in guard.counters}))
 
-    def apply(self, transaction: GuardTransaction) -> None:
-        """Carry out a transaction. HostError if the kernel refuses it: nothing of it is done then."""
+    def apply(self, transaction: GuardTransaction) -> bool:
+        """Carry out a transaction; whether there was any. HostError if the kernel refuses it: nothing is done then."""
         wanted = commands(transaction)
         if wanted:
             self.writes += 1
             run_nft(["nft", "-j", "-f", "/proc/self/fd/0"], json.dumps({"nftables": wanted}))
+        return bool(wanted)

@@ -241,20 +241,30 @@ class Host:
             case LookAgain(rule):
                 self._addresses.add_rule(rule)
                 self._addresses.remove_rule(rule)
-            case NftTransaction():
-                before = generation()
-                self._nft.apply(step)
-                after = generation()
-                self.guard.remembered.outlasts(before, after)
-                self._nft.remembered.becomes(before, after, lambda ruleset: moved(ruleset, step))
-            case GuardTransaction():
-                before = generation()
-                self.guard.apply(step)
-                self._nft.remembered.outlasts(before, generation())
+            case NftTransaction() | GuardTransaction():
+                self._apply_tables(step)
             case SetRedirect() | ForgetRedirect() | AttachRedirect() | DetachRedirect():
                 self.redirect.apply(step)
             case _:
                 raise TypeError(f"not a step that is carried out alone: {type(step).__name__}")
+
+    def _apply_tables(self, step: NftTransaction | GuardTransaction) -> None:
+        """One transaction, and what is remembered of tables after it; if anything else happened they are read again."""
+        before = generation()
+        done = self._nft.apply(step) if isinstance(step, NftTransaction) else self.guard.apply(step)
+        after = generation() if done else None
+        if isinstance(step, NftTransaction):
+            self._nft.remembered.becomes(before, after, lambda ruleset: moved(ruleset, step))
+            self.guard.remembered.becomes(before, after, lambda guard: guard)
+        else:
+            self.guard.remembered.forget()
+            self._nft.remembered.becomes(before, after, lambda ruleset: ruleset)
+
+    @property
+    def granted(self) -> frozenset[Aspect]:
+        """What was not read since it was written, and is to be."""
+        tables = ((Aspect.NFT, self._nft.remembered), (Aspect.GUARD, self.guard.remembered))
+        return frozenset(aspect for aspect, remembered in tables if remembered.is_granted)
 
     def _apply_link(self, step: AddInterface | SetInterface | RemoveInterface | SetRpFilter) -> None:
         match step:

@@ -101,15 +101,15 @@ class Nft:
         devices = hook_devices() if "netdev" in families else {}
         return parse(listings(families, TABLE), devices)
 
-    def apply(self, transaction: NftTransaction) -> None:
-        """Carry out a transaction. HostError.
+    def apply(self, transaction: NftTransaction) -> bool:
+        """Carry out a transaction; whether just that was done, and at once. HostError.
 
         If the kernel refuses it, an element may have come or gone since it was computed: it is tried once more
         against what is there now.
         """
         wanted = commands(transaction)
         if not wanted:
-            return
+            return False
         self.writes += 1
         try:
             _execute(wanted)
@@ -120,6 +120,8 @@ class Nft:
             if wanted := commands(left):
                 self.writes += 1
                 _execute(wanted)
+            return False
+        return True
 
 
 def listings(families: Sequence[str], table: str) -> list[str]:

@@ -1,13 +1,15 @@
 """What tables held when they were read last, good until the kernel's ruleset changes.
 
 Two runs of nft a table family are most of a look at the host, and most looks find what the last one found. After a
-transaction of ours the next look would find what it wrote: that is taken for granted, but not for long.
+transaction of ours the next look would find what it wrote: that is taken for granted, but not for long, and is read
+then. A number that has risen by one says that there was one transaction, and not whose: another's may have come while
+ours did nothing.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from time import monotonic
 from typing import Final, Generic, TypeVar
 
 from linkseal.tunnels.host.nfnetlink import generation
@@ -15,7 +17,7 @@ from linkseal.tunnels.host.nfnetlink import generation
 ValueT = TypeVar("ValueT")
 
 GRANTED: Final = 2.0
-"""Seconds for which what a transaction wrote is taken for granted: the looks that follow it at once, and no other."""
+"""Seconds for which what was written is taken for granted: the looks that follow at once, however much is written."""
 
 
 class Remembered(Generic[ValueT]):
@@ -23,34 +25,44 @@ class Remembered(Generic[ValueT]):
 
     def __init__(self) -> None:
         self._last: tuple[int, object, ValueT] | None = None
-        self._granted = 0.0
-        """Until when (monotonic) it counts though it was not read; 0.0: it was."""
+        self._until: float | None = None
+        """Until when (monotonic) what was not read counts; None: it was read."""
+
+    @property
+    def is_granted(self) -> bool:
+        """Whether what is remembered has not been read since it was written."""
+        return self._until is not None
 
     def get(self, interfaces: object, read: Callable[[], ValueT]) -> ValueT:
         """Return what was read last if neither the kernel's ruleset nor `interfaces` has changed since, else read."""
         now = generation()  # before the reading: what changes meanwhile is read again next time
-        if self._granted and time.monotonic() > self._granted:
-            self._last = None
+        if self._until is not None and monotonic() > self._until:
+            self.forget()
         if now is not None and self._last is not None and self._last[:2] == (now, interfaces):
             return self._last[2]
         found = read()
-        self._granted = 0.0
+        self.forget()
         self._last = None if now is None else (now, interfaces, found)
         return found
 
-    def outlasts(self, before: int | None, after: int | None) -> None:
-        """Take in that one transaction of ours on other tables was all that happened between two generations."""
-        if self._last is not None and before is not None and self._last[0] == before and after == before + 1:
-            self._last = (after, *self._last[1:])
+    def forget(self) -> None:
+        """Have it read again."""
+        self._last = self._until = None
 
     def becomes(self, before: int | None, after: int | None, change: Callable[[ValueT], ValueT | None]) -> None:
-        """Take in that one transaction of ours on these tables was all that happened between two generations.
+        """Take in that one transaction of ours was all that happened between two generations.
 
-        `change` returns what it made of what was there, None if that has to be read.
+        `after` None: it was not, or nobody knows. `change` returns what the transaction made of what was there, None if
+        that has to be read.
         """
-        if self._last is None or before is None or self._last[0] != before or after != before + 1:
+        last, self._last = self._last, None
+        if last is None or before is None or last[0] != before or after != before + 1:
+            self._until = None
             return
-        made = change(self._last[2])
-        if made is not None:
-            self._last = (after, self._last[1], made)
-            self._granted = time.monotonic() + GRANTED
+        made = change(last[2])
+        if made is None:
+            self._until = None
+            return
+        self._last = (after, last[1], made)
+        if self._until is None:
+            self._until = monotonic() + GRANTED

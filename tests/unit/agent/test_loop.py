@@ -26,7 +26,7 @@ from linkseal.tunnels.agent.state import KnownGood
 from linkseal.tunnels.agent.worker import Job, Result, Worker
 from linkseal.tunnels.directory.base import DirectoryView
 from linkseal.tunnels.findings import ActiveFindings
-from linkseal.tunnels.host.host import Features
+from linkseal.tunnels.host.host import Aspect, Features
 from linkseal.tunnels.model import LinkKey
 from linkseal.tunnels.probe.outcomes import Diagnosis, Lost
 from linkseal.tunnels.register import NodeDocuments, Snapshot
@@ -40,7 +40,7 @@ LOST = Lost(LinkKey("n2", 1, 1), Diagnosis(LinkKey("n2", 1, 1), "LS2001", "gone"
 
 
 class Host:
-    table, writes = 51820, 0
+    table, writes, granted = 51820, 0, frozenset[Aspect]()
     guard = redirect = NoCounters()
 
     def features(self) -> Features:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from linkseal.keys.announcement import SignedAnnouncement
+from linkseal.tunnels.agent.loop import POLLED
+from linkseal.tunnels.host.host import Aspect
 from unit.agent.test_loop import Running
 
 
@@ -30,3 +32,15 @@ async def test_a_report_waits_once_for_what_the_directory_has(tmp_path: Path, mo
         loop._wake.set()
         await loop._turn()
     assert reports == [2, 4, 5, 6]
+
+
+async def test_a_poll_reads_what_was_taken_for_granted(tmp_path: Path) -> None:
+    running = Running(tmp_path, ThreadPoolExecutor(1, thread_name_prefix="worker"))
+    loop, host = running.agent, running.worker.host
+    seen = []
+    for granted in (frozenset({Aspect.NFT, Aspect.GUARD}), frozenset[Aspect]()):
+        host.granted = granted  # type: ignore[misc]
+        loop._dirty, loop._look, loop._poll_due = set(), False, 0.0
+        await loop._turn()
+        seen.append(running.worker.jobs[-1].aspects)
+    assert seen == [POLLED | {Aspect.NFT, Aspect.GUARD}, POLLED]

@@ -166,7 +166,6 @@ def test_interrupted_anywhere_it_is_done_again(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(ConfigError, match="registered again"):
         keyring.save_certificate("")
     assert complete(folder)
-    assert begun(folder)[0].uid == (ONE.uid if refused else AGAIN.uid)
     knowledge.learn(view(AGAIN.uid, GRANTED), LATER.timestamp())
     knowledge.cross(folder, LATER.timestamp())
     assert knowledge.over
@@ -174,6 +173,27 @@ def test_interrupted_anywhere_it_is_done_again(tmp_path: Path, monkeypatch: pyte
     assert (after.uid, [key.number for key in after.own_keys()]) == (AGAIN.uid, [2]), "no try makes another key"
     assert KeyStore(folder).key_numbers() == (2,)
     assert not after.superseded
+
+
+@pytest.mark.parametrize("damaged", ["keys/gen-1.key", "generations.json", "identity.key"])
+def test_keys_that_cannot_be_read_are_replaced_like_others(tmp_path: Path, damaged: str) -> None:
+    folder = tmp_path / "state"
+    node(folder)
+    (folder / damaged).write_text("damaged\n")
+    begin_again(folder, "n1", AGAIN.uid, LATER)
+    after, _ = begun(folder)
+    assert (after.uid, [key.number for key in after.own_keys()]) == (AGAIN.uid, [2])
+    assert complete(folder)
+
+
+def test_a_key_that_was_announced_at_the_very_end_is_not_taken_up_again(tmp_path: Path) -> None:
+    """Its agent was killed before it noted that."""
+    folder = tmp_path / "state"
+    keyring, _ = begun(folder)
+    keyring.ensure(None, NOW)
+    keyring.sign(Statement(), "certificate", (1,), 0, NOW)
+    begin_again(folder, "n1", AGAIN.uid, LATER)
+    assert [key.number for key in begun(folder)[0].own_keys()] == [2]
 
 
 def test_what_the_disk_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
