@@ -275,7 +275,7 @@ def test_its_file_is_one_that_the_agent_takes_without_a_way_into_the_directory(t
 
     directory = KubeDirectorySettings("ls", tmp_path / "kubeconfig", "me")
     settings = AgentSettings(
-        "n1", directory, uid="u1", driver="userspace", interface="eth1", log_format="json",
+        "n1", directory, driver="userspace", interface="eth1", log_format="json",
         endpoints=(EndpointSetting("2001:db8::1", 7), EndpointSetting("192.0.2.1")),
         peer_endpoints={"n2": EndpointSetting("192.0.2.2", 9)}, metrics=EndpointSetting("127.0.0.1", 1),
         boot=BootSettings(),
@@ -284,6 +284,9 @@ def test_its_file_is_one_that_the_agent_takes_without_a_way_into_the_directory(t
     assert "kubeconfig" not in text
     again = parse_agent_settings(yaml.safe_load(text), "agent.yaml", hostname="another")
     assert again == replace(settings, directory=KubeDirectorySettings("ls"), metrics=None, boot=None)
+    of_files = replace(settings, directory=FileDirectorySettings(tmp_path), uid="u1")
+    again = parse_agent_settings(yaml.safe_load(restore_config(of_files)), "agent.yaml", hostname="another")
+    assert again == replace(of_files, metrics=None, boot=None)
 
 
 def test_every_setting_is_either_in_the_roots_file_or_of_no_use_there() -> None:
