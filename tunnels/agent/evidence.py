@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 
 from linkseal.tunnels import codes
 from linkseal.tunnels.findings import ActiveFindings
@@ -72,8 +71,7 @@ def _reason(book: LinkBook, diagnosis: Diagnosis, steady: float) -> tuple[str, s
 def _reasons(book: LinkBook) -> list[tuple[tuple[str, str], str]]:
     """(code, peer) → detail, for the newest link of each peer that has a diagnosis and no working link."""
     found: dict[str, tuple[tuple[str, str], str]] = {}
-    diagnosed = ((key, record) for key, record in book.records.items() if record.code is not None)
-    for key, record in sorted(diagnosed, key=itemgetter(0)):
-        assert record.code is not None
-        found[key.peer] = ((record.code, key.peer), f"link {key.own}→{key.remote} to {key.peer}: {record.detail}")
+    for key, code in sorted((key, record.code) for key, record in book.records.items() if record.code is not None):
+        detail = book.records[key].detail
+        found[key.peer] = ((code, key.peer), f"link {key.own}→{key.remote} to {key.peer}: {detail}")
     return list(found.values())

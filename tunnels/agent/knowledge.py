@@ -65,9 +65,9 @@ class Knowledge:
         self._known = known
         self._findings = findings
         self.policy_serial = 0
+        """Of the policy in force; 0: none is."""
         self._issued: datetime | None = None
         """When the policy in force was signed."""
-        """Of the policy in force; 0: none is."""
         self.registered: float | None = None
         """When the directory came to know this node, Unix seconds; None: it has not said."""
         self.held = False

@@ -251,13 +251,12 @@ class Host:
     def _apply_tables(self, step: NftTransaction | GuardTransaction) -> None:
         """One transaction, and what is remembered of tables after it; if anything else happened they are read again."""
         before = generation()
-        done = self._nft.apply(step) if isinstance(step, NftTransaction) else self.guard.apply(step)
-        after = generation() if done else None
         if isinstance(step, NftTransaction):
+            after = generation() if self._nft.apply(step) else None
             self._nft.remembered.becomes(before, after, lambda ruleset: moved(ruleset, step))
             self.guard.remembered.becomes(before, after, lambda guard: guard)
         else:
-            self.guard.remembered.forget()
+            after = generation() if self.guard.apply(step) else None
             self._nft.remembered.becomes(before, after, lambda ruleset: ruleset)
 
     @property

@@ -55,13 +55,9 @@ class Remembered(Generic[ValueT]):
         `after` None: it was not, or nobody knows. `change` returns what the transaction made of what was there, None if
         that has to be read.
         """
-        last, self._last = self._last, None
-        if last is None or before is None or last[0] != before or after != before + 1:
-            self._until = None
-            return
-        made = change(last[2])
-        if made is None:
-            self._until = None
+        last = self._last
+        if last is None or last[0] != before or after != last[0] + 1 or (made := change(last[2])) is None:
+            self.forget()
             return
         self._last = (after, last[1], made)
         if self._until is None:

@@ -122,6 +122,10 @@ def test_numbers_go_on_above_all_that_were_given(tmp_path: Path) -> None:
     assert [key.number for key in begun(folder)[0].own_keys()] == [3]
 
 
+def refuse(*_: object) -> None:
+    raise HostError("the disk is full")
+
+
 class Disk:
     """Files are written and erased; each is an operation, and the one numbered `fails` is refused."""
 
@@ -134,7 +138,7 @@ class Disk:
         def call(*arguments: Any) -> Any:
             self.done += 1
             if self.done == self.fails:
-                raise HostError("the disk is full")
+                refuse()
             return real(*arguments)
 
         return call
@@ -202,10 +206,7 @@ def test_what_the_disk_refuses_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     _, knowledge = begun(folder, findings)
     knowledge.learn(view(AGAIN.uid, GRANTED), LATER.timestamp())
 
-    def fail(*_: object) -> None:
-        raise HostError("the disk is full")
-
-    monkeypatch.setattr(KeyStore, "move", fail)
+    monkeypatch.setattr(KeyStore, "move", refuse)
     knowledge.cross(folder, LATER.timestamp())
     shown = [(f.code, f.message) for f in findings.shown(LATER.timestamp())]
     assert (codes.STATE_NOT_SAVED, "the disk is full") in shown
@@ -231,11 +232,8 @@ def test_a_grant_that_is_not_on_the_disk_does_not_count_yet(tmp_path: Path, monk
     folder = tmp_path / "state"
     _, knowledge = node(folder)
 
-    def fail(*_: object) -> None:
-        raise HostError("the disk is full")
-
     with monkeypatch.context() as patch:
-        patch.setattr(KnownGood, "save_peer", fail)
+        patch.setattr(KnownGood, "save_peer", refuse)
         knowledge.learn(view(AGAIN.uid, GRANTED), LATER.timestamp())
         assert (knowledge.unsaved, knowledge.new_uid) == (True, None)
     knowledge.learn(view(AGAIN.uid, GRANTED), LATER.timestamp())
