@@ -15,6 +15,7 @@ from linkseal.tunnels.model import (
     Interface,
     InterfaceState,
     Kind,
+    MoveSlot,
     NftTransaction,
     Observed,
     RemoveAddress,
@@ -63,6 +64,16 @@ def test_from_nothing_each_thing_comes_after_what_it_stands_on() -> None:
     ]  # fmt: skip
     assert steps[2] == SetRpFilter("eth0", 2, was=1)
     assert [step.rule.priority for step in steps if isinstance(step, AddRule)] == [100, 101]
+
+
+def test_what_comes_and_goes_in_the_door_is_one_transaction_unless_something_is_done_between() -> None:
+    other = Prefix("10.244.3.0/24")
+    desired, observed = Desired(nft=Ruleset({}, {NET: "lsl11"})), Observed(nft=Ruleset({}, {other: "lsl11"}))
+    moves = (MoveSlot(NET, None, "lsl11"), MoveSlot(other, "lsl11", None))
+    assert diff(desired, observed) == (NftTransaction(moves=moves),)
+    route = Route(1, NET, "lsl11")
+    steps = diff(replace(desired, routes={(1, NET): route}), observed)
+    assert steps == (NftTransaction(moves=moves[:1]), SetRoute(route), NftTransaction(moves=moves[1:]))
 
 
 def test_to_nothing_it_goes_the_other_way() -> None:
