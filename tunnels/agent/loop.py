@@ -244,8 +244,6 @@ class Agent:
         if result.again:
             self._dirty |= result.again
             wake = min(wake, done.retry_in or DEBOUNCE)
-        for level, text in done.log:
-            _LOG.log(level, "%s", text)
         return wake
 
     async def _pass(self, view: DirectoryView | None) -> Done | None:
@@ -301,6 +299,8 @@ class Agent:
         return Done(result, picture, worker.retry_in, worker.knowledge.unsaved, lines)
 
     def _after(self, done: Done) -> None:
+        for level, text in done.log:  # at once: what is written to the directory may take long
+            _LOG.log(level, "%s", text)
         if done.unsaved:
             self._again.within("saving", SAVE_RETRY)
         self._again.within(ENROLLING, self._enrolment.soon())
