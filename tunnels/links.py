@@ -41,6 +41,8 @@ INSIST: Final = 60.0
 back: both ends go on as they last heard from each other, so somebody must begin, and once is not enough under load."""
 INSIST_EVERY: Final = 1.0
 """Seconds between two attempts."""
+LATELY: Final = 10.0
+"""Seconds after it during which one looks whether it came back, also where it was not seen to: ten attempts."""
 
 HELP_AFTER: Final = 30.0
 """Seconds after which the end that should only answer tries as well: the other may be unable to reach it."""
@@ -368,9 +370,10 @@ class LinkBook:
             return True  # not heard yet is not silent: this process has not listened long enough
         return any(now - self._heard.get(pair, -inf) <= DEAD_AFTER for pair in pairs)
 
-    def several(self, name: str) -> bool:
-        """Whether there is more than one link to a peer: a rotation is going on at one end."""
-        return len(self._by_peer.get(name, ())) > 1
+    def changing(self, key: LinkKey, now: float) -> bool:
+        """Whether one end rotates, or the other's endpoint is a new one: looked at every second, with packets sent."""
+        lately = now - self._left.get(key.peer, (None, -inf))[1] <= LATELY
+        return lately or self.insists(key, now) or len(self._by_peer.get(key.peer, ())) > 1
 
     def announced_endpoint(self, key: LinkKey) -> Endpoint | None:
         """Where the peer says this link's slot is; None: it cannot be reached."""

@@ -109,6 +109,10 @@ class Threaded:
     async def __call__(self, call: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
 
+    def at_a_stroke(self, call: Callable[..., T], *args: object) -> T:
+        """The event loop of the caller stands still meanwhile."""
+        return self._thread.submit(call, *args).result()
+
     def close(self) -> None:
         self._thread.submit(self.host.close).result()
         self._thread.submit(self._driver.close).result()

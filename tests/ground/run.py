@@ -286,9 +286,9 @@ def with_second_try(results: list[Result], run: Callable[[Sequence[str]], list[R
     again = run(failed)
     if not any(result.failed for result in again) and sum(result.passed for result in again) == len(failed):
         for result in results:
-            given = [name for name in result.failures if name in failed]
+            result.once = [name for name in result.failures if name in failed]
             result.failures = [name for name in result.failures if name not in failed]
-            result.failed -= len(given)
+            result.failed -= len(result.once)
     return results + again
 
 
@@ -314,9 +314,16 @@ def summary(results: Sequence[Result], *, selective: bool) -> tuple[str, int]:
     passed, failed, skipped = (sum(getattr(r, kind) for r in results) for kind in ("passed", "failed", "skipped"))
     lines = ["", f"{'suite':<12}{'passed':>8}{'failed':>8}{'skipped':>8}{'seconds':>9}"]
     lines += [f"{r.name:<12}{r.passed:>8}{r.failed:>8}{r.skipped:>8}{r.seconds:>9.1f}" for r in results]
-    lines += ["", *(f"failed: {name}" for r in results for name in r.failures)]
+    lines += ["", *(line for r in results for line in _told(r))]
     lines += [f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else "")]
     return "\n".join(lines), 1 if failed or not passed else 0
+
+
+def _told(result: Result) -> list[str]:
+    """Lines for the tests of a suite that failed, each with its reason: often all that is kept of a run elsewhere."""
+    kinds = [("failed", name) for name in result.failures] + [("failed once", name) for name in result.once]
+    told = [(f"{kind}: {name}", result.reasons.get(name)) for kind, name in kinds]
+    return [line for head, reason in told for line in (head, *([f"    {reason}"] if reason else []))]
 
 
 def interruptible(work: Callable[[], list[Result]], runner: Runner) -> list[Result]:

@@ -33,6 +33,9 @@ NO_TESTS = 5
 
 LAB_MEMORY = "3G"
 
+REASON_LENGTH = 1000
+"""Characters of a reason that the closing table shows: enough for an assertion with what it compared."""
+
 _printing = threading.Lock()
 
 
@@ -47,6 +50,10 @@ class Result:
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
     """Names of failed tests, or why the suite could not run."""
+    once: list[str] = field(default_factory=list)
+    """Names of tests that failed and passed when they ran again."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Name of a failed test → what it said, in one line."""
     durations: dict[str, float] = field(default_factory=dict)
     """Seconds by test file."""
 
@@ -218,10 +225,19 @@ def _read_report(report: Path, result: Result) -> None:
     for case in ET.parse(report).iter("testcase"):  # noqa: S314 - our own pytest wrote it
         file = case.get("file", "")
         result.durations[file] = result.durations.get(file, 0.0) + float(case.get("time", 0))
-        if case.find("failure") is not None or case.find("error") is not None:
+        failure = next((found for kind in ("failure", "error") if (found := case.find(kind)) is not None), None)
+        if failure is not None:
             result.failed += 1
-            result.failures.append(f"{file}::{case.get('name')}")
+            name = f"{file}::{case.get('name')}"
+            result.failures.append(name)
+            result.reasons[name] = _reason(failure)
         elif case.find("skipped") is not None:
             result.skipped += 1
         else:
             result.passed += 1
+
+
+def _reason(failure: ET.Element) -> str:
+    """What pytest marks as the error; its own short form has less of it than a long comparison needs."""
+    marked = [line[1:] for line in (failure.text or "").splitlines() if line.startswith("E ")]
+    return " ".join(" ".join(marked or [failure.get("message", "")]).split())[:REASON_LENGTH]

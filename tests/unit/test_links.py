@@ -180,7 +180,19 @@ def test_a_former_endpoint_that_comes_back_is_left_again_for_a_minute_once_a_sec
             book.endpoint_written("lsl11", key, now)
             written.append(now - NOW)
     assert written == [float(second) for second in range(61)]
-    assert not book.insists(KEY, NOW + 61)
+    assert book.changing(KEY, NOW + 60)
+    assert not book.changing(KEY, NOW + 61)
+
+
+def test_a_link_with_a_new_endpoint_is_looked_at_for_ten_seconds_though_the_old_one_is_not_seen() -> None:
+    """Between two looks it may have come back, and the next poll may be far."""
+    book = sealed()
+    assert not book.changing(KEY, NOW)
+    moved = Endpoint("192.0.2.77", 51820)
+    book.sync(ME, {"n2": PEER}, {"n2": moved}, NOW)
+    book.observe(kernel(ME, PEER, {(1, 1): NOW}, Endpoint(moved.host, 51823)), NOW)
+    assert not book.insists(KEY, NOW)
+    assert [book.changing(KEY, NOW + second) for second in (0, 10, 11)] == [True, True, False]
 
 
 def test_no_endpoint_is_set_for_a_peer_that_announces_none() -> None:

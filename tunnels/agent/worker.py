@@ -379,7 +379,7 @@ class Worker:
 
         And packets of ours where a peer has a new endpoint: it answers from where it is sent to.
         """
-        changing = {key.peer for key in self.book.records if self.book.several(key.peer) or self.book.insists(key, now)}
+        changing = {key.peer for key in self.book.records if self.book.changing(key, now)}
         return tuple(LinkKey(name, *pair) for name, pair in sorted(self.book.current.items()) if name in changing)
 
     def _reconfigured(self, steps: Sequence[Step]) -> Iterator[LinkKey]:
@@ -395,6 +395,6 @@ class Worker:
         for record in self.book.records.values():
             if record.handshake_at is None and now - record.since < RECENT:
                 wake = min(wake, 0.1 if now - record.since < YOUNG else 1.0)
-            elif self.book.several(record.key.peer) or self.book.insists(record.key, now):
+            elif self.book.changing(record.key, now):
                 wake = min(wake, 1.0)
         return wake

@@ -10,10 +10,11 @@ from linkseal.keys import policydoc
 from linkseal.keys.policydoc import PolicyDocument
 from linkseal.tunnels.agent import worker as worker_module
 from linkseal.tunnels.agent.worker import Result
-from linkseal.tunnels.model import AddRule, Desired, LinkState, NftTransaction, Stage
+from linkseal.tunnels.model import AddRule, Desired, LinkKey, LinkState, NftTransaction, Stage
 from linkseal.tunnels.plan import plan
 from linkseal.tunnels.register import NodeDocuments
 from linkseal.tunnels.world import World
+from linkseal.wireguard.model import Endpoint
 from unit.agent.pair import CA, NOW, MemoryHost, Node, T, sealed_pair, view
 
 
@@ -64,6 +65,19 @@ def test_a_rule_that_is_refused_seals_nothing(tmp_path: Path) -> None:
     assert (report.links.sealed, report.unsealed[0].state) == (0, LinkState.STALE)
     assert [finding.code for finding in report.findings if finding.code == "LS3010"]
     assert b.status(T + 1).links.sealed == 1
+
+
+def test_a_peer_with_a_new_endpoint_is_looked_at_and_sent_to_every_second_for_a_while(tmp_path: Path) -> None:
+    """A packet under way from the old endpoint brings it back, at any time between two polls."""
+    a, b = sealed_pair(tmp_path)
+    assert a.run(T + 1).wake_in == a.worker.settings.poll
+    a.worker.book.remember_endpoint(b.name, Endpoint("192.0.2.77", 51820), T + 1)
+    results = [a.run(T + 1 + second) for second in (1, 5, 20)]
+    assert [(result.wake_in, result.poke) for result in results] == [
+        (1.0, (LinkKey(b.name, 1, 1),)),
+        (1.0, (LinkKey(b.name, 1, 1),)),
+        (a.worker.settings.poll, ()),
+    ]
 
 
 def test_a_reboot_in_mid_rotation_retires_nothing_by_itself(tmp_path: Path) -> None:

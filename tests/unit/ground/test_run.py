@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from ground import controlbuild, kernel, run
-from ground.suites import InterruptedRunError, Result, Runner
+from ground.suites import REASON_LENGTH, InterruptedRunError, Result, Runner
 
 
 def test_the_last_line_is_the_count() -> None:
@@ -26,6 +26,17 @@ def test_a_failure_is_named_and_fails_the_run() -> None:
     text, status = run.summary([Result("unit", passed=9, failed=1, failures=["a.py::b"])], selective=False)
     assert "failed: a.py::b" in text
     assert status == 1
+
+
+def test_why_a_test_failed_stands_beside_its_name(tmp_path: Path) -> None:
+    test = tmp_path / "test_it.py"
+    test.write_text("def test_a():\n  assert 17 == sum([1, 2]), 'lost'\ndef test_b(): raise ValueError('x' * 2000)")
+    arguments = ["-c", "/dev/null", f"--rootdir={tmp_path}", "-p", "no:randomly", str(test)]
+    result = Runner(tmp_path).pytest_here("unit", arguments)
+    lines = run.summary([result], selective=False)[0].splitlines()[-5:-1]
+    assert [lines[0][-16:], lines[2][-16:]] == ["test_it.py::test_a"[-16:], "test_it.py::test_b"[-16:]]
+    assert lines[1] == "    AssertionError: lost assert 17 == 3 + where 3 = sum([1, 2])"
+    assert lines[3] == f"    ValueError: {'x' * 2000}"[: 4 + REASON_LENGTH]
 
 
 def test_a_suite_without_tests_fails_the_run() -> None:
@@ -160,7 +171,8 @@ def test_a_kernel_test_that_fails_on_a_busy_machine_is_run_once_more_and_told() 
     session = Session(failed("tests/kernel/a.py::b"), Result("again", passed=1))
     results = session.kernel()
     assert session.asked[1] == ["tests/kernel/a.py::b"]
-    assert run.summary(results, selective=False)[0].splitlines()[-1] == "6 passed, 0 failed"
+    lines = run.summary(results, selective=False)[0].splitlines()
+    assert lines[-2:] == ["failed once: tests/kernel/a.py::b", "6 passed, 0 failed"]
     assert [result.name for result in results] == ["kernel", "again"]
 
 
